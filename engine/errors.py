@@ -1,0 +1,41 @@
+"""Errors that a user can act on: each message says what is wrong, where, and what to do.
+
+Every error takes one message argument, so that it survives pickling between Ray processes, and
+inherits from the built-in kind that callers would expect as well.
+"""
+
+
+class EngineError(Exception):
+    """Base of everything the engine refuses on purpose."""
+
+
+class ConfigError(EngineError, ValueError):
+    """A setting is unknown, of the wrong type, or impossible together with another."""
+
+
+class VolumeError(EngineError, ValueError):
+    """A volume (image or mask) is malformed; names the file and the remedy."""
+
+
+class LayoutError(EngineError, ValueError):
+    """A data set folder does not have the layout it claims."""
+
+
+class StoreError(EngineError, OSError):
+    """Stored data is missing, damaged or cannot be written."""
+
+
+class WeightsError(EngineError, ValueError):
+    """Model weights are missing, of another architecture, or of an unsafe format."""
+
+
+class SamplingError(EngineError, RuntimeError):
+    """Sampling a volume went wrong (non-finite latents, for example)."""
+
+
+class TrainingError(EngineError, RuntimeError):
+    """Training cannot start or cannot go on."""
+
+
+class RunError(EngineError, RuntimeError):
+    """A run folder refuses the job (other configuration, another job at work, failed samples)."""

@@ -1,0 +1,1 @@
+"""What a case is: reading, preparing, storing and going back to the native grid."""

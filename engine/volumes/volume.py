@@ -1,0 +1,114 @@
+"""The types that travel along the data path: Volume -> PreparedCase.
+
+Arrays are `z y x`; affines keep NIfTI's meaning (voxel index x, y, z -> RAS+ millimetres). Knows
+no file format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One image or one mask on its grid.
+
+    Attributes:
+        array: `z y x`; float32 intensities, or an integer type for labels.
+        affine: 4x4 float64, voxel index (x, y, z, 1) -> RAS+ mm.
+        source: file (or phantom) it came from, for messages.
+    """
+
+    array: Array
+    affine: NDArray[np.float64]
+    source: str
+
+    @property
+    def size_zyx(self) -> tuple[int, int, int]:
+        z, y, x = self.array.shape
+        return (int(z), int(y), int(x))
+
+    @property
+    def spacing_mm_zyx(self) -> tuple[float, float, float]:
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(z), float(y), float(x))
+
+
+@dataclass(frozen=True)
+class IntensityWindow:
+    """Linear map between source intensities and the model's [-1, 1].
+
+    Attributes:
+        low: source intensity that becomes -1 (everything below is clipped to it).
+        high: source intensity that becomes +1.
+        unit: "HU" for CT, "a.u." for MR.
+        background: source intensity written outside the prepared crop on the way back.
+    """
+
+    low: float
+    high: float
+    unit: Literal["HU", "a.u."]
+    background: float
+
+    def to_model(self, array: Array) -> NDArray[np.float32]:
+        """Source intensities -> float32 in [-1, 1], clipped."""
+        scaled = (np.asarray(array, dtype=np.float64) - self.low) / (self.high - self.low)
+        return (np.clip(scaled, 0.0, 1.0) * 2.0 - 1.0).astype(np.float32)
+
+    def to_source(self, array: Array) -> NDArray[np.float32]:
+        """[-1, 1] -> source intensities, float32 (clipped to [low, high])."""
+        unit = (np.clip(np.asarray(array, dtype=np.float64), -1.0, 1.0) + 1.0) / 2.0
+        return (unit * (self.high - self.low) + self.low).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """The mask's own grid, to which every generated volume goes back.
+
+    Attributes:
+        affine: 4x4 float64, as read.
+        size_zyx: voxels of the file.
+        header: fresh 348-byte NIfTI-1 header of that grid, without free text.
+    """
+
+    affine: NDArray[np.float64]
+    size_zyx: tuple[int, int, int]
+    header: bytes
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case on the model's grid.
+
+    Attributes:
+        case_id: allow-listed name (letters, digits, `_`, `-`, `.`).
+        image: `z y x` float32 in [-1, 1], or None for a mask without an image.
+        mask: `z y x` uint8, one class a voxel, 0 is background.
+        affine: of the prepared grid (RAS+ axes).
+        native: the grid to go back to.
+        native_mask: `z y x` uint8, the classes on the native grid.
+        intensity: how [-1, 1] becomes source intensities.
+        num_classes: number of classes, background not counted.
+        class_names: names of classes 1..num_classes.
+    """
+
+    case_id: str
+    image: NDArray[np.float32] | None
+    mask: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    native: NativeGrid
+    native_mask: NDArray[np.uint8]
+    intensity: IntensityWindow
+    num_classes: int
+    class_names: tuple[str, ...]
+
+    @property
+    def size_zyx(self) -> tuple[int, int, int]:
+        z, y, x = self.mask.shape
+        return (int(z), int(y), int(x))
