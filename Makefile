@@ -1,0 +1,54 @@
+# Two commands for a user: `make demo` and `make test`. Each sets up what it needs; a second call
+# installs nothing. VENV=path and PYTHON=path choose another environment or interpreter.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Installed when the stamp of exactly this lock and this pyproject is there.
+KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.installed-$(KEY)
+DEMO_OUT ?= runs/demo
+PYTEST_ARGS ?=
+# Ends what the command leaves behind, above all Ray's processes.
+TIDY := $(BIN)/python -m cluster.reaper --
+
+.PHONY: help setup demo test check fix bench clean-demo
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## make the environment and install the pinned packages
+
+$(STAMP): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing into $(VENV) (a few minutes, once) ..."
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installed-* && touch $@
+
+demo: setup  ## resample a small cohort on a local Ray cluster and say where the report is
+	$(BIN)/python -m cluster.local run -- jobs/resample_abdomen.py --out $(DEMO_OUT)
+
+clean-demo:  ## forget the demo's run, so that the next `make demo` works from the start
+	rm -rf $(DEMO_OUT)
+
+test: setup  ## run all tests
+	$(TIDY) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup  ## ruff, mypy strict, import-linter
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup  ## format, and repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## run the benchmarks; each prints one JSON object as its last line
+	for bench in benchmarks/bench_*.py; do $(TIDY) $(BIN)/python "$$bench"; done

@@ -1,0 +1,1 @@
+"""How machines come up: Ray on one computer. Knows nothing of volumes or models."""

@@ -1,0 +1,73 @@
+"""What tests share: real volumes, one small Ray, and a clean, quiet environment.
+
+Ray reads some of its settings when it is imported, so they are set here, before any test is.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+
+for _name in [name for name in os.environ if name.startswith("RAY_")]:
+    del os.environ[_name]  # tests never join a cluster of the user's
+os.environ.update(
+    {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on 127.0.0.1 only
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "MPLBACKEND": "agg",
+        "HF_HUB_OFFLINE": "1",
+    }
+)
+
+# Machines differ in speed, so no deadlines; the same examples every time, so that CI repeats.
+settings.register_profile(
+    "engine",
+    deadline=None,
+    max_examples=30,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("thorough", parent=settings.get_profile("engine"), max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "engine"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets (Dataset001_BrainFLAIR, ...); skips the test without it."""
+    folder = Path(os.environ.get("GEM3D_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "Dataset002_AbdomenCT").is_dir():
+        pytest.skip(f"no real volumes in {folder}; set GEM3D_DATA to their folder")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of two CPUs in this process, shared by all tests that are marked `ray`."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="gem3d-")  # short: sockets live in it
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,
+        log_to_driver=False,
+        _temp_dir=folder,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
