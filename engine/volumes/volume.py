@@ -23,19 +23,24 @@ class Volume:
         array: `z y x`; float32 intensities, or an integer type for labels.
         affine: 4x4 float64, voxel index (x, y, z, 1) -> RAS+ mm.
         source: file (or phantom) it came from, for messages.
+        header: fresh 348-byte NIfTI-1 header (grid and orientation codes of the file, no free
+            text); empty for a volume that was never a file.
     """
 
     array: Array
     affine: NDArray[np.float64]
     source: str
+    header: bytes = b""
 
     @property
     def size_zyx(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
         z, y, x = self.array.shape
         return (int(z), int(y), int(x))
 
     @property
     def spacing_mm_zyx(self) -> tuple[float, float, float]:
+        """Voxel edges in mm along z, y, x."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(z), float(y), float(x))
 
@@ -62,9 +67,13 @@ class IntensityWindow:
         return (np.clip(scaled, 0.0, 1.0) * 2.0 - 1.0).astype(np.float32)
 
     def to_source(self, array: Array) -> NDArray[np.float32]:
-        """[-1, 1] -> source intensities, float32 (clipped to [low, high])."""
+        """[-1, 1] -> source intensities, float32 (clipped to [low, high]).
+
+        HU are rounded to a thousandth: whole HU come back whole, float32 on the way or not.
+        """
         unit = (np.clip(np.asarray(array, dtype=np.float64), -1.0, 1.0) + 1.0) / 2.0
-        return (unit * (self.high - self.low) + self.low).astype(np.float32)
+        source = unit * (self.high - self.low) + self.low
+        return (np.round(source, 3) if self.unit == "HU" else source).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -110,5 +119,6 @@ class PreparedCase:
 
     @property
     def size_zyx(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
         z, y, x = self.mask.shape
         return (int(z), int(y), int(x))

@@ -1,0 +1,159 @@
+"""Grids along the path: closest RAS+ axes, and regridding axis by axis there and back.
+
+A prepared grid differs from the native one by an exact permutation and flips, and by one scale and
+offset an axis: nothing is ever rotated, so an oblique scan stays on its own planes. Pure functions
+on arrays; knows no file and no class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from engine.volumes.volume import Array
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How native axes become the closest RAS+ ones (all `x y z`).
+
+    Attributes:
+        axes: native axis that becomes canonical axis 0, 1, 2.
+        flips: whether that axis runs backwards.
+        size_xyz: native voxels.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    size_xyz: tuple[int, int, int]
+
+    @classmethod
+    def closest(cls, affine: NDArray[np.float64], size_zyx: tuple[int, int, int]) -> Orientation:
+        """Closest RAS+ axes of an affine (polar decomposition, then the best assignment)."""
+        left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+        rotation = left @ right  # row: world axis, column: native axis
+        _, columns = linear_sum_assignment(-np.abs(rotation))
+        axes = (int(columns[0]), int(columns[1]), int(columns[2]))
+        flips = (
+            bool(rotation[0, axes[0]] < 0),
+            bool(rotation[1, axes[1]] < 0),
+            bool(rotation[2, axes[2]] < 0),
+        )
+        return cls(axes, flips, (size_zyx[2], size_zyx[1], size_zyx[0]))
+
+    def to_canonical(self, array: Array) -> Array:
+        """Native `z y x` -> canonical `z y x` (a view)."""
+        xyz = array.transpose(2, 1, 0).transpose(self.axes)
+        return self._flip(xyz).transpose(2, 1, 0)
+
+    def to_native(self, array: Array) -> Array:
+        """Canonical `z y x` -> native `z y x` (C-contiguous)."""
+        xyz = self._flip(array.transpose(2, 1, 0))
+        inverse = np.argsort(self.axes)
+        return np.ascontiguousarray(xyz.transpose(*inverse).transpose(2, 1, 0))
+
+    def canonical_affine(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Affine of the canonical grid: the same places, voxel index in canonical order."""
+        step = np.zeros((4, 4))
+        step[3, 3] = 1.0
+        for new, (old, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            step[old, new] = -1.0 if flip else 1.0
+            step[old, 3] = self.size_xyz[old] - 1 if flip else 0
+        return np.asarray(affine @ step)
+
+    def _flip(self, xyz: Array) -> Array:
+        flipped = tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)
+        return xyz[flipped]
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """One axis: prepared index j lies at canonical index `origin + j * ratio`.
+
+    Attributes:
+        origin: canonical index of prepared voxel 0; whole when `ratio` is 1.
+        ratio: prepared over canonical voxel edge; exactly 1 means no interpolation.
+        size: prepared voxels.
+        canonical_size: canonical voxels.
+    """
+
+    origin: float
+    ratio: float
+    size: int
+    canonical_size: int
+
+    def to_prepared(self) -> NDArray[np.float64]:
+        """Weights `prepared x canonical`; a row of zeros where the scan does not reach."""
+        centres = self.origin + self.ratio * np.arange(self.size, dtype=np.float64)
+        return _weights(centres, self.ratio, self.canonical_size)
+
+    def to_canonical(self) -> NDArray[np.float64]:
+        """Weights `canonical x prepared`; a row of zeros outside the prepared crop."""
+        centres = (np.arange(self.canonical_size, dtype=np.float64) - self.origin) / self.ratio
+        return _weights(centres, 1.0 / self.ratio, self.size)
+
+
+def prepared_affine(
+    canonical: NDArray[np.float64], axes_zyx: tuple[AxisMap, AxisMap, AxisMap]
+) -> NDArray[np.float64]:
+    """Affine (x y z) of the prepared grid laid over a canonical one."""
+    step = np.eye(4)
+    for axis, mapped in enumerate(reversed(axes_zyx)):
+        step[axis, axis], step[axis, 3] = mapped.ratio, mapped.origin
+    return np.asarray(canonical @ step)
+
+
+def regrid(array: Array, weights_zyx: list[NDArray[np.float64]], outside: float) -> Array:
+    """Interpolate `z y x` float32 axis by axis; places that no voxel reaches become `outside`.
+
+    With weights of 0 and 1 every value comes through bit for bit.
+    """
+    result = np.asarray(array, dtype=np.float32)
+    for axis, weights in enumerate(weights_zyx):
+        result = _along(result, weights, axis)
+    for axis, weights in enumerate(weights_zyx):
+        np.moveaxis(result, axis, 0)[~weights.any(axis=1)] = outside
+    return result
+
+
+def regrid_classes(mask: Array, weights_zyx: list[NDArray[np.float64]]) -> NDArray[np.uint8]:
+    """Interpolate each class of a `z y x` mask and keep the strongest (ties: the lower class)."""
+    best: Array | None = None
+    result: Array | None = None
+    for label in np.unique(np.append(mask, 0)):
+        share = (mask == label).astype(np.float32)
+        for axis, weights in enumerate(weights_zyx):
+            share = _along(share, weights, axis)
+        if best is None or result is None:
+            best, result = share, np.zeros(share.shape, np.uint8)
+            continue
+        stronger = share > best + 1e-6
+        result[stronger] = label
+        best = np.maximum(best, share)
+    assert result is not None
+    return result
+
+
+def _along(array: Array, weights: NDArray[np.float64], axis: int) -> Array:
+    rows = np.argmax(weights, axis=1)
+    moved = np.moveaxis(array, axis, 0)
+    if ((weights == 0.0) | (weights == 1.0)).all():  # a selection: no arithmetic
+        picked = moved[rows]
+        picked[~weights.any(axis=1)] = 0
+        return np.moveaxis(picked, 0, axis)
+    mixed = np.tensordot(weights.astype(np.float32), moved.astype(np.float32), axes=(1, 0))
+    return np.moveaxis(mixed, 0, axis)
+
+
+def _weights(centres: NDArray[np.float64], ratio: float, size: int) -> NDArray[np.float64]:
+    """Triangle kernel, widened where samples get coarser (no aliasing), normalised."""
+    index = np.arange(size)
+    width = max(1.0, ratio)
+    clamped = np.clip(centres, 0, size - 1)
+    weights = np.maximum(0.0, 1.0 - np.abs(index[None, :] - clamped[:, None]) / width)
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights[(centres < -0.5 - 1e-9) | (centres > size - 0.5 + 1e-9)] = 0.0
+    return weights

@@ -1,0 +1,354 @@
+"""A case on its native grid -> PreparedCase on the model's grid, and back.
+
+Labels become classes, a contour becomes one more class, intensities go to [-1, 1], axes to the
+closest RAS+, the grid to the preset's. Everything needed to go back is kept. Knows no folder
+layout, no store and no model.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from engine.config import FrozenConfig
+from engine.errors import VolumeError
+from engine.volumes.contours import (
+    BODY_THRESHOLD_HU,
+    body_contour,
+    brain_contour,
+    mr_body_threshold,
+)
+from engine.volumes.grids import AxisMap, Orientation, prepared_affine, regrid, regrid_classes
+from engine.volumes.nifti import check_same_grid, fresh_header
+from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
+
+_SAME_SPACING_MM = 1e-3
+_MAX_CLASSES = 255
+
+
+class PrepareConfig(FrozenConfig):
+    """How cases become prepared cases.
+
+    Attributes:
+        modality: "ct" (HU, a fixed window) or "mr" (a window a volume, from its foreground).
+        size_yx: prepared pixels; the foreground's box is centred in them.
+        spacing_mm_yx: prepared pixel edge.
+        spacing_mm_z: prepared slice distance; None keeps the scan's own.
+        clip_hu: CT intensities that become -1 and +1.
+        mr_percentiles: of the foreground's intensities, that become -1 and +1.
+        label_map: raw label -> class (1..number of names); a class of 0 is background on purpose.
+        class_names: names of classes 1, 2, ...; the contour class is added behind them.
+        contour: class added where no other is: "body" (found in the image), "brain" (the case's
+            brain mask, or everything but the background of a skull-stripped volume), or "none".
+        other_labels: raw labels that the map does not name: "refuse" or "background".
+        margin_slices: slices kept above and below the foreground.
+    """
+
+    modality: Literal["ct", "mr"] = "ct"
+    size_yx: tuple[int, int] = (128, 128)
+    spacing_mm_yx: float = Field(3.0, gt=0, le=100)
+    spacing_mm_z: float | None = Field(None, gt=0, le=100)
+    clip_hu: tuple[float, float] = (-200.0, 300.0)
+    mr_percentiles: tuple[float, float] = (0.5, 99.5)
+    label_map: dict[int, int] = Field(default_factory=lambda: {1: 1})
+    class_names: tuple[str, ...] = ("object",)
+    contour: Literal["none", "body", "brain"] = "none"
+    other_labels: Literal["refuse", "background"] = "refuse"
+    margin_slices: int = Field(0, ge=0, le=1024)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrepareConfig:
+        if not self.clip_hu[0] < self.clip_hu[1]:
+            raise ValueError("clip_hu must rise, for example (-200, 300)")
+        if not 0 <= self.mr_percentiles[0] < self.mr_percentiles[1] <= 100:
+            raise ValueError("mr_percentiles must rise within 0 to 100, for example (0.5, 99.5)")
+        if min(self.size_yx) < 8 or max(self.size_yx) > 2048:
+            raise ValueError("size_yx must lie within 8 to 2048 pixels")
+        classes = set(self.label_map.values()) - {0}
+        names = len(self.class_names)
+        if any(raw < 0 for raw in self.label_map) or self.label_map.get(0, 0) != 0:
+            raise ValueError("label_map: raw labels are 0 or more, and 0 stays background")
+        if max(classes, default=0) > names or min(classes, default=0) < 0:
+            raise ValueError(
+                f"label_map names class {max(classes)}, but class_names has {names}; "
+                "name every class from 1 on"
+            )
+        if classes != set(range(1, names + 1)):
+            missing = sorted(set(range(1, names + 1)) - classes)
+            raise ValueError(f"label_map gives no label to the classes {missing} of class_names")
+        if len(self.all_class_names) > _MAX_CLASSES or len(set(self.all_class_names)) != len(
+            self.all_class_names
+        ):
+            raise ValueError("class_names must differ from each other (and from the contour's)")
+        return self
+
+    @property
+    def all_class_names(self) -> tuple[str, ...]:
+        """Names of classes 1..N, the contour's last."""
+        return self.class_names + (() if self.contour == "none" else (self.contour,))
+
+
+ABDOMEN_CT = PrepareConfig(
+    label_map={5: 1, 2: 2, 3: 2, 1: 3, 7: 4},
+    class_names=("liver", "kidney", "spleen", "pancreas"),
+    contour="body",
+    other_labels="background",
+)
+BRAIN_FLAIR = PrepareConfig(
+    modality="mr",
+    spacing_mm_yx=1.5,
+    spacing_mm_z=3.0,
+    label_map={1: 1, 2: 2, 3: 3, 4: 4},
+    class_names=("necrosis", "edema", "non_enhancing_tumor", "enhancing_tumor"),
+    contour="brain",
+)
+PRESETS: dict[str, PrepareConfig] = {
+    "abdomen_ct": ABDOMEN_CT,
+    "abdomen_ct_wide": ABDOMEN_CT.model_copy(update={"spacing_mm_yx": 4.0}),
+    "abdomen_ct_256": ABDOMEN_CT.model_copy(update={"size_yx": (256, 256), "spacing_mm_yx": 2.0}),
+    "abdomen_ct_512": ABDOMEN_CT.model_copy(update={"size_yx": (512, 512), "spacing_mm_yx": 1.0}),
+    "abdomen_mr": ABDOMEN_CT.model_copy(update={"modality": "mr"}),
+    "brain_flair": BRAIN_FLAIR,
+    "brain_flair_256": BRAIN_FLAIR.model_copy(
+        update={"size_yx": (256, 256), "spacing_mm_yx": 1.0, "spacing_mm_z": None}
+    ),
+}
+
+
+def prepare_case(
+    image: Volume | None,
+    labels: Volume,
+    config: PrepareConfig,
+    case_id: str,
+    brain_mask: Volume | None = None,
+) -> PreparedCase:
+    """Bring one case onto the preset's grid; the mask's own grid is the one to go back to.
+
+    Args:
+        image: intensities, or None for a mask without an image.
+        labels: raw labels.
+        config: the preset.
+        case_id: name of the case.
+        brain_mask: non-zero inside the brain; used by contour "brain".
+
+    Raises:
+        VolumeError: image and mask do not fit each other or the preset; names file and remedy.
+    """
+    for other in (image, brain_mask):
+        if other is not None:
+            check_same_grid(other, labels)
+    orientation = Orientation.closest(labels.affine, labels.size_zyx)
+    classes = orientation.to_canonical(classes_of(labels, config))
+    pixels = None if image is None else orientation.to_canonical(image.array)
+    if image is not None and image.array.min() == image.array.max():
+        value = float(image.array.flat[0])
+        raise VolumeError(f"{image.source}: constant image, every voxel is {value:g}; export anew")
+    classes = _with_contour(classes, pixels, image, labels, brain_mask, orientation, config)
+    affine = orientation.canonical_affine(labels.affine)
+    axes = _axes(classes, Volume(classes, affine, labels.source), config)
+    window = _window(pixels, classes, config, labels if image is None else image)
+    weights = [axis.to_prepared() for axis in axes]
+    prepared = None
+    if pixels is not None:
+        prepared = window.to_model(regrid(pixels, weights, -np.inf))
+    return PreparedCase(
+        case_id=case_id,
+        image=prepared,
+        mask=regrid_classes(classes, weights),
+        affine=prepared_affine(affine, axes),
+        native=NativeGrid(labels.affine, labels.size_zyx, labels.header or fresh_header(labels)),
+        native_mask=orientation.to_native(classes),
+        intensity=window,
+        num_classes=len(config.all_class_names),
+        class_names=config.all_class_names,
+    )
+
+
+def to_native(case: PreparedCase, image: NDArray[np.float32]) -> Volume:
+    """A prepared image -> the mask's own grid and source intensities.
+
+    Args:
+        case: where the image's mask came from.
+        image: `z y x` float32 in [-1, 1] on the case's prepared grid.
+
+    Returns:
+        float32 `z y x`; outside the prepared crop it holds `case.intensity.background`.
+
+    Raises:
+        VolumeError: the image is not on the case's grid.
+    """
+    orientation, axes = _way_back(case, image)
+    source = case.intensity.to_source(image)
+    weights = [axis.to_canonical() for axis in axes]
+    array = regrid(source, weights, case.intensity.background)
+    return Volume(
+        orientation.to_native(array), case.native.affine, case.case_id, case.native.header
+    )
+
+
+def mask_to_native(case: PreparedCase, mask: NDArray[np.uint8]) -> Volume:
+    """A prepared mask (an edited one, say) -> uint8 classes on the mask's own grid.
+
+    The case's own mask need not travel back: `case.native_mask` is it, exactly.
+
+    Raises:
+        VolumeError: the mask is not on the case's grid.
+    """
+    orientation, axes = _way_back(case, mask)
+    array = regrid_classes(mask, [axis.to_canonical() for axis in axes])
+    return Volume(
+        orientation.to_native(array), case.native.affine, case.case_id, case.native.header
+    )
+
+
+def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:
+    """Raw labels -> uint8 classes by the label map, on the same grid.
+
+    Raises:
+        VolumeError: labels that the map does not name, or no class in the whole mask.
+    """
+    present = np.unique(labels.array)
+    unknown = [int(v) for v in present if v != 0 and int(v) not in config.label_map]
+    if unknown and config.other_labels == "refuse":
+        raise VolumeError(
+            f"{labels.source}: labels {unknown} are outside the label map "
+            f"{sorted(config.label_map)}; add them to label_map or set other_labels: background"
+        )
+    targets = np.array([config.label_map.get(int(v), 0) for v in present], dtype=np.uint8)
+    if not targets.any():
+        raise VolumeError(
+            f"{labels.source}: empty mask, none of the labels {sorted(config.label_map)} is in it "
+            f"(found {[int(v) for v in present][:20]}); check label_map, or leave the case out"
+        )
+    return targets[np.searchsorted(present, labels.array)]
+
+
+def _with_contour(
+    classes: Array,
+    pixels: Array | None,
+    image: Volume | None,
+    labels: Volume,
+    brain_mask: Volume | None,
+    orientation: Orientation,
+    config: PrepareConfig,
+) -> NDArray[np.uint8]:
+    if config.contour == "none":
+        return classes
+    if config.contour == "brain" and brain_mask is not None:
+        inside = orientation.to_canonical(brain_mask.array) > 0
+        if not inside.any():
+            raise VolumeError(f"{brain_mask.source}: empty brain mask; make it anew")
+    elif pixels is None or image is None:
+        needed = "image or a brain mask" if config.contour == "brain" else "image"
+        raise VolumeError(
+            f"{labels.source}: contour {config.contour} needs the case's {needed}; "
+            "add it, or use contour none"
+        )
+    elif config.contour == "brain":
+        inside = brain_contour(pixels, image.source)
+    else:
+        canonical = orientation.canonical_affine(image.affine)
+        spacing = Volume(pixels, canonical, image.source).spacing_mm_zyx
+        threshold = BODY_THRESHOLD_HU if config.modality == "ct" else mr_body_threshold(pixels)
+        inside = body_contour(pixels, spacing, threshold, image.source)
+    contour = np.uint8(len(config.all_class_names))
+    return np.where((classes == 0) & inside, contour, classes).astype(np.uint8)
+
+
+def _axes(
+    classes: Array, canonical: Volume, config: PrepareConfig
+) -> tuple[AxisMap, AxisMap, AxisMap]:
+    """Where the prepared grid lies: all z with foreground, centred on its box in-plane."""
+    found = [np.flatnonzero(classes.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    low, high = ([int(f[0]) for f in found], [int(f[-1]) for f in found])
+    dz, dy, dx = canonical.spacing_mm_zyx
+    _check_fits(canonical, ((high[1] - low[1] + 1) * dy, (high[2] - low[2] + 1) * dx), config)
+    nz, ny, nx = canonical.size_zyx
+    low_z = max(0, low[0] - config.margin_slices)
+    high_z = min(nz - 1, high[0] + config.margin_slices)
+    ratio_z = _ratio(config.spacing_mm_z or dz, dz)
+    size_z = max(1, int(np.ceil((high_z - low_z + 1) / ratio_z - 1e-6)))
+    size_y, size_x = config.size_yx
+    return (
+        _centred(low_z, high_z, ratio_z, size_z, nz),
+        _centred(low[1], high[1], _ratio(config.spacing_mm_yx, dy), size_y, ny),
+        _centred(low[2], high[2], _ratio(config.spacing_mm_yx, dx), size_x, nx),
+    )
+
+
+def _ratio(target_mm: float, spacing_mm: float) -> float:
+    return 1.0 if abs(target_mm - spacing_mm) <= _SAME_SPACING_MM else target_mm / spacing_mm
+
+
+def _centred(low: int, high: int, ratio: float, size: int, canonical_size: int) -> AxisMap:
+    origin = (low + high) / 2 - ratio * (size - 1) / 2
+    if ratio == 1.0:
+        origin = float(np.floor(origin + 0.5))
+    return AxisMap(origin, ratio, size, canonical_size)
+
+
+def _check_fits(
+    canonical: Volume, extent_mm_yx: tuple[float, float], config: PrepareConfig
+) -> None:
+    if _holds(config, extent_mm_yx):
+        return
+    wider = [
+        name
+        for name, preset in PRESETS.items()
+        if (preset.modality, preset.contour) == (config.modality, config.contour)
+        and _holds(preset, extent_mm_yx)
+    ]
+    spacing = max(e / n for e, n in zip(extent_mm_yx, config.size_yx, strict=True))
+    remedy = f"preset {wider[0]}" if wider else f"spacing_mm_yx {np.ceil(spacing * 10) / 10:g}"
+    raise VolumeError(
+        f"{canonical.source}: the foreground measures {extent_mm_yx[0]:.0f} x {extent_mm_yx[1]:.0f}"
+        f" mm (y x), more than {config.size_yx[0]} x {config.size_yx[1]} pixels of "
+        f"{config.spacing_mm_yx:g} mm hold; use {remedy}"
+    )
+
+
+def _holds(config: PrepareConfig, extent_mm_yx: tuple[float, float]) -> bool:
+    pairs = zip(extent_mm_yx, config.size_yx, strict=True)
+    return all(extent <= n * config.spacing_mm_yx + _SAME_SPACING_MM for extent, n in pairs)
+
+
+def _window(
+    pixels: Array | None, classes: Array, config: PrepareConfig, volume: Volume
+) -> IntensityWindow:
+    """The volume's intensity window; what lies outside the crop looks like its darkest value."""
+    if config.modality == "ct":
+        low, high = config.clip_hu
+        return IntensityWindow(low, high, "HU", background=low)
+    if pixels is None:
+        return IntensityWindow(0.0, 1.0, "a.u.", background=0.0)
+    low, high = (float(p) for p in np.percentile(pixels[classes > 0], config.mr_percentiles))
+    if not low < high:
+        raise VolumeError(
+            f"{volume.source}: the foreground's intensities are all {low:g}; check that image and "
+            "mask belong together"
+        )
+    return IntensityWindow(low, high, "a.u.", background=low)
+
+
+def _way_back(
+    case: PreparedCase, array: Array
+) -> tuple[Orientation, tuple[AxisMap, AxisMap, AxisMap]]:
+    if array.shape != case.size_zyx:
+        raise VolumeError(
+            f"{case.case_id}: array of {array.shape} is not on the prepared grid {case.size_zyx}; "
+            "use the case that the array was made for"
+        )
+    orientation = Orientation.closest(case.native.affine, case.native.size_zyx)
+    canonical = orientation.canonical_affine(case.native.affine)
+    step = np.linalg.solve(canonical, case.affine)
+    sizes = orientation.to_canonical(np.empty(case.native.size_zyx, np.bool_)).shape
+    axes = []
+    for axis, (size, canonical_size) in enumerate(zip(array.shape, sizes, strict=True)):
+        ratio, origin = float(step[2 - axis, 2 - axis]), float(step[2 - axis, 3])
+        if abs(ratio - 1.0) < 1e-6:
+            ratio, origin = 1.0, float(np.rint(origin))
+        axes.append(AxisMap(origin, ratio, size, canonical_size))
+    return orientation, (axes[0], axes[1], axes[2])

@@ -1,0 +1,275 @@
+"""Zarr on disk: prepared cases and finished OME-Zarr volumes; zarr's only importer.
+
+A missing shard reads as fill value without an error, so everything read back is checked: prepared
+cases against the digests stored with them, finished volumes by the presence of each shard (their
+commit record holds the hash of every file). Knows nothing of runs, commits or retries.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from engine.errors import EngineError, StoreError
+from engine.volumes.nifti import fresh_header
+from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
+
+PREPARED_FORMAT = "gem3d-prepared/1"
+_OME_VERSION = "0.5"
+_OWN_ATTRS = ("ome", "affine", "units", "source")
+_SLICES_PER_CHUNK = 16
+_ZSTD_LEVEL = 3
+
+
+def write_prepared(path: Path, case: PreparedCase) -> None:
+    """Write a prepared case as `{case_id}.zarr`, replacing an older one, whole or not at all.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    arrays: dict[str, Array] = {"mask": case.mask, "native_mask": case.native_mask}
+    if case.image is not None:
+        arrays["image"] = case.image
+    attributes = {
+        "format": PREPARED_FORMAT,
+        "case_id": case.case_id,
+        "affine": case.affine.tolist(),
+        "native": {
+            "affine": case.native.affine.tolist(),
+            "size_zyx": list(case.native.size_zyx),
+            "header": base64.b64encode(case.native.header).decode(),
+        },
+        "intensity": {
+            "low": case.intensity.low,
+            "high": case.intensity.high,
+            "unit": case.intensity.unit,
+            "background": case.intensity.background,
+        },
+        "class_names": list(case.class_names),
+        "num_classes": case.num_classes,
+        "sha256": {name: _digest(array) for name, array in arrays.items()},
+    }
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with _writing(path, staged):
+        group = zarr.open_group(str(staged), mode="w-", zarr_format=3)
+        for name, array in arrays.items():
+            _write_array(group, name, array)
+        group.attrs.update(attributes)
+        _flush(staged)
+        if path.exists():
+            shutil.rmtree(path)
+        staged.rename(path)
+
+
+def read_prepared(path: Path) -> PreparedCase:
+    """Read what `write_prepared` wrote, every array checked against its digest.
+
+    Raises:
+        StoreError: missing, damaged, or of another format.
+    """
+    with _reading(path, "delete it and prepare the case again"):
+        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+        attributes: Mapping[str, Any] = dict(group.attrs)
+        if attributes.get("format") != PREPARED_FORMAT:
+            raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
+        arrays = {name: _read_array(path, group, name) for name in attributes["sha256"]}
+        for name, array in arrays.items():
+            if _digest(array) != attributes["sha256"][name]:
+                raise StoreError(f"{path}: {name} is damaged; delete it and prepare the case again")
+        native, intensity = attributes["native"], attributes["intensity"]
+        return PreparedCase(
+            case_id=attributes["case_id"],
+            image=arrays.get("image"),
+            mask=arrays["mask"],
+            affine=np.array(attributes["affine"], dtype=np.float64),
+            native=NativeGrid(
+                np.array(native["affine"], dtype=np.float64),
+                tuple(native["size_zyx"]),
+                base64.b64decode(native["header"]),
+            ),
+            native_mask=arrays["native_mask"],
+            intensity=IntensityWindow(**intensity),
+            num_classes=attributes["num_classes"],
+            class_names=tuple(attributes["class_names"]),
+        )
+
+
+def list_prepared(folder: Path) -> list[str]:
+    """Sorted case ids of the prepared cases in a folder."""
+    found = folder.glob("*.zarr") if folder.is_dir() else iter(())
+    return sorted(path.stem for path in found if not path.name.startswith("."))
+
+
+def write_ome_zarr(path: Path, image: Volume, mask: Volume, attrs: Mapping[str, Any]) -> None:
+    """Write one finished volume as OME-Zarr 0.5: image, `labels/mask`, NIfTI header bytes.
+
+    Args:
+        path: where to; must not exist (one writer a path).
+        image: `z y x` float32.
+        mask: `z y x` uint8 on the same grid.
+        attrs: provenance and the like, JSON values; stored beside affine, units and `synthetic`.
+
+    Raises:
+        StoreError: the path exists, the grids differ, an own attribute would be overwritten, or
+            the folder cannot be written.
+    """
+    if path.exists():
+        raise StoreError(f"{path}: exists already; a torn volume must be deleted, not overwritten")
+    if image.size_zyx != mask.size_zyx:
+        raise StoreError(f"{path}: image {image.size_zyx} and mask {mask.size_zyx} differ in size")
+    taken = sorted(set(attrs) & set(_OWN_ATTRS))
+    if taken:
+        raise StoreError(f"{path}: attributes {taken} are the store's own; rename them")
+    spacing = [float(s) for s in image.spacing_mm_zyx]
+    with _writing(path, path):
+        root = zarr.open_group(str(path), mode="w-", zarr_format=3)
+        _write_array(root, "0", image.array, ("z", "y", "x"))
+        labels = root.create_group("labels")
+        label = labels.create_group("mask")
+        _write_array(label, "0", mask.array, ("z", "y", "x"))
+        header = np.frombuffer(image.header or fresh_header(image), dtype=np.uint8)
+        _write_array(root, "nifti", header)
+        label.attrs["ome"] = {
+            "version": _OME_VERSION,
+            "multiscales": [_multiscale("mask", spacing)],
+            "image-label": {"source": {"image": "../../"}},
+        }
+        labels.attrs["ome"] = {"version": _OME_VERSION, "labels": ["mask"]}
+        root.attrs.update(
+            {
+                "synthetic": True,
+                **attrs,
+                "affine": image.affine.tolist(),
+                "units": {"space": "millimeter", "affine": "voxel x y z -> RAS+ mm"},
+                "source": image.source,
+                "ome": {"version": _OME_VERSION, "multiscales": [_multiscale("image", spacing)]},
+            }
+        )
+        _flush(path)
+
+
+def read_ome_zarr(path: Path) -> tuple[Volume, Volume, dict[str, Any]]:
+    """Read what `write_ome_zarr` wrote: image, mask, attributes (without `ome`).
+
+    Raises:
+        StoreError: missing, or a shard is missing or damaged.
+    """
+    with _reading(path, "verify the run, delete the volume and make it again"):
+        root = zarr.open_group(str(path), mode="r", zarr_format=3)
+        attributes = dict(root.attrs)
+        affine = np.array(attributes["affine"], dtype=np.float64)
+        source = str(attributes.get("source", path))
+        header = _read_array(path, root, "nifti").tobytes()
+        image = Volume(_read_array(path, root, "0"), affine, source, header)
+        mask = Volume(_read_array(path, root, "labels/mask/0"), affine, source, header)
+    attributes.pop("ome")
+    return image, mask, attributes
+
+
+def hash_tree(path: Path) -> dict[str, str]:
+    """sha256 of every file under a folder, by its relative name with `/`, sorted.
+
+    Raises:
+        StoreError: the folder is missing or holds no file.
+    """
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    if not files:
+        raise StoreError(f"{path}: no files there; make it again")
+    result = {}
+    for file in files:
+        with file.open("rb") as stream:
+            result[file.relative_to(path).as_posix()] = hashlib.file_digest(
+                stream, "sha256"
+            ).hexdigest()
+    return result
+
+
+def _multiscale(name: str, spacing_mm_zyx: list[float]) -> dict[str, Any]:
+    scale = [{"type": "scale", "scale": spacing_mm_zyx}]
+    return {
+        "name": name,
+        "axes": [{"name": a, "type": "space", "unit": "millimeter"} for a in "zyx"],
+        "datasets": [{"path": "0", "coordinateTransformations": scale}],
+    }
+
+
+def _write_array(
+    group: zarr.Group, name: str, array: Array, dimension_names: tuple[str, ...] | None = None
+) -> None:
+    """One shard an array, chunks along the first axis, every chunk with its checksum."""
+    depth = min(_SLICES_PER_CHUNK if array.ndim > 1 else array.size, array.shape[0])
+    rest = array.shape[1:]
+    stored = group.create_array(
+        name,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=(depth, *rest),
+        shards=(-(-array.shape[0] // depth) * depth, *rest),
+        compressors=[ZstdCodec(level=_ZSTD_LEVEL, checksum=True)],
+        fill_value=np.nan if array.dtype.kind == "f" else 0,
+        dimension_names=dimension_names,
+        config={"write_empty_chunks": True},
+    )
+    stored[...] = array
+
+
+def _read_array(path: Path, group: zarr.Group, name: str) -> NDArray[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{path}: {name} is not an array; make it again")
+    shard = path.joinpath(name, "c", *["0"] * array.ndim)  # the one that `_write_array` makes
+    if not shard.is_file() or shard.stat().st_size == 0:
+        raise StoreError(f"{path}: the shard of {name} is missing; delete the folder, make it anew")
+    return np.asarray(array[...])
+
+
+def _digest(array: Array) -> str:
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+@contextmanager
+def _writing(path: Path, staged: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise StoreError(
+            f"{path}: cannot be written ({error}); check free space and permissions"
+        ) from None
+
+
+@contextmanager
+def _reading(path: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except EngineError:
+        raise
+    except FileNotFoundError:
+        raise StoreError(f"{path}: not there; check the path, or {remedy}") from None
+    except Exception as error:  # zarr, its codecs and json each raise kinds of their own
+        raise StoreError(f"{path}: damaged ({type(error).__name__}: {error}); {remedy}") from None
+
+
+def _flush(path: Path) -> None:
+    """Everything under `path` down to the disk: files first, then the folders that name them."""
+    entries = sorted(path.rglob("*"), reverse=True)
+    for entry in [*entries, path, path.parent]:
+        handle = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
