@@ -18,14 +18,27 @@ _STRIPPED_SHARE = 0.05  # of voxels that equal the minimum, for a brain to count
 
 
 def body_contour(
-    image: Array, spacing_mm_zyx: tuple[float, float, float], threshold: float, source: str
+    image: Array,
+    spacing_mm_zyx: tuple[float, float, float],
+    threshold: float,
+    source: str,
+    *,
+    dark_inside: bool = False,
 ) -> NDArray[np.bool_]:
     """Largest object brighter than `threshold`: table removed, holes filled slice by slice.
+
+    Args:
+        image: canonical `z y x`.
+        spacing_mm_zyx: of the image.
+        threshold: in the image's intensities; air lies below.
+        source: for messages.
+        dark_inside: fill holes before the table goes, for MR, where muscle is as dark as air.
+            (On CT that would make a hollow table solid.)
 
     Raises:
         VolumeError: nothing is brighter, so there is no body to outline.
     """
-    bright = image > threshold
+    bright = _filled(image > threshold) if dark_inside else image > threshold
     _, dy, dx = spacing_mm_zyx
     core = np.stack([_eroded(plane, (dy, dx)) for plane in bright])
     body = _largest(core)

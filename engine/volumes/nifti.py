@@ -9,45 +9,27 @@ from __future__ import annotations
 
 import gzip
 import os
-import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
-from pydantic import Field
 
-from engine.config import FrozenConfig
 from engine.errors import VolumeError
+from engine.volumes.bounded import ReadLimits, open_bounded
 from engine.volumes.volume import Array, Volume
 
 _HEADER_BYTES = 348
 _DATA_OFFSET = 352
 _MAX_EXTENSION_BYTES = 16 * 2**20
-_MAX_TRAILING_BYTES = 2**20
-_DEFLATE_MAX_RATIO = 1032  # deflate cannot shrink by more (zlib technical details)
 _LABEL_TOLERANCE = 1e-3
 _GRID_TOLERANCE = 0.05  # of the smallest voxel edge, measured at the grid's corners
 _READABLE = {
     np.dtype(kind).newbyteorder("=")
     for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 }
-
-
-class ReadLimits(FrozenConfig):
-    """What a file may ask of memory, checked on its header before its data is read.
-
-    Attributes:
-        max_dim: voxels along any axis.
-        max_voxels: voxels of the volume.
-        max_bytes: decompressed size of the file.
-    """
-
-    max_dim: int = Field(4096, ge=1)
-    max_voxels: int = Field(2**29, ge=1)
-    max_bytes: int = Field(2**32, ge=1)
 
 
 class _Header(NamedTuple):
@@ -175,62 +157,12 @@ def write_nifti(path: Path, volume: Volume, header: bytes | None = None) -> None
 
 def _read(path: Path, limits: ReadLimits) -> tuple[_Header, Array]:
     _check_suffix(path)
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            return _read_stream(path, file, size, limits)
-    except FileNotFoundError:
-        raise VolumeError(f"{path}: no such file; correct the path") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise VolumeError(
-            f"{path}: damaged or truncated gzip ({error}); copy or download the file again"
-        ) from None
-    except OSError as error:
-        raise VolumeError(
-            f"{path}: cannot be read ({error.strerror or error}); check path and permissions"
-        ) from None
-
-
-def _read_stream(
-    path: Path, file: BinaryIO, size: int, limits: ReadLimits
-) -> tuple[_Header, Array]:
-    if size == 0:
-        raise VolumeError(f"{path}: empty file; copy or download it again")
-    zipped = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    if path.name.endswith(".gz") and not zipped:
-        raise VolumeError(f"{path}: not gzip although its name says so; compress or rename it")
-    if zipped and not path.name.endswith(".gz"):
-        raise VolumeError(f"{path}: gzip although its name says .nii; rename it to .nii.gz")
-    stream: Any = gzip.GzipFile(fileobj=file) if zipped else file
-    head = stream.read(540)
-    header = _parse(path, head, limits)
-    count = int(np.prod(header.shape_xyz, dtype=np.int64))
-    total = header.offset + count * header.dtype.itemsize
-    if total > limits.max_bytes:
-        raise VolumeError(
-            f"{path}: {total} bytes decompressed, over the cap of {limits.max_bytes}; "
-            "crop or split the file, or raise max_bytes"
-        )
-    if total > size * (_DEFLATE_MAX_RATIO if zipped else 1):
-        raise _truncated(path, total, size, "on disk")
-    data = head + stream.read(total - len(head)) if total > len(head) else head
-    if len(data) < total:
-        raise _truncated(path, total, len(data), "decompressed")
-    if zipped and len(stream.read(_MAX_TRAILING_BYTES + 1)) > _MAX_TRAILING_BYTES:
-        raise VolumeError(
-            f"{path}: decompresses to far more than the {total} bytes its header declares; "
-            "refused as a gzip bomb: write the file anew from its source"
-        )
+    with open_bounded(path) as stream:
+        header = _parse(path, stream.head, limits)
+        count = int(np.prod(header.shape_xyz, dtype=np.int64))
+        data = stream.read_whole(header.offset + count * header.dtype.itemsize, limits.max_bytes)
     raw = np.frombuffer(data, header.dtype, count, header.offset)
     return header, raw.reshape(header.shape_xyz[::-1])
-
-
-def _truncated(path: Path, expected: int, found: int, where: str) -> VolumeError:
-    return VolumeError(
-        f"{path}: truncated: its header declares {expected} bytes, {found} are there {where}; "
-        "copy or download the file again"
-    )
 
 
 def _check_suffix(path: Path) -> None:

@@ -7,13 +7,9 @@ layout, no store and no model.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
-from engine.config import FrozenConfig
 from engine.errors import VolumeError
 from engine.volumes.contours import (
     BODY_THRESHOLD_HU,
@@ -23,99 +19,21 @@ from engine.volumes.contours import (
 )
 from engine.volumes.grids import AxisMap, Orientation, prepared_affine, regrid, regrid_classes
 from engine.volumes.nifti import check_same_grid, fresh_header
+from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PRESETS, PrepareConfig
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
 
+__all__ = [
+    "ABDOMEN_CT",
+    "BRAIN_FLAIR",
+    "PRESETS",
+    "PrepareConfig",
+    "classes_of",
+    "mask_to_native",
+    "prepare_case",
+    "to_native",
+]
+
 _SAME_SPACING_MM = 1e-3
-_MAX_CLASSES = 255
-
-
-class PrepareConfig(FrozenConfig):
-    """How cases become prepared cases.
-
-    Attributes:
-        modality: "ct" (HU, a fixed window) or "mr" (a window a volume, from its foreground).
-        size_yx: prepared pixels; the foreground's box is centred in them.
-        spacing_mm_yx: prepared pixel edge.
-        spacing_mm_z: prepared slice distance; None keeps the scan's own.
-        clip_hu: CT intensities that become -1 and +1.
-        mr_percentiles: of the foreground's intensities, that become -1 and +1.
-        label_map: raw label -> class (1..number of names); a class of 0 is background on purpose.
-        class_names: names of classes 1, 2, ...; the contour class is added behind them.
-        contour: class added where no other is: "body" (found in the image), "brain" (the case's
-            brain mask, or everything but the background of a skull-stripped volume), or "none".
-        other_labels: raw labels that the map does not name: "refuse" or "background".
-        margin_slices: slices kept above and below the foreground.
-    """
-
-    modality: Literal["ct", "mr"] = "ct"
-    size_yx: tuple[int, int] = (128, 128)
-    spacing_mm_yx: float = Field(3.0, gt=0, le=100)
-    spacing_mm_z: float | None = Field(None, gt=0, le=100)
-    clip_hu: tuple[float, float] = (-200.0, 300.0)
-    mr_percentiles: tuple[float, float] = (0.5, 99.5)
-    label_map: dict[int, int] = Field(default_factory=lambda: {1: 1})
-    class_names: tuple[str, ...] = ("object",)
-    contour: Literal["none", "body", "brain"] = "none"
-    other_labels: Literal["refuse", "background"] = "refuse"
-    margin_slices: int = Field(0, ge=0, le=1024)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> PrepareConfig:
-        if not self.clip_hu[0] < self.clip_hu[1]:
-            raise ValueError("clip_hu must rise, for example (-200, 300)")
-        if not 0 <= self.mr_percentiles[0] < self.mr_percentiles[1] <= 100:
-            raise ValueError("mr_percentiles must rise within 0 to 100, for example (0.5, 99.5)")
-        if min(self.size_yx) < 8 or max(self.size_yx) > 2048:
-            raise ValueError("size_yx must lie within 8 to 2048 pixels")
-        classes = set(self.label_map.values()) - {0}
-        names = len(self.class_names)
-        if any(raw < 0 for raw in self.label_map) or self.label_map.get(0, 0) != 0:
-            raise ValueError("label_map: raw labels are 0 or more, and 0 stays background")
-        if max(classes, default=0) > names or min(classes, default=0) < 0:
-            raise ValueError(
-                f"label_map names class {max(classes)}, but class_names has {names}; "
-                "name every class from 1 on"
-            )
-        if classes != set(range(1, names + 1)):
-            missing = sorted(set(range(1, names + 1)) - classes)
-            raise ValueError(f"label_map gives no label to the classes {missing} of class_names")
-        if len(self.all_class_names) > _MAX_CLASSES or len(set(self.all_class_names)) != len(
-            self.all_class_names
-        ):
-            raise ValueError("class_names must differ from each other (and from the contour's)")
-        return self
-
-    @property
-    def all_class_names(self) -> tuple[str, ...]:
-        """Names of classes 1..N, the contour's last."""
-        return self.class_names + (() if self.contour == "none" else (self.contour,))
-
-
-ABDOMEN_CT = PrepareConfig(
-    label_map={5: 1, 2: 2, 3: 2, 1: 3, 7: 4},
-    class_names=("liver", "kidney", "spleen", "pancreas"),
-    contour="body",
-    other_labels="background",
-)
-BRAIN_FLAIR = PrepareConfig(
-    modality="mr",
-    spacing_mm_yx=1.5,
-    spacing_mm_z=3.0,
-    label_map={1: 1, 2: 2, 3: 3, 4: 4},
-    class_names=("necrosis", "edema", "non_enhancing_tumor", "enhancing_tumor"),
-    contour="brain",
-)
-PRESETS: dict[str, PrepareConfig] = {
-    "abdomen_ct": ABDOMEN_CT,
-    "abdomen_ct_wide": ABDOMEN_CT.model_copy(update={"spacing_mm_yx": 4.0}),
-    "abdomen_ct_256": ABDOMEN_CT.model_copy(update={"size_yx": (256, 256), "spacing_mm_yx": 2.0}),
-    "abdomen_ct_512": ABDOMEN_CT.model_copy(update={"size_yx": (512, 512), "spacing_mm_yx": 1.0}),
-    "abdomen_mr": ABDOMEN_CT.model_copy(update={"modality": "mr"}),
-    "brain_flair": BRAIN_FLAIR,
-    "brain_flair_256": BRAIN_FLAIR.model_copy(
-        update={"size_yx": (256, 256), "spacing_mm_yx": 1.0, "spacing_mm_z": None}
-    ),
-}
 
 
 def prepare_case(
@@ -252,8 +170,9 @@ def _with_contour(
     else:
         canonical = orientation.canonical_affine(image.affine)
         spacing = Volume(pixels, canonical, image.source).spacing_mm_zyx
-        threshold = BODY_THRESHOLD_HU if config.modality == "ct" else mr_body_threshold(pixels)
-        inside = body_contour(pixels, spacing, threshold, image.source)
+        is_mr = config.modality == "mr"
+        threshold = mr_body_threshold(pixels) if is_mr else BODY_THRESHOLD_HU
+        inside = body_contour(pixels, spacing, threshold, image.source, dark_inside=is_mr)
     contour = np.uint8(len(config.all_class_names))
     return np.where((classes == 0) & inside, contour, classes).astype(np.uint8)
 

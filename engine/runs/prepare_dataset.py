@@ -1,0 +1,240 @@
+"""A data set of NIfTI files -> a folder of prepared Zarr, in parallel with Ray Data.
+
+One case is one row. A refused case becomes a status row and the rest is finished; what was prepared
+from the same files with the same settings is kept. Several data sets may share a folder as long as
+their settings agree and their case ids differ. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from engine.config import FrozenConfig
+from engine.errors import ConfigError, EngineError
+from engine.log import get_logger
+from engine.runs.folder import RunFolder, RunLock
+from engine.runs.pipeline import Pool, Row, node_resources, run_rows
+from engine.runs.prepare_records import (
+    CaseRecord,
+    is_kept,
+    open_folder,
+    read_records,
+    refuse_taken,
+    row_of,
+    tree_digest,
+)
+from engine.runs.session import RaySession
+from engine.volumes.layouts import CaseFiles, Layout, find_cases
+from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.nifti import read_image, read_labels
+from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
+from engine.volumes.store import write_prepared
+
+log = get_logger(__name__)
+
+
+class DataSource(FrozenConfig):
+    """Where raw cases lie.
+
+    Attributes:
+        root: the data set's folder.
+        layout: "nnunet", "msd", "folders", or "auto" to look.
+        images: layout "folders": the folder of images.
+        masks: layout "folders": the folder of masks.
+        channel: layout "nnunet": which channel is the image.
+    """
+
+    root: Path
+    layout: Layout = "auto"
+    images: Path | None = None
+    masks: Path | None = None
+    channel: int = Field(0, ge=0)
+
+    def cases(self) -> tuple[CaseFiles, ...]:
+        """The data set's cases, sorted by id (see `find_cases`)."""
+        return find_cases(self.root, self.layout, self.images, self.masks, self.channel)
+
+
+class PrepareJob(FrozenConfig):
+    """Settings of the job: where from, where to, and how.
+
+    Attributes:
+        root: the data set's folder; required.
+        out: folder for the prepared cases; required.
+        layout: "nnunet", "msd", "folders", or "auto" to look.
+        images: layout "folders": the folder of images.
+        masks: layout "folders": the folder of masks.
+        channel: layout "nnunet": which channel is the image.
+        num_workers: processes; None takes all CPUs of the Ray cluster but one.
+        prepare: how; a preset's settings.
+    """
+
+    root: Path | None = None
+    out: Path | None = None
+    layout: Layout = "auto"
+    images: Path | None = None
+    masks: Path | None = None
+    channel: int = Field(0, ge=0)
+    num_workers: int | None = Field(None, ge=1)
+    prepare: PrepareConfig = ABDOMEN_CT
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What became of a data set.
+
+    Attributes:
+        out: folder of prepared cases.
+        planned: cases found.
+        prepared: made by this call.
+        kept: there already, from the same files and settings.
+        failed: case id -> why.
+    """
+
+    out: Path
+    planned: int
+    prepared: int
+    kept: int
+    failed: dict[str, str]
+
+
+class PrepareWorker:
+    """Prepares one case a call; every failure comes back as a row, none as an exception."""
+
+    def __init__(self, out: str, config: str) -> None:
+        self._out = Path(out)
+        self._config = PrepareConfig.model_validate_json(config)
+
+    def __call__(self, row: Row) -> Row:
+        """Read, prepare and store the case of `row`; return its status row."""
+        started_s = time.perf_counter()
+        status: Row = {**row, "entry": "", "error": ""}
+        try:
+            status["entry"] = self._prepare(row).model_dump_json()
+        except EngineError as error:
+            status["error"] = str(error)
+        except Exception as error:  # one odd case must not take the others down
+            status["error"] = f"{row['mask']}: {type(error).__name__}: {error}; leave the case out"
+        status["took_s"] = time.perf_counter() - started_s
+        return status
+
+    def _prepare(self, row: Row) -> PreparedEntry:
+        files = {name: Path(row[name]) for name in ("image", "mask", "brain_mask") if row[name]}
+        image = read_image(files["image"]) if "image" in files else None
+        brain = read_labels(files["brain_mask"]) if "brain_mask" in files else None
+        labels = read_labels(files["mask"])
+        case = prepare_case(image, labels, self._config, row["case_id"], brain)
+        path = self._out / f"{case.case_id}.zarr"
+        write_prepared(path, case)
+        return PreparedEntry(
+            dataset=row["dataset"],
+            split=row["split"],
+            sha256=tree_digest(path),
+            size_zyx=case.size_zyx,
+            has_image=case.image is not None,
+            sources={f"{role}/{file.name}": _sha256(file) for role, file in files.items()},
+        )
+
+
+def run_job(job: PrepareJob) -> PrepareSummary:
+    """`prepare_dataset` by a job's settings.
+
+    Raises:
+        ConfigError: `root` or `out` is not given.
+    """
+    if job.root is None or job.out is None:
+        raise ConfigError("--root (the data set) and --out (the prepared cases) are both needed")
+    source = DataSource(
+        root=job.root,
+        layout=job.layout,
+        images=job.images,
+        masks=job.masks,
+        channel=job.channel,
+    )
+    return prepare_dataset(source, job.out, job.prepare, job.num_workers)
+
+
+def prepare_dataset(
+    source: Path | DataSource, out: Path, config: PrepareConfig, num_workers: int | None = None
+) -> PrepareSummary:
+    """Prepare every case of a data set; refused cases are named in the summary.
+
+    Args:
+        source: the data set's folder, or where its files lie.
+        out: folder for `{case_id}.zarr` and `dataset.json`.
+        config: the preset.
+        num_workers: processes; None takes all CPUs of the Ray cluster but one.
+
+    Raises:
+        LayoutError: the folder is no data set.
+        RunError: `out` holds cases of other settings, or another job works there.
+        StoreError: `out` cannot be written.
+    """
+    source = source if isinstance(source, DataSource) else DataSource(root=source)
+    cases = source.cases()
+    open_folder(out, config)
+    with RunLock(RunFolder(out)):
+        rows = [row_of(case, source.root.resolve().name) for case in cases]
+        before = read_records(out)
+        refuse_taken(out, rows, before)
+        kept = {row["case_id"] for row in rows if is_kept(out, row, before)}
+        todo = [row for row in rows if row["case_id"] not in kept]
+        log.info("%d cases: %d to prepare, %d kept", len(rows), len(todo), len(kept))
+        made, failed = _run(todo, out, config, num_workers) if todo else ({}, {})
+        entries = {i: record.entry for i, record in before.items() if i not in failed} | made
+        for case_id in failed:  # made from older files: no longer what the data set says
+            shutil.rmtree(out / f"{case_id}.zarr", ignore_errors=True)
+        manifest = PreparedManifest(
+            config=config,
+            class_names=config.all_class_names,
+            cases=dict(sorted(entries.items())),
+            failed=dict(sorted(failed.items())),
+        )
+        write_manifest(out, manifest)
+    return PrepareSummary(out, len(rows), len(made), len(kept), manifest.failed)
+
+
+def _run(
+    rows: Sequence[Row], out: Path, config: PrepareConfig, num_workers: int | None
+) -> tuple[dict[str, PreparedEntry], dict[str, str]]:
+    made: dict[str, PreparedEntry] = {}
+    failed: dict[str, str] = {}
+    with RaySession() as session:
+        session.start()
+        pool = _pool(num_workers, len(rows))
+        settings = {"out": str(out.resolve()), "config": config.model_dump_json()}
+        started_s = time.perf_counter()
+        for status in run_rows(rows, PrepareWorker, settings, pool):
+            case_id = status["case_id"]
+            if status["error"]:
+                failed[case_id] = status["error"]
+                log.warning("%s refused: %s", case_id, status["error"])
+            else:
+                made[case_id] = PreparedEntry.model_validate_json(status["entry"])
+                record = CaseRecord(case_id=case_id, stamp=status["stamp"], entry=made[case_id])
+                record.add(out)
+            done = len(made) + len(failed)
+            each_s = (time.perf_counter() - started_s) / done
+            left_s = each_s * (len(rows) - done)
+            log.info("%d/%d cases, about %.0f s left (%s)", done, len(rows), left_s, case_id)
+    return made, failed
+
+
+def _pool(num_workers: int | None, num_rows: int) -> Pool:
+    """A worker a CPU, one CPU left free: Ray Data's own tasks need it."""
+    num_cpus = int(sum(node.get("CPU", 0) for node in node_resources()))
+    workers = max(1, min(num_workers or num_cpus - 1, num_rows))
+    share = 1.0 if workers < num_cpus else max(0.01, (num_cpus - 0.5) / workers // 0.01 / 100)
+    return Pool(workers, share, 0.0, 1)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

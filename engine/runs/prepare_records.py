@@ -1,0 +1,153 @@
+"""What a folder of prepared cases already holds, so that a second call does only the rest.
+
+`prepare.json` names the settings, `prepared.jsonl` the cases that are done and how their source
+files looked then. Knows no Ray and prepares nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine.config import FrozenConfig, validate
+from engine.errors import RunError, StoreError
+from engine.runs.folder import append
+from engine.volumes.layouts import CaseFiles
+from engine.volumes.manifest import PreparedEntry
+from engine.volumes.prepare import PrepareConfig
+from engine.volumes.store import hash_tree
+
+Row = dict[str, Any]
+
+_RECORDS = "prepared.jsonl"
+_SETTINGS = "prepare.json"
+
+
+class CaseRecord(FrozenConfig):
+    """A line of prepared.jsonl: a case that is done, and how its sources looked then."""
+
+    case_id: str
+    stamp: str
+    entry: PreparedEntry
+
+    def add(self, out: Path) -> None:
+        """Append this line to the folder's records."""
+        append(out / _RECORDS, self.model_dump_json())
+
+
+def open_folder(out: Path, config: PrepareConfig) -> None:
+    """Make the folder, or refuse one that holds cases of other settings.
+
+    Raises:
+        RunError: the folder's settings differ; names them.
+        StoreError: the folder cannot be written.
+    """
+    settings = out / _SETTINGS
+    wanted = config.model_dump_json(indent=1)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not settings.exists():
+            settings.write_text(wanted + "\n", encoding="utf-8")
+            return
+        found = settings.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
+        ) from None
+    before = validate(PrepareConfig, _json(found, settings), where=str(settings))
+    if before != config:
+        other = [k for k in PrepareConfig.model_fields if getattr(before, k) != getattr(config, k)]
+        raise RunError(
+            f"{out}: holds cases prepared with other settings ({', '.join(other)}); "
+            "choose another folder with --out, or delete this one"
+        )
+
+
+def row_of(case: CaseFiles, dataset: str) -> Row:
+    """A case as a row of plain values, for Ray.
+
+    Raises:
+        StoreError: a source file cannot be looked at.
+    """
+    files = {"image": case.image, "mask": case.mask, "brain_mask": case.brain_mask}
+    return {
+        "case_id": case.case_id,
+        "dataset": dataset,
+        "split": case.split,
+        "stamp": json.dumps([_stamp(file) for file in files.values() if file is not None]),
+        **{role: str(file.resolve()) if file else "" for role, file in files.items()},
+    }
+
+
+def refuse_taken(out: Path, rows: Sequence[Row], before: dict[str, CaseRecord]) -> None:
+    """Refuse case ids that another data set brought into the folder.
+
+    Raises:
+        RunError: names them.
+    """
+    taken = [
+        row["case_id"]
+        for row in rows
+        if row["case_id"] in before and before[row["case_id"]].entry.dataset != row["dataset"]
+    ]
+    if taken:
+        raise RunError(
+            f"{out}: the case ids {taken[:10]} are there already, from another data set; "
+            "choose another folder with --out, or rename the cases"
+        )
+
+
+def is_kept(out: Path, row: Row, before: dict[str, CaseRecord]) -> bool:
+    """Whether a case is there, undamaged and made from the files as they are now."""
+    record = before.get(row["case_id"])
+    if record is None or (record.stamp, record.entry.split) != (row["stamp"], row["split"]):
+        return False
+    try:
+        return tree_digest(out / f"{row['case_id']}.zarr") == record.entry.sha256
+    except StoreError:
+        return False
+
+
+def read_records(out: Path) -> dict[str, CaseRecord]:
+    """Cases that earlier calls finished; a torn line counts as not finished."""
+    records: dict[str, CaseRecord] = {}
+    path = out / _RECORDS
+    if not path.exists():
+        return records
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValidationError):
+            record = CaseRecord.model_validate_json(line)
+            if (out / f"{record.case_id}.zarr").is_dir():
+                records[record.case_id] = record
+    return records
+
+
+def _stamp(path: Path) -> list[str | int]:
+    """Tells cheaply whether a source file is still the one that was read."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); check permissions") from None
+    return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def tree_digest(path: Path) -> str:
+    """One sha256 over the names and hashes of all files of a folder.
+
+    Raises:
+        StoreError: the folder is missing or empty.
+    """
+    return hashlib.sha256(json.dumps(hash_tree(path), sort_keys=True).encode()).hexdigest()
+
+
+def _json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}: damaged ({error}); delete the folder and prepare anew") from None

@@ -1,0 +1,101 @@
+"""The list beside prepared cases (`dataset.json`): settings, and what each case came from.
+
+Written once a data set is prepared; read by training and by runs. Knows no Ray and no volume.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from engine.config import FrozenConfig
+from engine.errors import StoreError
+from engine.volumes.prepare_config import PrepareConfig
+
+MANIFEST_NAME = "dataset.json"
+
+
+class PreparedEntry(FrozenConfig):
+    """One prepared case.
+
+    Attributes:
+        dataset: folder name of the data set it belongs to.
+        split: "train" or "test", as its data set said.
+        sha256: of the prepared folder (names and bytes of all its files).
+        size_zyx: prepared voxels.
+        has_image: False for a mask without an image.
+        sources: role and file name -> sha256 of what it was made from.
+    """
+
+    dataset: str
+    split: Literal["train", "test"]
+    sha256: str
+    size_zyx: tuple[int, int, int]
+    has_image: bool
+    sources: dict[str, str]
+
+
+class PreparedManifest(FrozenConfig):
+    """A prepared data set, or several in one folder.
+
+    Attributes:
+        format: of this file.
+        config: how its cases were prepared.
+        class_names: of classes 1..N, the contour's last.
+        cases: by case id.
+        failed: case id -> why it was refused.
+    """
+
+    format: Literal["gem3d-prepared-dataset/1"] = "gem3d-prepared-dataset/1"
+    config: PrepareConfig
+    class_names: tuple[str, ...]
+    cases: dict[str, PreparedEntry]
+    failed: dict[str, str] = Field(default_factory=dict)
+
+    def case_ids(self, split: Literal["train", "test"] | None = None) -> tuple[str, ...]:
+        """Sorted ids, of one split or of all."""
+        return tuple(sorted(i for i, c in self.cases.items() if split in (None, c.split)))
+
+
+def write_manifest(folder: Path, manifest: PreparedManifest) -> None:
+    """Write `dataset.json`, whole or not at all.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    path = folder / MANIFEST_NAME
+    staged = folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with staged.open("w", encoding="utf-8") as file:
+            file.write(manifest.model_dump_json(indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); check free space and permissions"
+        ) from None
+
+
+def read_manifest(folder: Path) -> PreparedManifest:
+    """Read `dataset.json` of a prepared folder.
+
+    Raises:
+        StoreError: missing or damaged.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        return PreparedManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: missing; prepare the data set (jobs/prepare_dataset.py), or finish that job"
+        ) from None
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"{path}: damaged or of another version ({str(error).splitlines()[0]}); "
+            "prepare the data set again"
+        ) from None
