@@ -1,0 +1,62 @@
+"""Losses of the stages, as functions of a model and a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from engine.sampling.schedule import Schedule, add_noise, training_target
+from engine.training.windows_dataset import DenoiserBatch
+from models.autoencoder import Autoencoder
+from models.conditioning import concatenate
+from models.denoiser import Denoiser
+
+
+def autoencoder_loss(
+    model: Autoencoder, images: Tensor, kl_weight: float, generator: torch.Generator
+) -> Tensor:
+    """L1 + KL of the raw posterior against a unit Gaussian, mean over values.
+
+    Args:
+        model: in training; its latent scale is not used.
+        images: `b 1 y x` in [-1, 1].
+        kl_weight: weight of the mean KL term.
+        generator: of the posterior draw.
+    """
+    grey = images.expand(-1, model.spec.image_channels, -1, -1)
+    posterior = model.net.encode(grey).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+    decoded = model.net.decode(posterior.mean + posterior.std * noise).sample
+    kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
+    return F.l1_loss(decoded, grey) + kl_weight * kl
+
+
+def denoiser_loss(
+    model: Denoiser, schedule: Schedule, batch: DenoiserBatch, generator: torch.Generator
+) -> Tensor:
+    """Mean squared error of the prediction over the slices that are not known (Eq. 1).
+
+    A window has one timestep, independent slices one each. With a known-slice input, known slices
+    enter clean and flagged; without it, every slice is noised and counted.
+    """
+    num = len(batch.x_0)
+    per_window = batch.num_slices or 1
+    draws = torch.randint(
+        len(schedule.alphas_cumprod), (num // per_window,), generator=generator
+    ).repeat_interleave(per_window)
+    eps = torch.randn(batch.x_0.shape, generator=generator)
+    device = next(model.parameters()).device
+    x_0, eps, t = batch.x_0.to(device), eps.to(device), draws.to(device)
+    known = batch.known.to(device) & model.preset.denoiser.known_slice_input
+    noisy = add_noise(schedule, x_0, eps, draws)
+    x_t = torch.where(known[:, None, None, None], x_0, noisy)
+    stacked = concatenate(
+        x_t, batch.mask.to(device), batch.informed.to(device), known, model.preset
+    )
+    stacked = stacked.contiguous(memory_format=torch.channels_last)
+    output = model(stacked, t, batch.heights.to(device), batch.num_slices)
+    target = training_target(schedule, x_0, eps, draws)
+    errors = F.mse_loss(output.float(), target, reduction="none").mean(dim=(1, 2, 3))
+    made = (~known).float()
+    return (errors * made).sum() / made.sum().clamp(min=1.0)

@@ -1,0 +1,60 @@
+"""Where a training stands: step, time, what is left, and the learning rate that follows from it."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+class Pace:
+    """Counts steps and time over interruptions; ends at whichever limit comes first.
+
+    Args:
+        num_iterations: steps in all.
+        max_minutes: time in all, or None.
+    """
+
+    def __init__(self, num_iterations: int, max_minutes: float | None) -> None:
+        self.num_iterations, self.max_minutes = num_iterations, max_minutes
+        self.step = self._step_at_start = 0
+        self._earlier_s, self._started = 0.0, time.monotonic()
+
+    def resume(self, step: int, elapsed_s: float) -> None:
+        """Go on from a checkpoint."""
+        self.step = self._step_at_start = step
+        self._earlier_s = elapsed_s
+
+    def advance(self) -> None:
+        self.step += 1
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._earlier_s + time.monotonic() - self._started
+
+    @property
+    def fraction(self) -> float:
+        """0 at the start, 1 at the end."""
+        by_steps = self.step / self.num_iterations
+        by_time = self.elapsed_s / (60.0 * self.max_minutes) if self.max_minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def done(self) -> bool:
+        return self.fraction >= 1.0
+
+    @property
+    def steps_per_s(self) -> float:
+        return (self.step - self._step_at_start) / max(time.monotonic() - self._started, 1e-6)
+
+    @property
+    def left_s(self) -> float:
+        by_steps = (self.num_iterations - self.step) / max(self.steps_per_s, 1e-6)
+        if self.max_minutes is None:
+            return by_steps
+        return max(0.0, min(by_steps, 60.0 * self.max_minutes - self.elapsed_s))
+
+
+def learning_rate_factor(step: int, fraction: float, warmup: int) -> float:
+    """Linear warm-up over steps, then cosine to 2 % over the fraction done."""
+    warm = min(1.0, (step + 1) / max(warmup, 1))
+    return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * fraction)))

@@ -1,0 +1,1 @@
+"""Networks: torch, einops and diffusers' AutoencoderKL. No Ray, no files but weights."""

@@ -1,0 +1,47 @@
+"""The one place that picks the attention kernel: xformers where it runs, torch SDPA elsewhere.
+
+Knows tensors only. xformers imports beside CPU builds but its kernels raise there, so it is probed
+once on the device and data type at hand before it is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of `b t heads c` tensors; the result has q's shape.
+
+    On CUDA, xformers' `memory_efficient_attention` is used when a probe with the same head width
+    and data type succeeds; otherwise `torch.nn.functional.scaled_dot_product_attention`.
+    """
+    if q.is_cuda and _xformers_runs(q.shape[-1], q.dtype, q.device.index or 0):
+        from xformers.ops import memory_efficient_attention
+
+        return cast(Tensor, memory_efficient_attention(q, k, v))
+    heads_first = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+
+@functools.cache
+def _xformers_runs(head_width: int, dtype: torch.dtype, device_index: int) -> bool:
+    """Whether xformers' attention (forward and backward) works here; asked once a setting."""
+    if importlib.util.find_spec("xformers") is None:
+        return False
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        probe = torch.zeros(
+            1, 16, 1, head_width, dtype=dtype, device=f"cuda:{device_index}", requires_grad=True
+        )
+        with torch.enable_grad():
+            memory_efficient_attention(probe, probe, probe).sum().backward()
+    except (ImportError, NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True

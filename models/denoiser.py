@@ -1,0 +1,174 @@
+"""The pseudo-3D U-Net: (x_t, t, conditions) -> prediction.
+
+One class serves both stages: with `num_slices=None` it is the 2D slice model of stage 1, otherwise
+its volumetric layers mix the n slices of each window. Knows nothing of schedules or of how its
+conditions were made (models/conditioning.py stacks them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import (
+    Downsample,
+    PseudoAttention,
+    PseudoConv,
+    ResBlock,
+    Upsample,
+    group_norm,
+    sinusoid,
+)
+from models.presets import Preset
+
+VOLUMETRIC_MARK = ".slices."
+
+
+class Level(nn.Module):
+    """Residual blocks (and attention) at one resolution, then a change of resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        self.attentions = nn.ModuleList()
+        self.resize: nn.Module | None = None
+
+    def add(self, block: nn.Module, attention: nn.Module | None) -> None:
+        self.blocks.append(block)
+        self.attentions.append(attention if attention is not None else nn.Identity())
+
+    def step(self, index: int, x: Tensor, embedding: Tensor, num_slices: int | None) -> Tensor:
+        x = self.blocks[index](x, embedding, num_slices)
+        attention = self.attentions[index]
+        if isinstance(attention, PseudoAttention):
+            x = attention(x, num_slices)
+        return x
+
+
+class Denoiser(nn.Module):
+    """U-Net of Rombach et al. (arXiv:2112.10752) with the paper's volumetric layers."""
+
+    def __init__(self, preset: Preset, num_classes: int) -> None:
+        super().__init__()
+        spec = preset.denoiser
+        self.preset, self.num_classes = preset, num_classes
+        width = 4 * spec.base_channels
+        self.base = spec.base_channels
+        self.time = nn.Sequential(nn.Linear(self.base, width), nn.SiLU(), nn.Linear(width, width))
+        self.position: nn.Module | None = None
+        if spec.position_embedding:
+            self.position = nn.Sequential(
+                nn.Linear(2 * self.base, width), nn.SiLU(), nn.Linear(width, width)
+            )
+        channels = [spec.base_channels * m for m in spec.multipliers]
+        sizes = [preset.latent_px // 2**i for i in range(len(channels))]
+        self.enter = PseudoConv(preset.input_channels(num_classes), channels[0])
+        self.down, skips = _build_down(preset, channels, sizes, width)
+        self.middle = Level()
+        self.middle.add(
+            ResBlock(channels[-1], channels[-1], width),
+            PseudoAttention(channels[-1], spec.head_width),
+        )
+        self.middle.add(ResBlock(channels[-1], channels[-1], width), None)
+        self.up = _build_up(preset, channels, sizes, width, skips)
+        self.norm = group_norm(channels[0])
+        self.leave = PseudoConv(channels[0], preset.autoencoder.latent_channels)
+        nn.init.zeros_(self.leave.plane.weight)
+        assert self.leave.plane.bias is not None
+        nn.init.zeros_(self.leave.plane.bias)
+
+    def forward(
+        self, x: Tensor, t: Tensor, heights: Tensor | None = None, num_slices: int | None = None
+    ) -> Tensor:
+        """Predict eps, v, x_0 or flow, whatever the weights were trained for.
+
+        Args:
+            x: `(b n) c h w`, noisy latent, mask and informed channels stacked.
+            t: `(b n)` timesteps, 0 to 999.
+            heights: `(b n) 2` in [0, 1]: of the slice in its volume, and of the informed slice in
+                its own; needed when the preset has a position embedding.
+            num_slices: n, or None to leave the volumetric layers out (stage 1).
+
+        Returns:
+            `(b n) latent_channels h w`.
+        """
+        embedding = self._embed(t, heights, x.dtype)
+        x = self.enter(x, num_slices)
+        skips = [x]
+        for level in self.down:
+            for index in range(len(level.blocks)):
+                x = level.step(index, x, embedding, num_slices)
+                skips.append(x)
+            if level.resize is not None:
+                x = level.resize(x, num_slices)
+                skips.append(x)
+        for index in range(2):
+            x = self.middle.step(index, x, embedding, num_slices)
+        for level in self.up:
+            for index in range(len(level.blocks)):
+                x = torch.cat([x, skips.pop()], dim=1)
+                x = level.step(index, x, embedding, num_slices)
+            if level.resize is not None:
+                x = level.resize(x, num_slices)
+        return torch.as_tensor(self.leave(nn.functional.silu(self.norm(x)), num_slices))
+
+    def _embed(self, t: Tensor, heights: Tensor | None, dtype: torch.dtype) -> Tensor:
+        weight_dtype = self.time[0].weight.dtype
+        embedding = self.time(sinusoid(t, self.base).to(weight_dtype))
+        if self.position is not None:
+            if heights is None:
+                raise ValueError("this denoiser has a position embedding: give `heights`")
+            place = torch.cat([sinusoid(1000.0 * p, self.base) for p in heights.unbind(-1)], dim=-1)
+            embedding = embedding + self.position(place.to(weight_dtype))
+        return torch.as_tensor(embedding)
+
+    def volumetric_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of slice convolutions and slice attentions (stage 2 tunes only these)."""
+        return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK in f".{name}")
+
+    def plane_parameters(self) -> Iterator[nn.Parameter]:
+        """All other parameters (stage 1)."""
+        return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK not in f".{name}")
+
+
+def _attention(preset: Preset, channels: int, size: int) -> nn.Module | None:
+    spec = preset.denoiser
+    return PseudoAttention(channels, spec.head_width) if size in spec.attention_px else None
+
+
+def _build_down(
+    preset: Preset, channels: list[int], sizes: list[int], width: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """Levels on the way down and the channel count of every skip connection."""
+    levels, skips, current = nn.ModuleList(), [channels[0]], channels[0]
+    for i, (c, size) in enumerate(zip(channels, sizes, strict=True)):
+        level = Level()
+        for _ in range(preset.denoiser.num_res_blocks):
+            level.add(ResBlock(current, c, width), _attention(preset, c, size))
+            current = c
+            skips.append(c)
+        if i < len(channels) - 1:
+            level.resize = Downsample(c)
+            skips.append(c)
+        levels.append(level)
+    return levels, skips
+
+
+def _build_up(
+    preset: Preset, channels: list[int], sizes: list[int], width: int, skips: list[int]
+) -> nn.ModuleList:
+    levels, current = nn.ModuleList(), channels[-1]
+    for i in reversed(range(len(channels))):
+        level = Level()
+        for _ in range(preset.denoiser.num_res_blocks + 1):
+            level.add(
+                ResBlock(current + skips.pop(), channels[i], width),
+                _attention(preset, channels[i], sizes[i]),
+            )
+            current = channels[i]
+        if i > 0:
+            level.resize = Upsample(current)
+        levels.append(level)
+    return levels

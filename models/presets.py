@@ -1,0 +1,164 @@
+"""Architectures as plain tables. A new size is a new row here, not a new class.
+
+Knows no data and no weights. `gem3d_512` is the paper's model (section 4.1), `gem3d_256` its small
+sister, `demo` one that two CPU cores can train.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AutoencoderSpec(_Spec):
+    """diffusers' AutoencoderKL in the words of this code.
+
+    Attributes:
+        image_channels: 1, or 3 for LDM weights (grey repeated, one channel kept).
+        latent_channels: channels of a latent.
+        block_channels: channels at each resolution; the factor is 2 ** (len - 1).
+        num_layers: residual blocks a resolution.
+        mid_attention: attention at the lowest resolution.
+        norm_groups: groups of every group normalisation.
+    """
+
+    image_channels: int
+    latent_channels: int
+    block_channels: tuple[int, ...]
+    num_layers: int
+    mid_attention: bool
+    norm_groups: int
+
+    @property
+    def factor(self) -> int:
+        """Image pixels to a latent pixel, along one axis."""
+        return int(2 ** (len(self.block_channels) - 1))
+
+
+class DenoiserSpec(_Spec):
+    """Pseudo-3D U-Net.
+
+    Attributes:
+        base_channels: channels at full latent resolution.
+        multipliers: channel multiples at each resolution.
+        num_res_blocks: residual blocks a resolution on the way down (one more on the way up).
+        attention_px: latent resolutions (pixels) that carry attention.
+        head_width: channels of one attention head.
+        mask_encoding: `grey_vae` (the paper: a grey image of label / max label through the
+            autoencoder) or `one_hot` (class fractions by area).
+        mask_subpixels: `one_hot` only: fractions are taken on a grid this many times finer than the
+            latent and unfolded to channels, so that contours keep their place.
+        known_slice_input: one more channel that says which slices are given (clean) and which are
+            to be made: conditioned inpainting. Without it known slices are pinned by replacement.
+        position_embedding: heights of the slice and of the informed slice enter beside the time.
+    """
+
+    base_channels: int
+    multipliers: tuple[int, ...]
+    num_res_blocks: int
+    attention_px: tuple[int, ...]
+    head_width: int
+    mask_encoding: Literal["grey_vae", "one_hot"]
+    mask_subpixels: int = 1
+    known_slice_input: bool = False
+    position_embedding: bool = False
+
+
+class Preset(_Spec):
+    """One whole model: autoencoder, denoiser and the grid they are made for.
+
+    Attributes:
+        size_px: edge of the square slice.
+        window: slices denoised together (n).
+    """
+
+    name: str
+    size_px: int
+    window: int
+    autoencoder: AutoencoderSpec
+    denoiser: DenoiserSpec
+
+    @property
+    def latent_px(self) -> int:
+        return self.size_px // self.autoencoder.factor
+
+    def mask_channels(self, num_classes: int) -> int:
+        """Channels by which the mask enters the denoiser."""
+        if self.denoiser.mask_encoding == "grey_vae":
+            return self.autoencoder.latent_channels
+        return int(num_classes * self.denoiser.mask_subpixels**2)
+
+    def input_channels(self, num_classes: int) -> int:
+        """Noisy + mask + informed (+ known flag) channels."""
+        latents = 2 * self.autoencoder.latent_channels
+        return latents + self.mask_channels(num_classes) + int(self.denoiser.known_slice_input)
+
+
+_KL_F8 = AutoencoderSpec(
+    image_channels=3,
+    latent_channels=4,
+    block_channels=(128, 256, 512, 512),
+    num_layers=2,
+    mid_attention=True,
+    norm_groups=32,
+)
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        name="demo",
+        size_px=128,
+        window=16,
+        autoencoder=AutoencoderSpec(
+            image_channels=1,
+            latent_channels=8,
+            block_channels=(16, 32, 64, 64),
+            num_layers=1,
+            mid_attention=False,
+            norm_groups=8,
+        ),
+        denoiser=DenoiserSpec(
+            base_channels=64,
+            multipliers=(1, 2, 2),
+            num_res_blocks=1,
+            attention_px=(8, 4),
+            head_width=32,
+            mask_encoding="one_hot",
+            mask_subpixels=4,
+            known_slice_input=True,
+            position_embedding=True,
+        ),
+    ),
+    "gem3d_256": Preset(
+        name="gem3d_256",
+        size_px=256,
+        window=16,
+        autoencoder=_KL_F8,
+        denoiser=DenoiserSpec(
+            base_channels=64,
+            multipliers=(1, 2, 3, 4),
+            num_res_blocks=2,
+            attention_px=(16, 8, 4),
+            head_width=32,
+            mask_encoding="grey_vae",
+        ),
+    ),
+    "gem3d_512": Preset(
+        name="gem3d_512",
+        size_px=512,
+        window=16,
+        autoencoder=_KL_F8,
+        denoiser=DenoiserSpec(
+            base_channels=224,
+            multipliers=(1, 2, 3, 4),
+            num_res_blocks=2,
+            attention_px=(32, 16, 8),
+            head_width=32,
+            mask_encoding="grey_vae",
+        ),
+    ),
+}

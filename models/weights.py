@@ -1,0 +1,135 @@
+"""A weights folder: config.json, autoencoder.safetensors, denoiser.safetensors (EMA), README.md.
+
+The only file format of `models/`. Pickles are never read. Tensors are stored as float16 to keep
+folders small and computed with as float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.autoencoder import Autoencoder
+from models.denoiser import Denoiser
+from models.presets import Preset
+
+CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
+
+
+class Manifest(BaseModel):
+    """What a weights folder is for; `config.json`.
+
+    Attributes:
+        preset: the whole architecture.
+        num_classes: mask classes, background not counted.
+        class_names: names of classes 1..num_classes.
+        schedule: settings of the diffusion (engine.sampling.schedule.ScheduleConfig as a mapping).
+        spacing_mm_yx: in-plane spacing of the training grid.
+        modality: "ct" or "mr".
+        stages: how each stage was trained (iterations, cases, seconds), by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    preset: Preset
+    num_classes: int
+    class_names: tuple[str, ...]
+    schedule: dict[str, Any]
+    spacing_mm_yx: float
+    modality: str
+    stages: dict[str, dict[str, Any]] = {}
+
+
+class WeightsFileError(ValueError):
+    """A weights folder cannot be used; the message names the file and the remedy."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `config.json`.
+
+    Raises:
+        WeightsFileError: missing, not JSON, or of another format.
+    """
+    path = folder / CONFIG
+    try:
+        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise WeightsFileError(f"{path}: not found; give a folder made by train_model") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise WeightsFileError(f"{path}: not a model configuration ({error})") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `config.json` whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".{CONFIG}.new"
+    staged.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    staged.replace(folder / CONFIG)
+
+
+def load_autoencoder(folder: Path, manifest: Manifest) -> Autoencoder:
+    """Autoencoder in float32 evaluation mode."""
+    model = Autoencoder(manifest.preset.autoencoder)
+    _load_into(model, folder / AUTOENCODER)
+    return model.eval()
+
+
+def load_denoiser(folder: Path, manifest: Manifest) -> Denoiser:
+    """EMA denoiser in float32 evaluation mode."""
+    model = Denoiser(manifest.preset, manifest.num_classes)
+    _load_into(model, folder / DENOISER)
+    return model.eval()
+
+
+def save_weights(
+    path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16
+) -> None:
+    """Store floating tensors as `dtype`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in state.items()
+    }
+    staged = path.with_name(f".{path.name}.new")
+    save_file(stored, staged)
+    staged.replace(path)
+
+
+def weights_sha256(folder: Path) -> str:
+    """One digest over config and tensors, in a fixed order; names the weights in provenance."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, AUTOENCODER, DENOISER):
+        path = folder / name
+        if not path.is_file():
+            raise WeightsFileError(f"{path}: not found; give a folder made by train_model")
+        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _load_into(model: nn.Module, path: Path) -> None:
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise WeightsFileError(f"{path}: not found; train that stage first") from None
+    except SafetensorError as error:
+        raise WeightsFileError(
+            f"{path}: not a safetensors file ({error}); pickles are never read"
+        ) from None
+    wanted = model.state_dict()
+    wrong = [n for n in wanted if n not in state or state[n].shape != wanted[n].shape]
+    extra = [n for n in state if n not in wanted]
+    if wrong or extra:
+        raise WeightsFileError(
+            f"{path}: made for another architecture: {len(wrong)} tensors missing or of another "
+            f"shape, {len(extra)} unknown (first: {(wrong + extra)[0]}); use its own config.json"
+        )
+    model.load_state_dict({name: value.float() for name, value in state.items()})
