@@ -51,4 +51,4 @@ fix: setup  ## format, and repair what ruff can repair
 	$(BIN)/ruff format .
 
 bench: setup  ## run the benchmarks; each prints one JSON object as its last line
-	for bench in benchmarks/bench_*.py; do $(TIDY) $(BIN)/python "$$bench"; done
+	shopt -s nullglob; for bench in benchmarks/bench_*.py; do $(TIDY) $(BIN)/python "$$bench"; done
