@@ -1,0 +1,163 @@
+"""A run folder: where its files lie, and the three safe ways to write one.
+
+`put` replaces a file as a whole, `append` adds a line, `RunLock` keeps a second job out. What the
+files mean is the business of `ledger.py`, `plan.py`, `identity.py` and `progress.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from engine.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder (see `docs`, "A run on disk"). Creates nothing by itself."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        """Resolved configuration, versions, sha256 of weights and data."""
+        return self.root / "run.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """One JSON row a volume, written before any work."""
+        return self.root / "plan.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """Events of all workers and all starts, in the order they were written."""
+        return self.root / "progress.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        """One JSON line a failed attempt."""
+        return self.root / "failures.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """Counts, measures and timings of the whole run."""
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The page a person looks at."""
+        return self.root / "report.html"
+
+    @property
+    def commits(self) -> Path:
+        """Commit records; a volume without one does not exist."""
+        return self.root / "commits"
+
+    @property
+    def attempts(self) -> Path:
+        """Attempt records, counted over restarts."""
+        return self.root / "attempts"
+
+    @property
+    def staging(self) -> Path:
+        """Volumes being written; nothing in here counts."""
+        return self.root / "staging"
+
+    def volume(self, sample_id: str) -> Path:
+        """Final place of a sample's volume."""
+        return self.root / "volumes" / f"{sample_id}.ome.zarr"
+
+    def commit(self, sample_id: str) -> Path:
+        """Place of a sample's commit record."""
+        return self.commits / f"{sample_id}.json"
+
+    def create(self) -> None:
+        """Make the folders of a run.
+
+        Raises:
+            RunError: the place cannot be written to.
+        """
+        try:
+            for path in (self.root / "volumes", self.commits, self.attempts, self.staging):
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.root}: cannot make a run folder here ({error.strerror}); "
+                "choose another place with --out"
+            ) from None
+
+
+class RunLock:
+    """Holds a run folder for one driver process; the operating system lets go when it dies.
+
+    Raises (on entering):
+        RunError: another job works on this folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.root / "lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise RunError(
+                f"{self._path.parent}: another job is at work here ({holder or 'unknown'}); "
+                "wait for it, end it, or choose another place with --out"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def put(path: Path, text: str) -> None:
+    """Write a whole file so that readers see the old one or the new one, also after a power cut."""
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with staged.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def append(path: Path, line: str) -> None:
+    """Add one line in a single write, so that lines of several processes do not mix."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, (line + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""What a run is made of: its settings, weights, data and code, written once as run.yaml.
+
+A rerun with other settings, weights or data is refused by the name of the difference: two halves of
+one run folder always come from one source. Versions are written down and not compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import FrozenConfig
+from engine.errors import RunError, StoreError, WeightsError
+from engine.runs.folder import put
+from models.weights import AUTOENCODER, CONFIG, DENOISER, WeightsFileError, weights_sha256
+
+WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER)
+
+_PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")
+_BLOCK = 1 << 20
+
+
+class RunIdentity(FrozenConfig):
+    """Content of run.yaml.
+
+    Attributes:
+        job: name of the job.
+        settings: those that decide what the volumes contain, resolved.
+        weights_sha256: digest of the weights folder (`models.weights.weights_sha256`).
+        weights: sha256 of each of its files, by name.
+        data: sha256 of what describes the data set.
+        machine: settings that do not change the volumes (workers, places); not compared.
+        versions: of the packages and Python; not compared.
+        code: commit of the code where it lies in a git checkout, else "unknown"; not compared.
+    """
+
+    job: str
+    settings: dict[str, Any]
+    weights_sha256: str
+    weights: dict[str, str]
+    data: dict[str, str]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    code: str
+
+    @property
+    def settings_sha256(self) -> str:
+        """Hash of settings and data; with the weights' digest it names what made a volume."""
+        return sha256_of({"settings": self.settings, "data": self.data})
+
+
+def write_or_check(path: Path, identity: RunIdentity) -> None:
+    """Write run.yaml of a new run; compare with it in a run that has one.
+
+    Raises:
+        RunError: settings, weights or data differ; names each difference.
+        StoreError: run.yaml is there but cannot be understood.
+    """
+    if not path.exists():
+        put(path, yaml.safe_dump(identity.model_dump(mode="json"), sort_keys=False))
+        return
+    differences = _differences(read_identity(path), identity)
+    if differences:
+        raise RunError(
+            f"{path.parent}: this run was begun otherwise: {'; '.join(differences)}. "
+            "Go back to those settings, or choose another place with --out"
+        )
+
+
+def read_identity(path: Path) -> RunIdentity:
+    """Read run.yaml.
+
+    Raises:
+        StoreError: it is damaged or of another version.
+    """
+    try:
+        return RunIdentity.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError):
+        raise StoreError(
+            f"{path}: not a run description of this version; choose another place with --out"
+        ) from None
+
+
+def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
+    """Digest of a weights folder, and sha256 of each of its files by name.
+
+    Raises:
+        WeightsError: the folder holds no complete model.
+    """
+    try:
+        digest = weights_sha256(folder)
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
+    return digest, {name: hash_file(folder / name) for name in WEIGHT_FILES}
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(value: Any) -> str:
+    """sha256 of a JSON-like value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def code_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def code_commit() -> str:
+    """Commit of the checkout that this file lies in (marked when changed), or "unknown"."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _differences(old: RunIdentity, new: RunIdentity) -> list[str]:
+    differences = []
+    for title in ("job", "settings", "weights", "data"):
+        before = _flat(title, getattr(old, title))
+        after = _flat(title, getattr(new, title))
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                was, now = (_short(side.get(key, "nothing")) for side in (before, after))
+                differences.append(f"{key} was {was}, is now {now}")
+    return differences
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    """A nested mapping as one level, keys joined by dots; lists as tuples do not differ."""
+    if not isinstance(value, Mapping):
+        return {prefix: json.loads(json.dumps(value, default=str))}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat.update(_flat(f"{prefix}.{key}", inner))
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

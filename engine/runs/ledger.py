@@ -1,0 +1,228 @@
+"""The ledger of a run: which samples exist (commits), were tried (attempts), are quarantined.
+
+A sample's life: `begin_attempt` -> the worker stages its volume -> `commit` (rename, then the
+commit record) or `fail`. Readers believe commit records only. An attempt that was begun and neither
+committed nor failed belongs to a worker that was killed; it counts as a failure, unless the whole
+job died with it (`mark_interrupted`). Knows nothing of Ray, models or what a volume is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+
+from engine.config import FrozenConfig
+from engine.errors import RunError, StoreError
+from engine.runs.folder import RunFolder, append, put, sync_folder
+
+MAX_FAILURES = 3
+"""A sample that failed this often is quarantined: it is not tried again."""
+
+
+class Measures(FrozenConfig):
+    """Numbers of one volume; None where a number has no meaning.
+
+    Attributes:
+        seam_ratio: `evaluation.continuity.seam_ratio` of the volume.
+        seam_ratio_real: the same z of the mask's own real volume: what anatomy alone gives.
+        roughness: `evaluation.continuity.roughness` of the volume.
+        roughness_real: the same of the mask's own real volume.
+        ms_ssim: to the mask's own real volume, on the model's grid.
+        unit: "HU" or "a.u.", of the class means.
+        class_means: mean intensity inside each class.
+        class_means_real: the same of the mask's own real volume.
+    """
+
+    seam_ratio: float | None
+    seam_ratio_real: float | None
+    roughness: float | None
+    roughness_real: float | None
+    ms_ssim: float | None
+    unit: str
+    class_means: dict[str, float]
+    class_means_real: dict[str, float]
+
+
+class Commit(FrozenConfig):
+    """What a sample's commit record says.
+
+    Attributes:
+        files: sha256 of every file of the volume, by name relative to its folder.
+        config_sha256: of the settings that decide the volume's content.
+        informed_z: slice of the informed case, on its prepared grid.
+        target_z: slice of this volume at the same relative height, on the prepared grid.
+        joins: z on the prepared grid where slices z - 1 and z come from different windows.
+        timings_s: seconds by stage.
+        peak_memory_mb: of the worker process until then.
+    """
+
+    sample_id: str
+    case_id: str
+    informed_case: str
+    informed_z: int
+    target_z: int
+    seed: int
+    attempt: int
+    files: dict[str, str]
+    config_sha256: str
+    weights_sha256: str
+    num_windows: int
+    joins: tuple[int, ...]
+    size_zyx: tuple[int, int, int]
+    timings_s: dict[str, float]
+    peak_memory_mb: float
+    measures: Measures
+    committed_at: float
+
+
+class Attempt(FrozenConfig):
+    """One try at a sample; `outcome` None means that nobody reported how it ended."""
+
+    sample_id: str
+    number: int
+    started_at: float
+    worker: str
+    outcome: Literal["committed", "failed", "interrupted"] | None = None
+    error: str | None = None
+
+
+R = TypeVar("R", Commit, Attempt)
+
+
+def read_commit(folder: RunFolder, sample_id: str) -> Commit | None:
+    """The commit record of a sample, or None when the sample does not exist.
+
+    Raises:
+        StoreError: the record is there but cannot be understood.
+    """
+    path = folder.commit(sample_id)
+    return _read(Commit, path) if path.exists() else None
+
+
+def read_commits(folder: RunFolder, sample_ids: Sequence[str]) -> dict[str, Commit]:
+    """Commit records of those of `sample_ids` that exist, in that order."""
+    found = ((sample_id, read_commit(folder, sample_id)) for sample_id in sample_ids)
+    return {sample_id: commit for sample_id, commit in found if commit is not None}
+
+
+def read_attempts(folder: RunFolder, sample_id: str) -> tuple[Attempt, ...]:
+    """All attempts at a sample, oldest first."""
+    paths = (folder.attempts / sample_id).glob("[0-9]*.json")
+    return tuple(sorted((_read(Attempt, path) for path in paths), key=lambda a: a.number))
+
+
+def num_failures(folder: RunFolder, sample_id: str) -> int:
+    """How often a sample failed or killed its worker (open attempts count)."""
+    return sum(a.outcome in (None, "failed") for a in read_attempts(folder, sample_id))
+
+
+def mark_interrupted(folder: RunFolder, sample_ids: Sequence[str]) -> None:
+    """Forgive, at a job's start, each sample's last attempt if it is open.
+
+    It was cut off together with the previous job, which is no fault of the sample. The caller holds
+    the run's lock.
+    """
+    for sample_id in sample_ids:
+        attempts = read_attempts(folder, sample_id)
+        if attempts and attempts[-1].outcome is None:
+            _put_attempt(folder, attempts[-1].model_copy(update={"outcome": "interrupted"}))
+
+
+def begin_attempt(folder: RunFolder, sample_id: str, worker: str) -> Attempt:
+    """Record on disk that a worker now tries a sample.
+
+    Raises:
+        RunError: the sample is quarantined.
+    """
+    attempts = read_attempts(folder, sample_id)
+    failures = num_failures(folder, sample_id)
+    if failures >= MAX_FAILURES:
+        raise quarantine_error(folder, sample_id, failures)
+    number = attempts[-1].number + 1 if attempts else 1
+    attempt = Attempt(sample_id=sample_id, number=number, started_at=time.time(), worker=worker)
+    (folder.attempts / sample_id).mkdir(exist_ok=True)
+    _put_attempt(folder, attempt)
+    return attempt
+
+
+def quarantine_error(folder: RunFolder, sample_id: str, failures: int) -> RunError:
+    """The refusal of a sample that failed too often."""
+    return RunError(
+        f"{sample_id}: quarantined after {failures} failed attempts (see {folder.failures.name}); "
+        f"remove {folder.attempts / sample_id} to have it tried again"
+    )
+
+
+def fail(folder: RunFolder, attempt: Attempt, error: str) -> None:
+    """Record that an attempt failed, and why."""
+    ended = attempt.model_copy(update={"outcome": "failed", "error": error})
+    _put_attempt(folder, ended)
+    append(folder.failures, ended.model_dump_json())
+
+
+def staging_place(folder: RunFolder, attempt: Attempt) -> Path:
+    """Where this attempt, and no other, writes its volume."""
+    unique = f"{attempt.sample_id}.{attempt.number}.{int(attempt.started_at * 1e6):x}"
+    return folder.staging / f"{unique}.ome.zarr"
+
+
+def commit(
+    folder: RunFolder,
+    attempt: Attempt,
+    staged: Path,
+    hash_files: Callable[[Path], Mapping[str, str]],
+    make_record: Callable[[dict[str, str]], Commit],
+) -> Commit:
+    """Turn a staged volume into an existing one: re-read and hash, rename, record.
+
+    Args:
+        folder: the run.
+        attempt: whose volume it is.
+        staged: the volume under its attempt-unique name, flushed by its writer.
+        hash_files: re-reads the volume; returns sha256 by relative file name.
+        make_record: builds the commit record from these hashes.
+
+    Returns:
+        The record. When another attempt committed the sample first, its record; the staged volume
+        is then thrown away.
+    """
+    record = make_record(dict(hash_files(staged)))
+    first = read_commit(folder, attempt.sample_id)
+    if first is None:
+        final = folder.volume(attempt.sample_id)
+        if final.exists():  # renamed by an attempt that died before its commit record
+            final.rename(staged.with_name(f"{staged.name}.stale"))
+        staged.rename(final)
+        sync_folder(final.parent)
+        put(folder.commit(attempt.sample_id), record.model_dump_json(indent=1))
+    for leftover in (staged, staged.with_name(f"{staged.name}.stale")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
+    return first or record
+
+
+def clear_staging(folder: RunFolder) -> None:
+    """Throw away what killed attempts left behind. The caller holds the run's lock."""
+    for leftover in folder.staging.iterdir():
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _put_attempt(folder: RunFolder, attempt: Attempt) -> None:
+    path = folder.attempts / attempt.sample_id / f"{attempt.number:04d}.json"
+    put(path, attempt.model_dump_json())
+
+
+def _read(kind: type[R], path: Path) -> R:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a record of this version"
+        raise StoreError(
+            f"{path}: cannot read this {kind.__name__.lower()} record ({reason}); "
+            "remove it, and the next run makes the sample anew"
+        ) from None

@@ -1,0 +1,122 @@
+"""The one place that wires Ray Data: rows in, a pool of workers, status rows out.
+
+One row is one block, so that a lost worker costs one row. Workers catch their own errors and return
+status rows; Ray retries only what was killed, and the ledger's attempt counter ends that. Knows
+nothing of what a row means.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from engine.errors import RunError
+
+Row = dict[str, Any]
+
+_TASK_RETRIES = 20
+_ACTOR_RESTARTS = 100
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many workers, and what each holds.
+
+    Attributes:
+        num_workers: actors.
+        num_cpus: CPUs a worker holds in Ray's books.
+        num_gpus: GPUs a worker holds.
+        num_threads: threads a worker computes with.
+    """
+
+    num_workers: int
+    num_cpus: float
+    num_gpus: float
+    num_threads: int
+
+
+def choose_pool(num_workers: int | None, num_rows: int, nodes: Sequence[dict[str, float]]) -> Pool:
+    """Size the pool: a worker a GPU, or without GPUs a worker a node, unless the user says.
+
+    Workers never hold every CPU: Ray Data's own read tasks would wait for one for ever.
+
+    Args:
+        num_workers: the user's wish, or None.
+        num_rows: more workers than rows are useless.
+        nodes: resources ("CPU", "GPU") of each node.
+
+    Raises:
+        RunError: no node offers a CPU.
+    """
+    cpus = sorted(int(n.get("CPU", 0)) for n in nodes if n.get("CPU", 0) >= 1)
+    gpus = int(sum(n.get("GPU", 0) for n in nodes))
+    if not cpus:
+        raise RunError("the Ray cluster offers no CPU; start it with --num-cpus 2 or more")
+    workers = max(1, min(num_workers or gpus or len(cpus), num_rows))
+    if gpus:
+        return Pool(workers, 0.5, min(1.0, gpus / workers), max(1, sum(cpus) // max(gpus, workers)))
+    per_node = math.ceil(workers / len(cpus))
+    share = (cpus[0] - 1) / per_node
+    held = float(math.floor(share)) if share >= 1 else max(0.01, math.floor(share * 100) / 100)
+    return Pool(workers, held if cpus[0] > 1 else 0.5 / per_node, 0.0, max(1, cpus[0] // per_node))
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Resources of every living node of the cluster."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def run_rows(
+    rows: Sequence[Row], worker: type[Callable[[Row], Row]], settings: Row, pool: Pool
+) -> Iterator[Row]:
+    """Send every row through a pool of workers; yields what they return as it comes.
+
+    Args:
+        rows: flat dictionaries of plain values.
+        worker: class; an instance is called with one row and returns one status row.
+        settings: keyword arguments of its constructor.
+        pool: from `choose_pool`.
+
+    Raises:
+        RunError: the pipeline itself broke (a worker cannot start, nodes keep dying).
+    """
+    _quieten()
+    context = DataContext.get_current()
+    context.max_errored_blocks = 0
+    context.execution_no_progress_timeout_s = -1  # a volume may take hours
+    work = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+        worker,  # type: ignore[arg-type]  # a class whose instances are the function
+        fn_constructor_kwargs=settings,
+        compute=ActorPoolStrategy(size=pool.num_workers),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        max_restarts=_ACTOR_RESTARTS,
+        max_task_retries=_TASK_RETRIES,
+    )
+    try:
+        yield from work.iter_rows()
+    except (RayError, RuntimeError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        raise RunError(
+            f"the workers stopped ({type(error).__name__}: {lines[-1].strip()}); what is committed "
+            "stays, start the job again for the rest"
+        ) from error
+
+
+def _quieten() -> None:
+    """Ray Data's own bars and reports off: progress comes from the run's own events."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    context.verbose_stats_logs = False
+    for name in ("ray.data", "ray.data.dataset"):
+        logging.getLogger(name).setLevel(logging.ERROR)

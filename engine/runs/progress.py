@@ -1,0 +1,150 @@
+"""Progress of a run: workers append events to progress.jsonl, the driver turns them into lines.
+
+The file tells what happened when; it is never used to decide what exists (that is the ledger's).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from engine.log import get_logger
+from engine.runs.folder import append
+
+log = get_logger(__name__)
+
+_POLL_S = 0.5
+_SILENCE_S = 5.0
+
+
+def write_event(path: Path, event: str, sample_id: str, done: int = 0, total: int = 0) -> None:
+    """Add one event: "started", "window" (done of total), "committed" or "failed"."""
+    fields = {"time": round(time.time(), 3), "event": event, "sample_id": sample_id}
+    if total:
+        fields.update(done=done, total=total)
+    append(path, json.dumps(fields))
+
+
+@dataclass
+class Tally:
+    """Where a job stands, from the events seen so far.
+
+    Attributes:
+        planned: volumes of the whole run.
+        committed: volumes that exist.
+        to_do: volumes that this job set out to make.
+        fractions: of each volume being made, 0 to 1.
+    """
+
+    planned: int
+    committed: int
+    to_do: int
+    ended: int = 0
+    failed: int = 0
+    latest: str = ""
+    first_s: float | None = None
+    fractions: dict[str, float] = field(default_factory=dict)
+
+    def take(self, event: str, sample_id: str, time_s: float, done: int, total: int) -> None:
+        """Let one event count."""
+        if self.first_s is None:
+            self.first_s = time_s
+        if event == "started":
+            self.fractions[sample_id] = 0.0
+        elif event == "window" and total:
+            self.fractions[sample_id] = done / total
+            self.latest = f"{sample_id} window {done}/{total}"
+        elif event in ("committed", "failed"):
+            self.fractions.pop(sample_id, None)
+            self.ended += 1
+            self.committed += event == "committed"
+            self.failed += event == "failed"
+            self.latest = f"{sample_id} {event}"
+
+    def line(self, now_s: float, started_s: float) -> str:
+        """One line for a person, with the time left as soon as it can be told."""
+        parts = [f"{self.committed}/{self.planned} volumes"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        parts.append(f"{now_s - started_s:.0f} s elapsed")
+        left = self._left_s(now_s)
+        if left is not None:
+            parts.append(f"about {_duration(left)} left")
+        return ", ".join(parts) + (f" ({self.latest})" if self.latest else "")
+
+    def _left_s(self, now_s: float) -> float | None:
+        done = self.ended + sum(self.fractions.values())
+        if self.first_s is None or done <= 0.0:
+            return None
+        return (now_s - self.first_s) / done * max(0.0, self.to_do - done)
+
+
+class ProgressWatch:
+    """Follows progress.jsonl in a thread and logs a line at every volume and every few seconds."""
+
+    def __init__(self, path: Path, tally: Tally) -> None:
+        self._path = path
+        self._tally = tally
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._started_s = time.time()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        said_s, said = time.time(), ""
+        while True:
+            stopping = self._stop.wait(_POLL_S)
+            ended = self._tally.ended
+            self._read_new()
+            now_s = time.time()
+            line = self._tally.line(now_s, self._started_s)
+            due = self._tally.ended > ended or now_s - said_s >= _SILENCE_S
+            if due and self._tally.latest and line != said:
+                log.info(line)
+                said_s, said = now_s, line
+            if stopping:
+                return
+
+    def _read_new(self) -> None:
+        """Read whole new lines; a torn line (two writers on a network disk) is skipped."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        end = text.rfind(b"\n") + 1
+        self._offset += end
+        for raw in text[:end].splitlines():
+            try:
+                e = json.loads(raw)
+                self._tally.take(
+                    e["event"], e["sample_id"], e["time"], e.get("done", 0), e.get("total", 0)
+                )
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,75 @@
+"""Ray for the time of one job: the cluster that submitted it, or a private local one.
+
+A job that was submitted (or was given RAY_ADDRESS) joins that cluster. Any other starts its own
+Ray, which listens on 127.0.0.1 with a token that lives in this process's environment only (see
+`environment.py`), and takes it down again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import TracebackType
+from typing import Self
+
+import ray
+
+from engine.errors import RunError
+from engine.log import get_logger
+
+log = get_logger(__name__)
+
+
+class RaySession:
+    """Starts or joins Ray when first asked, and lets go of it at the end.
+
+    A job that finds nothing to do never asks, and so starts nothing.
+    """
+
+    def __init__(self) -> None:
+        self._ours = False
+
+    def start(self) -> None:
+        """Have Ray running in this process; does nothing the second time.
+
+        Raises:
+            RunError: the cluster at RAY_ADDRESS does not answer, or Ray does not start.
+        """
+        if ray.is_initialized():
+            return
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            if address:
+                log.info("joining the Ray cluster at %s", address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                log.info("starting a local Ray")
+                # one CPU more than actors may hold: Ray Data's own tasks need it (see pipeline.py)
+                num_cpus = max(2, os.cpu_count() or 1)
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except (ConnectionError, RuntimeError, OSError) as error:
+            place = f"the Ray cluster at {address}" if address else "a local Ray"
+            raise RunError(
+                f"{place} cannot be used ({str(error).splitlines()[0]}); start a cluster, or unset "
+                "RAY_ADDRESS to use this computer"
+            ) from error
+        self._ours = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._ours:
+            ray.shutdown()

@@ -1,0 +1,139 @@
+"""A sampler without a model, and a small prepared data set: for tests of everything around them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from engine.sampling.config import SamplingConfig
+from engine.sampling.sampler import SampledVolume, SampleRequest
+from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.prepare import PrepareConfig, prepare_case
+from engine.volumes.store import hash_tree, write_prepared
+from engine.volumes.volume import Volume
+from models.presets import PRESETS
+from models.weights import AUTOENCODER, DENOISER, Manifest
+from models.weights import write_manifest as write_weights_manifest
+
+SIZE_PX = 32
+WINDOW = 5
+PREPARE = PrepareConfig(
+    size_yx=(SIZE_PX, SIZE_PX),
+    label_map={1: 1, 2: 2},
+    class_names=("liver", "spleen"),
+    contour="body",
+)
+
+
+@dataclass(frozen=True)
+class FakeSampler:
+    """Mask, informed slice and seeded noise; can be slow, fail, or kill its process."""
+
+    seconds_a_window: float = 0.0
+    fail: frozenset[str] = frozenset()
+    kill: frozenset[str] = frozenset()
+    nan: frozenset[str] = frozenset()
+    seen: list[str] = field(default_factory=list)
+
+    def sample(
+        self, request: SampleRequest, on_window: Callable[[int, int], None] | None = None
+    ) -> SampledVolume:
+        self.seen.append(request.sample_id)
+        if request.sample_id in self.fail:
+            raise RuntimeError("the fake sampler was told to fail")
+        if request.sample_id in self.kill:
+            os._exit(1)
+        depth = request.mask.shape[0]
+        starts = range(0, depth, WINDOW)
+        for done, _ in enumerate(starts, start=1):
+            time.sleep(self.seconds_a_window)
+            if on_window is not None:
+                on_window(done, len(starts))
+        key = hashlib.sha256(f"{request.seed}/{request.sample_id}".encode()).digest()
+        noise = np.random.default_rng(list(key)).normal(size=request.mask.shape)
+        image = 0.6 * request.informed + 0.1 * request.mask + 0.05 * noise
+        if request.sample_id in self.nan:
+            image[0, 0, 0] = np.nan
+        return SampledVolume(
+            image=np.clip(image, -1, 1).astype(np.float32),
+            joins=tuple(starts)[1:],
+            num_windows=len(starts),
+            timings_s={"denoise": 0.5},
+        )
+
+
+@dataclass(frozen=True)
+class LoadFake:
+    """A `LoadSampler` that survives pickling."""
+
+    sampler: FakeSampler = FakeSampler()
+
+    def __call__(self, weights: Path, config: SamplingConfig, device: str) -> FakeSampler:
+        return self.sampler
+
+
+def make_weights(folder: Path) -> Path:
+    """A weights folder as far as a run looks into it."""
+    manifest = Manifest(
+        preset=PRESETS["demo"].model_copy(update={"size_px": SIZE_PX}),
+        num_classes=3,
+        class_names=PREPARE.all_class_names,
+        schedule={},
+        spacing_mm_yx=3.0,
+        modality="ct",
+    )
+    write_weights_manifest(folder, manifest)
+    for name in (AUTOENCODER, DENOISER):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def make_data(folder: Path, num_cases: int = 3, without_image: tuple[str, ...] = ()) -> Path:
+    """Prepared cases `case0`, `case1`, ...: an ellipse with two organs, LPS and 3 x 3 x 5 mm."""
+    entries = {}
+    for number in range(num_cases):
+        name = f"case{number}"
+        image, labels = make_case(number)
+        case = prepare_case(image, labels, PREPARE, name)
+        if name in without_image:
+            case = type(case)(**{**vars(case), "image": None})
+        write_prepared(folder / f"{name}.zarr", case)
+        files = hash_tree(folder / f"{name}.zarr")
+        entries[name] = PreparedEntry(
+            dataset="fake",
+            split="train",
+            sha256=hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest(),
+            size_zyx=case.size_zyx,
+            has_image=case.image is not None,
+            sources={},
+        )
+    write_manifest(
+        folder,
+        PreparedManifest(config=PREPARE, class_names=PREPARE.all_class_names, cases=entries),
+    )
+    return folder
+
+
+def make_case(seed: int) -> tuple[Volume, Volume]:
+    """Image in HU and raw labels of a small abdomen, LPS."""
+    rng = np.random.default_rng(seed)
+    depth, height, width = 12 + 2 * seed, 26, 28
+    z, y, x = np.mgrid[:depth, :height, :width]
+    body = ((y - 12.5) / 10) ** 2 + ((x - 13.5) / 12) ** 2 < 1
+    liver = body & ((y - 11) ** 2 + (x - 8) ** 2 < 16) & (z > 1)
+    spleen = body & ((y - 14) ** 2 + (x - 20) ** 2 < 9) & (z < depth - 2)
+    image = np.where(body, 0.0, -1000.0) + 110.0 * liver + 80.0 * spleen
+    image = image + rng.normal(scale=8.0, size=image.shape)
+    affine = np.diag([-3.0, -3.0, 5.0, 1.0])
+    affine[:3, 3] = (40.0, 38.0, -100.0)
+    labels = liver.astype(np.int32) + 2 * (spleen & ~liver)
+    return (
+        Volume(image.astype(np.float32), affine, f"fake{seed}"),
+        Volume(labels.astype(np.int32), affine, f"fake{seed}"),
+    )
