@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
 
 
