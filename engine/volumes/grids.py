@@ -149,11 +149,24 @@ def _along(array: Array, weights: NDArray[np.float64], axis: int) -> Array:
 
 
 def _weights(centres: NDArray[np.float64], ratio: float, size: int) -> NDArray[np.float64]:
-    """Triangle kernel, widened where samples get coarser (no aliasing), normalised."""
-    index = np.arange(size)
-    width = max(1.0, ratio)
-    clamped = np.clip(centres, 0, size - 1)
-    weights = np.maximum(0.0, 1.0 - np.abs(index[None, :] - clamped[:, None]) / width)
+    """Linear interpolation, averaged over a box where samples get coarser (no aliasing).
+
+    A constant stays constant everywhere and a ramp a ramp away from the ends, for any ratio. The
+    box is sqrt(ratio^2 - 1) voxels wide, so that it vanishes at ratio 1.
+    """
+    offset = np.clip(centres, 0, size - 1)[:, None] - np.arange(size, dtype=np.float64)[None, :]
+    if ratio > 1.0:
+        half = np.sqrt(ratio**2 - 1.0) / 2
+        weights = _hat_integral(offset + half) - _hat_integral(offset - half)
+        weights[weights < 1e-12] = 0.0
+    else:
+        weights = np.maximum(0.0, 1.0 - np.abs(offset))
     weights /= weights.sum(axis=1, keepdims=True)
     weights[(centres < -0.5 - 1e-9) | (centres > size - 0.5 + 1e-9)] = 0.0
     return weights
+
+
+def _hat_integral(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral of the hat function max(0, 1 - |s|) from minus infinity to t."""
+    t = np.clip(t, -1.0, 1.0)
+    return np.where(t < 0, (t + 1) ** 2 / 2, 1 - (1 - t) ** 2 / 2)

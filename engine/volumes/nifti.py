@@ -98,15 +98,13 @@ def check_same_grid(image: Volume, mask: Volume) -> None:
     """
     if image.size_zyx != mask.size_zyx:
         raise VolumeError(
-            f"{mask.source}: mask of {_by(mask.size_zyx)} voxels, but the image {image.source} has "
-            f"{_by(image.size_zyx)} (z y x); regrid the mask onto the image (nearest neighbour)"
+            f"{mask.source}: mask of {_by(mask.size_zyx)} voxels, but {image.source} has "
+            f"{_by(image.size_zyx)} (z y x); regrid the mask onto it (nearest neighbour)"
         )
-    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(image.size_zyx[::-1]) - 1)
-    points = np.c_[corners, np.ones(8)].T
-    shift_mm = np.linalg.norm(((image.affine - mask.affine) @ points)[:3], axis=0).max()
+    shift_mm = _shift_mm(image, mask.affine)
     if shift_mm > _GRID_TOLERANCE * min(mask.spacing_mm_zyx):
         raise VolumeError(
-            f"{mask.source}: the affine differs from that of the image {image.source} by up to "
+            f"{mask.source}: the affine differs from that of {image.source} by up to "
             f"{shift_mm:.3g} mm; give both files the same sform/qform, or regrid the mask"
         )
 
@@ -136,8 +134,13 @@ def write_nifti(path: Path, volume: Volume, header: bytes | None = None) -> None
     """
     _check_suffix(path)
     native = nib.Nifti1Header(binaryblock=header or volume.header or fresh_header(volume))
-    on_header = Volume(np.empty(native.get_data_shape()[::-1]), native.get_best_affine(), str(path))
-    check_same_grid(on_header, volume)
+    same_size = tuple(native.get_data_shape()) == volume.size_zyx[::-1]
+    tolerance_mm = _GRID_TOLERANCE * min(volume.spacing_mm_zyx)
+    if not same_size or _shift_mm(volume, native.get_best_affine()) > tolerance_mm:
+        raise VolumeError(
+            f"{path}: the given header is of another grid than {volume.source}; "
+            "use that of the case the volume was made for, or none"
+        )
     if volume.array.dtype.newbyteorder("=") not in _READABLE:
         raise VolumeError(f"{path}: cannot store {volume.array.dtype}; convert to float32 or uint8")
     native.set_data_dtype(volume.array.dtype.newbyteorder("="))
@@ -153,6 +156,13 @@ def write_nifti(path: Path, volume: Volume, header: bytes | None = None) -> None
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def _shift_mm(volume: Volume, affine: NDArray[np.float64]) -> float:
+    """How far another affine moves the corners of the volume's grid, at most."""
+    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(volume.size_zyx[::-1]) - 1)
+    points = np.c_[corners, np.ones(8)].T
+    return float(np.linalg.norm(((volume.affine - affine) @ points)[:3], axis=0).max())
 
 
 def _read(path: Path, limits: ReadLimits) -> tuple[_Header, Array]:
@@ -213,7 +223,8 @@ def _raw_header(path: Path, head: bytes) -> tuple[type[Any], Any]:
         raise VolumeError(f"{path}: header of an .img/.hdr pair; convert to a single .nii.gz")
     if magic not in (b"n+1", b"n+2"):
         raise VolumeError(f"{path}: magic {magic!r} is not NIfTI's (Analyze 7.5?); convert to .nii")
-    return kind, kind(binaryblock=block, check=False)
+    order = "<" if int.from_bytes(block[:4], "little") == len(block) else ">"
+    return kind, kind(binaryblock=block, endianness=order, check=False)
 
 
 def _shape(path: Path, raw: Any, limits: ReadLimits) -> tuple[int, int, int]:

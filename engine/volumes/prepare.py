@@ -55,9 +55,10 @@ def prepare_case(
     Raises:
         VolumeError: image and mask do not fit each other or the preset; names file and remedy.
     """
-    for other in (image, brain_mask):
-        if other is not None:
-            check_same_grid(other, labels)
+    if image is not None:
+        check_same_grid(image, labels)
+    if brain_mask is not None:
+        check_same_grid(labels, brain_mask)
     orientation = Orientation.closest(labels.affine, labels.size_zyx)
     classes = orientation.to_canonical(classes_of(labels, config))
     pixels = None if image is None else orientation.to_canonical(image.array)
