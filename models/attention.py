@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+from torch.nn import functional as F
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -25,8 +25,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from xformers.ops import memory_efficient_attention
 
         return cast(Tensor, memory_efficient_attention(q, k, v))
-    heads_first = (tensor.transpose(1, 2) for tensor in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from models.autoencoder import Autoencoder
 from models.presets import Preset

@@ -8,6 +8,7 @@ conditions were made (models/conditioning.py stacks them).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,12 @@ class Level(nn.Module):
         self.resize: nn.Module | None = None
 
     def add(self, block: nn.Module, attention: nn.Module | None) -> None:
+        """Append a residual block and the attention behind it."""
         self.blocks.append(block)
         self.attentions.append(attention if attention is not None else nn.Identity())
 
     def step(self, index: int, x: Tensor, embedding: Tensor, num_slices: int | None) -> Tensor:
+        """Block and attention number `index` on `(b n) c h w`."""
         x = self.blocks[index](x, embedding, num_slices)
         attention = self.attentions[index]
         if isinstance(attention, PseudoAttention):
@@ -94,10 +97,10 @@ class Denoiser(nn.Module):
         Returns:
             `(b n) latent_channels h w`.
         """
-        embedding = self._embed(t, heights, x.dtype)
+        embedding = self._embed(t, heights)
         x = self.enter(x, num_slices)
         skips = [x]
-        for level in self.down:
+        for level in _levels(self.down):
             for index in range(len(level.blocks)):
                 x = level.step(index, x, embedding, num_slices)
                 skips.append(x)
@@ -106,7 +109,7 @@ class Denoiser(nn.Module):
                 skips.append(x)
         for index in range(2):
             x = self.middle.step(index, x, embedding, num_slices)
-        for level in self.up:
+        for level in _levels(self.up):
             for index in range(len(level.blocks)):
                 x = torch.cat([x, skips.pop()], dim=1)
                 x = level.step(index, x, embedding, num_slices)
@@ -114,14 +117,13 @@ class Denoiser(nn.Module):
                 x = level.resize(x, num_slices)
         return torch.as_tensor(self.leave(nn.functional.silu(self.norm(x)), num_slices))
 
-    def _embed(self, t: Tensor, heights: Tensor | None, dtype: torch.dtype) -> Tensor:
-        weight_dtype = self.time[0].weight.dtype
-        embedding = self.time(sinusoid(t, self.base).to(weight_dtype))
+    def _embed(self, t: Tensor, heights: Tensor | None) -> Tensor:
+        embedding = self.time(sinusoid(t, self.base))
         if self.position is not None:
             if heights is None:
                 raise ValueError("this denoiser has a position embedding: give `heights`")
             place = torch.cat([sinusoid(1000.0 * p, self.base) for p in heights.unbind(-1)], dim=-1)
-            embedding = embedding + self.position(place.to(weight_dtype))
+            embedding = embedding + self.position(place)
         return torch.as_tensor(embedding)
 
     def volumetric_parameters(self) -> Iterator[nn.Parameter]:
@@ -131,6 +133,18 @@ class Denoiser(nn.Module):
     def plane_parameters(self) -> Iterator[nn.Parameter]:
         """All other parameters (stage 1)."""
         return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK not in f".{name}")
+
+
+def to_channels_last(model: Denoiser) -> Denoiser:
+    """Lay 2D weights out channels-last, in place: faster, and slice convolutions need no copies."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def _levels(levels: nn.ModuleList) -> Iterator[Level]:
+    return (cast(Level, level) for level in levels)
 
 
 def _attention(preset: Preset, channels: int, size: int) -> nn.Module | None:

@@ -11,7 +11,7 @@ import math
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from models.attention import attend
 
@@ -19,9 +19,7 @@ from models.attention import attend
 def sinusoid(position: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of `b` scalars -> `b width` (Vaswani et al., arXiv:1706.03762)."""
     half = width // 2
-    rates = torch.exp(
-        -math.log(max_period) * torch.arange(half, device=position.device) / half
-    )
+    rates = torch.exp(-math.log(max_period) * torch.arange(half, device=position.device) / half)
     angles = position.float()[:, None] * rates[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -63,7 +61,7 @@ class PseudoConv(nn.Module):
     def forward(self, x: Tensor, num_slices: int | None) -> Tensor:
         """`(b n) c h w`; `num_slices` None leaves the volumetric layer out (stage 1)."""
         x = self.plane(x)
-        return x if num_slices is None else self.slices(x, num_slices)
+        return torch.as_tensor(x if num_slices is None else self.slices(x, num_slices))
 
 
 class Attention(nn.Module):
@@ -100,6 +98,7 @@ class PseudoAttention(nn.Module):
         self.slices = Attention(channels, head_width, zero_output=True)
 
     def forward(self, x: Tensor, num_slices: int | None) -> Tensor:
+        """`(b n) c h w` -> same shape; `num_slices` None leaves the slice attention out."""
         h, w = x.shape[-2:]
         x = rearrange(x, "bn c h w -> bn (h w) c")
         x = self.plane(x)
@@ -142,6 +141,7 @@ class Downsample(nn.Module):
         self.conv = PseudoConv(channels, channels, stride=2)
 
     def forward(self, x: Tensor, num_slices: int | None) -> Tensor:
+        """`(b n) c h w` -> `(b n) c h/2 w/2`."""
         return torch.as_tensor(self.conv(x, num_slices))
 
 
@@ -153,4 +153,5 @@ class Upsample(nn.Module):
         self.conv = PseudoConv(channels, channels)
 
     def forward(self, x: Tensor, num_slices: int | None) -> Tensor:
+        """`(b n) c h w` -> `(b n) c 2h 2w`."""
         return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2.0), num_slices))

@@ -85,6 +85,7 @@ class Preset(_Spec):
 
     @property
     def latent_px(self) -> int:
+        """Edge of a latent."""
         return self.size_px // self.autoencoder.factor
 
     def mask_channels(self, num_classes: int) -> int:

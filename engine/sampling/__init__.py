@@ -1,1 +1,1 @@
-"""Noise to volume: schedules, solvers, windows, propagation and the sampler that holds the model."""
+"""Noise to volume: schedules, solvers, windows, propagation, and the sampler with the model."""

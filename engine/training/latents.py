@@ -45,6 +45,7 @@ class LatentCase:
 
     @property
     def num_slices(self) -> int:
+        """Z of the prepared case."""
         return len(self.mean)
 
 
@@ -84,9 +85,10 @@ def encode_case(
     assert case.image is not None
     images = torch.from_numpy(case.image)[:, None]
     masks = torch.from_numpy(case.mask)
-    moments = [autoencoder.encode(part) for part in images.split(ENCODE_BATCH)]
+    moments = [autoencoder.encode(part) for part in torch.split(images, ENCODE_BATCH)]
     encoded = [
-        encode_mask(part, preset, num_classes, autoencoder) for part in masks.split(ENCODE_BATCH)
+        encode_mask(part, preset, num_classes, autoencoder)
+        for part in torch.split(masks, ENCODE_BATCH)
     ]
     return LatentCase(
         case_id=case.case_id,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from engine.training.ema import Ema
 from engine.training.export import export_stage
 from engine.training.progress import Pace, learning_rate_factor
 from engine.training.stages import AnyStage, build_stage
-from models.weights import Manifest
 
 log = get_logger(__name__)
 LOG_EVERY_S = 15.0
@@ -86,7 +84,7 @@ def _worker(raw: dict[str, Any]) -> None:
         "iterations": pace.step,
         "seconds": round(pace.elapsed_s, 1),
         "loss": round(float(np.mean(losses[-200:])), 5),
-        "num_cases": int(len(stage.data.draw.weights)),
+        "num_cases": len(stage.data.draw.weights),
         "num_parameters": sum(p.numel() for p in stage.net.parameters()),
     }
     if rank == 0:
@@ -152,7 +150,11 @@ def _finite(loss: float, step: int, config: TrainConfig) -> float:
 
 def _deepspeed(stage: AnyStage, config: TrainConfig) -> Any:
     import deepspeed
+    from deepspeed.ops import __compatible_ops__ as compatible_ops
 
+    if not config.use_gpu:
+        # Gloo serves the CPU; the shared-memory extension would need a compiler at first use.
+        compatible_ops["deepspeed_shm_comm"] = False
     trained = [p for p in stage.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
@@ -175,9 +177,7 @@ def _deepspeed(stage: AnyStage, config: TrainConfig) -> Any:
     return engine
 
 
-def _state(
-    stage: AnyStage, ema: Ema, pace: Pace, generator: torch.Generator
-) -> dict[str, Any]:
+def _state(stage: AnyStage, ema: Ema, pace: Pace, generator: torch.Generator) -> dict[str, Any]:
     return {
         "step": pace.step,
         "elapsed_s": pace.elapsed_s,
@@ -216,5 +216,3 @@ def _first_engine_error(error: BaseException) -> str:
                 return _first_engine_error(inner)
         seen = getattr(seen, "cause", None) or seen.__cause__
     return str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
-
-

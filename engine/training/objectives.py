@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from engine.sampling.schedule import Schedule, add_noise, training_target
 from engine.training.windows_dataset import DenoiserBatch
@@ -29,7 +29,7 @@ def autoencoder_loss(
     noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
     decoded = model.net.decode(posterior.mean + posterior.std * noise).sample
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-    return F.l1_loss(decoded, grey) + kl_weight * kl
+    return torch.as_tensor(F.l1_loss(decoded, grey) + kl_weight * kl)
 
 
 def denoiser_loss(

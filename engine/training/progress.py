@@ -25,10 +25,12 @@ class Pace:
         self._earlier_s = elapsed_s
 
     def advance(self) -> None:
+        """Count one step."""
         self.step += 1
 
     @property
     def elapsed_s(self) -> float:
+        """Seconds of training, earlier parts included."""
         return self._earlier_s + time.monotonic() - self._started
 
     @property
@@ -40,14 +42,17 @@ class Pace:
 
     @property
     def done(self) -> bool:
+        """Whether a limit is reached."""
         return self.fraction >= 1.0
 
     @property
     def steps_per_s(self) -> float:
+        """Speed since the start or the resume."""
         return (self.step - self._step_at_start) / max(time.monotonic() - self._started, 1e-6)
 
     @property
     def left_s(self) -> float:
+        """Seconds to the nearer limit, as far as one can tell."""
         by_steps = (self.num_iterations - self.step) / max(self.steps_per_s, 1e-6)
         if self.max_minutes is None:
             return by_steps

@@ -5,8 +5,6 @@ Used by loop.py, which knows how steps are made but not what is learnt.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +14,10 @@ from engine.sampling.schedule import make_schedule
 from engine.training.config import TrainConfig
 from engine.training.latents import cached_latents, load_cases
 from engine.training.objectives import autoencoder_loss, denoiser_loss
-from engine.training.windows_dataset import CaseDraw, CropDataset, LatentDataset
+from engine.training.windows_dataset import CropDataset, LatentDataset
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser import Denoiser, to_channels_last
 from models.presets import PRESETS, Preset
 from models.weights import (
     AUTOENCODER,
@@ -45,24 +43,21 @@ class StageModel(nn.Module):
         raise AssertionError("each stage defines its own loss")
 
 
-class StageData(Protocol):
-    """What loop.py needs of a data set."""
-
-    draw: CaseDraw
-
-
 class AutoencoderStage(StageModel):
     """Images to latents and back."""
 
     weights_file = AUTOENCODER
 
-    def __init__(self, config: TrainConfig, cases: list[PreparedCase], preset: Preset, seed: int):
+    def __init__(
+        self, config: TrainConfig, cases: list[PreparedCase], preset: Preset, seed: int
+    ) -> None:
         super().__init__()
         self.net: Autoencoder = Autoencoder(preset.autoencoder)
         self.config = config
         self.data = CropDataset(cases, config.crop_px, config.case_weight, seed)
 
     def forward(self, generator: torch.Generator) -> Tensor:
+        """L1 and KL of a batch of crops."""
         images = self.data.batch(self.config.batch_size)
         images = images.to(next(self.parameters()).device)
         return autoencoder_loss(self.net, images, self.config.kl_weight, generator)
@@ -92,19 +87,18 @@ class DenoiserStage(StageModel):
             self.net: Denoiser = load_denoiser(config.weights, manifest).train()
         else:
             self.net = Denoiser(preset, manifest.num_classes)
-        self.net.to(memory_format=torch.channels_last)
+        to_channels_last(self.net)
         self._freeze(volumetric)
 
     def _freeze(self, volumetric: bool) -> None:
         if volumetric and self.config.tune == "all":
             return
-        frozen = (
-            self.net.plane_parameters() if volumetric else self.net.volumetric_parameters()
-        )
+        frozen = self.net.plane_parameters() if volumetric else self.net.volumetric_parameters()
         for parameter in frozen:
             parameter.requires_grad_(False)
 
     def forward(self, generator: torch.Generator) -> Tensor:
+        """Denoising error of a batch of slices or windows."""
         batch = self.data.batch(self.config.batch_size)
         return denoiser_loss(self.net, self.schedule, batch, generator)
 

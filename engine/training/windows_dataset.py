@@ -45,6 +45,7 @@ class CaseDraw:
         self.generator = torch.Generator().manual_seed(seed)
 
     def case(self) -> int:
+        """Number of the next case."""
         return int(torch.multinomial(self.weights, 1, generator=self.generator))
 
     def below(self, high: int) -> int:
@@ -107,8 +108,9 @@ class LatentDataset:
     def batch(self, size: int) -> DenoiserBatch:
         """`size` windows (or slices)."""
         parts = [self._example() for _ in range(size)]
-        stacked = [torch.cat(values) for values in zip(*parts, strict=True)]
-        return DenoiserBatch(*stacked, num_slices=self.window if self.window > 1 else None)
+        x_0, mask, informed, heights, known = (torch.cat(v) for v in zip(*parts, strict=True))
+        num_slices = self.window if self.window > 1 else None
+        return DenoiserBatch(x_0, mask, informed, heights, known, num_slices)
 
     def _example(self) -> tuple[Tensor, ...]:
         case = self.cases[self.draw.case()]

@@ -6,6 +6,7 @@ Used by phantom.py only. Sites, grids and files are unknown here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Frame:
     def tube(self, path: list[Point], radius: float) -> Field:
         """Signed distance to a poly-line of the given radius."""
         best = np.full(self.u.shape, np.inf, dtype=np.float32)
-        for start, end in zip(path[:-1], path[1:], strict=True):
+        for start, end in pairwise(path):
             step = np.subtract(end, start)
             offset = (self.u - start[0], self.v - start[1], self.w - start[2])
             along = sum(o * s for o, s in zip(offset, step, strict=True)) / float(step @ step)
@@ -177,7 +178,12 @@ def _bowel(canvas: _Canvas, cavity: Field, lung: Field, rng: np.random.Generator
         canvas.cover(colon, 38.0)
         canvas.cover(colon + 4.0, -25.0)
         canvas.cover(np.maximum(colon + 5.0, 12.0 - (frame.v + 4.0)), -420.0)
-    transverse = [(98.0, 22.0, -34.0), (58.0, 66.0, -26.0), (-40.0, 68.0, -14.0), (-96.0, 6.0, 12.0)]
+    transverse = [
+        (98.0, 22.0, -34.0),
+        (58.0, 66.0, -26.0),
+        (-40.0, 68.0, -14.0),
+        (-96.0, 6.0, 12.0),
+    ]
     arch = np.maximum(frame.tube(transverse, 15.0), cavity + 3.0)
     canvas.cover(arch, 38.0)
     canvas.cover(arch + 4.0, -10.0)
@@ -210,7 +216,10 @@ def _organs(
     canvas.cover(inside(stomach + 5.0), 14.0)
     canvas.cover(np.maximum(inside(stomach + 6.0), 48.0 - frame.v), -700.0)
     _spleen(canvas, person, hu["spleen"], inside)
-    head, tail = _moved((34.0, -4.0, -14.0), at["pancreas"]), _moved((-84.0, -14.0, 26.0), (0, 0, 0))
+    head, tail = (
+        _moved((34.0, -4.0, -14.0), at["pancreas"]),
+        _moved((-84.0, -14.0, 26.0), (0, 0, 0)),
+    )
     body = _moved((0.0, 10.0, -2.0), at["pancreas"])
     neck = _moved((-42.0, 4.0, 12.0), at["pancreas"])
     pancreas = np.minimum(
@@ -221,7 +230,9 @@ def _organs(
         ("kidney_r", 1.0, -22.0, KIDNEY_RIGHT),
         ("kidney_l", -1.0, -12.0, KIDNEY_LEFT),
     ):
-        _kidney(canvas, person, hu["kidney"], _moved((side * 66.0, -42.0, low), at[name]), side, label)
+        _kidney(
+            canvas, person, hu["kidney"], _moved((side * 66.0, -42.0, low), at[name]), side, label
+        )
     _liver(canvas, person, hu, inside)
 
 
@@ -257,7 +268,9 @@ def _liver(canvas: _Canvas, person: Person, hu: dict[str, float], inside: object
     under = frame.w * -0.8 - (frame.u - 75.0) * 0.36  # the lower edge rises to the left
     kidney_bed = -frame.ellipsoid((64.0, -44.0, -22.0), (32.0, 30.0, 60.0))
     lobes = np.maximum(np.minimum(right, left), under)
-    liver = inside(np.maximum.reduce([lobes, kidney_bed, -frame.column((0.0, -40.0), (38.0, 44.0))]))
+    liver = inside(
+        np.maximum.reduce([lobes, kidney_bed, -frame.column((0.0, -40.0), (38.0, 44.0))])
+    )
     canvas.cover(liver, hu["liver"], LIVER)
     bright = hu["liver"] + 0.35 * (hu["vessel"] - hu["liver"])
     trunk = [(22.0, -4.0, 26.0), (52.0, 2.0, 36.0), (92.0, -14.0, 40.0)]

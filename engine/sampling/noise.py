@@ -1,0 +1,25 @@
+"""Randomness that depends on nothing but the sample: hash(run seed, sample_id, window, purpose).
+
+Drawn on the CPU in float32, so that worker, batch, order and device make no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def noise_seed(seed: int, sample_id: str, window: str, purpose: str) -> int:
+    """A 63-bit seed; equal arguments give equal seeds on every machine."""
+    text = "\x1f".join((str(seed), sample_id, window, purpose)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
+def draw_noise(
+    shape: tuple[int, ...], seed: int, sample_id: str, window: str, purpose: str
+) -> Tensor:
+    """Unit Gaussian of `shape`, float32 on the CPU."""
+    generator = torch.Generator().manual_seed(noise_seed(seed, sample_id, window, purpose))
+    return torch.randn(shape, generator=generator)

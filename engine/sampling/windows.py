@@ -1,0 +1,112 @@
+"""Which slices are made together, and which are known by then.
+
+The first window holds the start; chain UP continues behind its last slice, chain DOWN before its
+first. Every slice is made exactly once, for every Z, n, h and start. Pure integers: no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Window:
+    """Slices `start <= z < stop`, of which the `known` are given and the others made.
+
+    Attributes:
+        start: first z.
+        stop: one past the last z.
+        known: z of every slice that an earlier window of the chain has made, at its true place.
+    """
+
+    start: int
+    stop: int
+    known: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of slices."""
+        return self.stop - self.start
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """Z of the slices that this window makes."""
+        given = set(self.known)
+        return tuple(z for z in range(self.start, self.stop) if z not in given)
+
+    @property
+    def known_rows(self) -> tuple[int, ...]:
+        """Indices of the known slices inside the window."""
+        return tuple(z - self.start for z in self.known)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """All windows of a volume: the first, then two chains that do not depend on each other."""
+
+    first: Window
+    up: tuple[Window, ...]
+    down: tuple[Window, ...]
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """In the order UP then DOWN."""
+        return (self.first, *self.up, *self.down)
+
+    @property
+    def joins(self) -> tuple[int, ...]:
+        """Z such that slices z - 1 and z were made in different windows."""
+        ends = {min(w.made) for w in self.up} | {max(w.made) + 1 for w in self.down}
+        return tuple(sorted(ends))
+
+
+def plan_windows(num_slices: int, window: int, overlap: int, start: int) -> WindowPlan:
+    """Plan the windows of a volume.
+
+    Args:
+        num_slices: Z.
+        window: n. Volumes with Z < n are one window of Z slices.
+        overlap: h, known slices at a window's edge; a window shifted back at the volume's end has
+            more, and pins every one of them.
+        start: z where the first window should start; moved inwards where it does not fit.
+
+    Raises:
+        ConfigError: Z below 1, n below 2, h below 1 or not below n.
+    """
+    if num_slices < 1 or window < 2:
+        raise ConfigError(f"{num_slices} slices in windows of {window}: need at least 1 and 2")
+    if not 1 <= overlap < window:
+        raise ConfigError(f"overlap {overlap}: need 1 <= overlap < window ({window})")
+    size = min(window, num_slices)
+    low = max(0, min(start, num_slices - size))
+    first = Window(low, low + size)
+    return WindowPlan(
+        first,
+        _chain_up(first.stop, num_slices, size, overlap),
+        _chain_down(low, size, overlap, num_slices),
+    )
+
+
+def _chain_up(end: int, num_slices: int, size: int, overlap: int) -> tuple[Window, ...]:
+    """Windows behind slice `end - 1`; the last is shifted back to fit."""
+    windows = []
+    while end < num_slices:
+        start = min(end - min(overlap, size - 1), num_slices - size)
+        windows.append(Window(start, start + size, tuple(range(start, end))))
+        end = start + size
+    return tuple(windows)
+
+
+def _chain_down(begin: int, size: int, overlap: int, num_slices: int) -> tuple[Window, ...]:
+    """Windows before slice `begin`: the mirror image of a chain UP."""
+    mirrored = _chain_up(num_slices - begin, num_slices, size, overlap)
+    return tuple(
+        Window(
+            num_slices - w.stop,
+            num_slices - w.start,
+            tuple(sorted(num_slices - 1 - z for z in w.known)),
+        )
+        for w in mirrored
+    )

@@ -1,0 +1,64 @@
+"""Autoencoder and mask encodings."""
+
+import torch
+
+from models.autoencoder import Autoencoder
+from models.conditioning import concatenate, encode_mask
+from models.presets import PRESETS
+
+DEMO = PRESETS["demo"]
+
+
+def test_latents_have_unit_statistics_once_they_are_measured() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(DEMO.autoencoder).eval()
+    images = torch.rand(4, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        raw = model.encode(images)
+        std, mean = torch.std_mean(raw.mean, dim=(0, 2, 3))
+        model.set_statistics(mean, std)
+        scaled = model.encode(images)
+        std, mean = torch.std_mean(scaled.mean, dim=(0, 2, 3))
+        torch.testing.assert_close(mean, torch.zeros(8), atol=1e-4, rtol=0)
+        torch.testing.assert_close(std, torch.ones(8), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            model.decode(scaled.mean), model.net.decode(raw.mean).sample, atol=1e-4, rtol=1e-4
+        )
+    # the posterior's width is scaled with its mean
+    ratio = torch.exp(0.5 * (scaled.log_variance - raw.log_variance)).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(ratio, model.scale, atol=1e-4, rtol=1e-4)
+
+
+def test_a_three_channel_autoencoder_takes_and_returns_grey() -> None:
+    spec = DEMO.autoencoder.model_copy(update={"image_channels": 3})
+    model = Autoencoder(spec).eval()
+    with torch.no_grad():
+        latents = model.encode(torch.zeros(2, 1, 32, 32)).mean
+        assert latents.shape == (2, 8, 4, 4)
+        assert model.decode(latents).shape == (2, 1, 32, 32)
+
+
+def test_one_hot_masks_are_area_fractions_in_place() -> None:
+    mask = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    mask[0, 8:16, 16:24] = 2  # exactly latent pixel (1, 2)
+    encoded = encode_mask(mask, DEMO, num_classes=3, autoencoder=None)
+    assert encoded.shape == (1, 3 * 16, 16, 16)
+    second = encoded.reshape(1, 3, 16, 16, 16)[:, 1]
+    assert (second[:, :, 1, 2] == 1.0).all()
+    assert second.sum() == 16 - (16 * 16 * 16 - 16)
+
+
+def test_half_a_subpixel_is_a_fraction_of_zero() -> None:
+    mask = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    mask[0, 0, 0:2] = 1  # one of the two rows of the first 2 x 2 subpixel
+    encoded = encode_mask(mask, DEMO, num_classes=1, autoencoder=None)
+    assert encoded[0, 0, 0, 0] == 0.0
+
+
+def test_the_known_flag_is_the_last_channel() -> None:
+    x = torch.zeros(3, 8, 16, 16)
+    mask, informed = torch.zeros(3, 16, 16, 16), torch.zeros(3, 8, 16, 16)
+    known = torch.tensor([True, False, True])
+    stacked = concatenate(x, mask, informed, known, DEMO)
+    assert stacked.shape[1] == DEMO.input_channels(num_classes=1)
+    assert stacked[:, -1].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 1.0]

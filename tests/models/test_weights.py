@@ -1,0 +1,88 @@
+"""A weights folder: round trip, and what is refused."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.autoencoder import Autoencoder
+from models.denoiser import Denoiser
+from models.presets import PRESETS
+from models.weights import (
+    AUTOENCODER,
+    CONFIG,
+    DENOISER,
+    Manifest,
+    WeightsFileError,
+    load_autoencoder,
+    load_denoiser,
+    read_manifest,
+    save_weights,
+    weights_sha256,
+    write_manifest,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    manifest = Manifest(
+        preset=PRESETS["demo"],
+        num_classes=2,
+        class_names=("a", "b"),
+        schedule={},
+        spacing_mm_yx=3.0,
+        modality="ct",
+    )
+    write_manifest(tmp_path, manifest)
+    torch.manual_seed(0)
+    save_weights(tmp_path / AUTOENCODER, Autoencoder(manifest.preset.autoencoder).state_dict())
+    save_weights(tmp_path / DENOISER, Denoiser(manifest.preset, 2).state_dict())
+    return tmp_path
+
+
+def test_round_trip_in_half_precision(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    torch.manual_seed(0)
+    expected = Autoencoder(manifest.preset.autoencoder).state_dict()
+    for name, value in load_autoencoder(folder, manifest).state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_the_digest_changes_with_any_file(folder: Path) -> None:
+    before = weights_sha256(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    config["class_names"] = ["a", "c"]
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert weights_sha256(folder) != before
+
+
+def test_a_pickle_named_safetensors_is_refused(folder: Path) -> None:
+    (folder / DENOISER).write_bytes(pickle.dumps({"weight": [1.0]}))
+    with pytest.raises(WeightsFileError, match="pickles are never read"):
+        load_denoiser(folder, read_manifest(folder))
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    other = read_manifest(folder).model_copy(update={"num_classes": 5})
+    with pytest.raises(WeightsFileError, match="another architecture"):
+        load_denoiser(folder, other)
+
+
+@pytest.mark.parametrize("name", [CONFIG, AUTOENCODER, DENOISER])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    manifest = read_manifest(folder)
+    (folder / name).unlink()
+    with pytest.raises(WeightsFileError, match=name):
+        weights_sha256(folder)
+    loader = {CONFIG: lambda f, _: read_manifest(f), AUTOENCODER: load_autoencoder}
+    with pytest.raises(WeightsFileError, match=name):
+        loader.get(name, load_denoiser)(folder, manifest)
+
+
+def test_a_broken_configuration_is_refused(folder: Path) -> None:
+    (folder / CONFIG).write_text('{"preset": 3}')
+    with pytest.raises(WeightsFileError, match="not a model configuration"):
+        read_manifest(folder)
