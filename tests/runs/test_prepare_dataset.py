@@ -1,0 +1,178 @@
+"""A data set as a job: all cases, whatever befalls some of them, and no work twice."""
+
+import gzip
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from engine.errors import ConfigError, LayoutError, RunError, StoreError
+from engine.runs.prepare_dataset import PrepareJob, PrepareWorker, prepare_dataset, run_job
+from engine.runs.prepare_records import tree_digest
+from engine.volumes.manifest import read_manifest
+from engine.volumes.nifti import write_nifti
+from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig
+from engine.volumes.store import list_prepared, read_prepared
+from engine.volumes.volume import Volume
+
+CONFIG = PrepareConfig(size_yx=(16, 16), spacing_mm_yx=3.0)
+ROOT = Path(__file__).parents[2]
+
+
+def dataset(root: Path, *case_ids: str) -> Path:
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for seed, case_id in enumerate(case_ids):
+        rng = np.random.default_rng(seed)
+        image = rng.normal(50, 80, (6, 14, 14)).astype(np.float32)
+        labels = np.zeros(image.shape, np.uint8)
+        labels[1:5, 3:11, 4:9] = 1
+        affine = np.diag([3.0, 3.0, 5.0, 1.0])
+        write_nifti(root / f"imagesTr/{case_id}_0000.nii.gz", Volume(image, affine, "i"))
+        write_nifti(root / f"labelsTr/{case_id}.nii.gz", Volume(labels, affine, "m"))
+    return root
+
+
+def rows_of(root: Path, *case_ids: str) -> list[dict[str, str]]:
+    return [
+        {
+            "case_id": case_id,
+            "dataset": root.name,
+            "split": "train",
+            "stamp": "[]",
+            "image": str(root / f"imagesTr/{case_id}_0000.nii.gz"),
+            "mask": str(root / f"labelsTr/{case_id}.nii.gz"),
+            "brain_mask": "",
+        }
+        for case_id in case_ids
+    ]
+
+
+def test_worker_returns_every_failure_as_a_row(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "D", "good", "cut")
+    broken = root / "imagesTr/cut_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:300])
+    worker = PrepareWorker(str(tmp_path / "out"), CONFIG.model_dump_json())
+    good, cut, odd = [
+        worker(row)
+        for row in [
+            *rows_of(root, "good", "cut"),
+            {"case_id": "odd"}
+            | {"mask": str(root), "image": "", "brain_mask": "", "dataset": "D", "split": "train"},
+        ]
+    ]
+    assert good["error"] == ""
+    assert json.loads(good["entry"])["size_zyx"] == [4, 16, 16]
+    assert "cut_0000.nii.gz: damaged or truncated" in cut["error"]
+    assert "not a NIfTI name" in odd["error"]
+    assert list_prepared(tmp_path / "out") == ["good"]
+
+
+@pytest.mark.ray
+def test_job_finishes_the_rest_and_does_nothing_twice(tmp_path: Path, local_ray: None) -> None:
+    root = dataset(tmp_path / "D", "a", "b", "c", "d")
+    out = tmp_path / "out"
+    broken = root / "labelsTr/b.nii.gz"
+    sound = broken.read_bytes()
+    broken.write_bytes(gzip.compress(b"no labels"))
+
+    first = prepare_dataset(root, out, CONFIG)
+    assert (first.planned, first.prepared, first.kept) == (4, 3, 0)
+    assert list(first.failed) == ["b"]
+    assert "labelsTr/b.nii.gz: no NIfTI header" in first.failed["b"]
+    manifest = read_manifest(out)
+    assert list(manifest.cases) == ["a", "c", "d"]
+    assert manifest.failed == first.failed
+    assert manifest.cases["a"].dataset == "D"
+    assert manifest.cases["a"].sha256 == tree_digest(out / "a.zarr")
+    assert set(manifest.cases["a"].sources) == {"image/a_0000.nii.gz", "mask/a.nii.gz"}
+    assert read_prepared(out / "a.zarr").case_id == "a"
+
+    # mended, damaged, changed: just these are made anew
+    broken.write_bytes(sound)
+    next((out / "c.zarr").rglob("c/0/0/0")).write_bytes(b"")
+    os.utime(root / "labelsTr/d.nii.gz", (1, 1))
+    kept = (out / "a.zarr" / "zarr.json").stat().st_mtime_ns
+    second = prepare_dataset(root, out, CONFIG, num_workers=1)
+    assert (second.prepared, second.kept, second.failed) == (3, 1, {})
+    assert (out / "a.zarr" / "zarr.json").stat().st_mtime_ns == kept
+    assert read_prepared(out / "c.zarr").case_id == "c"
+    assert list(read_manifest(out).cases) == ["a", "b", "c", "d"]
+
+    third = prepare_dataset(root, out, CONFIG)
+    assert (third.prepared, third.kept) == (0, 4)
+
+    # another data set may join, unless its ids are taken
+    joined = prepare_dataset(dataset(tmp_path / "E", "e"), out, CONFIG)
+    assert joined.prepared == 1
+    assert list(read_manifest(out).cases) == ["a", "b", "c", "d", "e"]
+    with pytest.raises(RunError, match=r"case ids \['a'\] are there already, from another"):
+        prepare_dataset(dataset(tmp_path / "F", "a"), out, CONFIG)
+
+    # a case that is refused now is no longer there from before
+    broken.write_bytes(b"")
+    fourth = prepare_dataset(root, out, CONFIG)
+    assert list(fourth.failed) == ["b"]
+    assert list_prepared(out) == ["a", "c", "d", "e"]
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "prepare.json").write_text(CONFIG.model_dump_json())
+    root = dataset(tmp_path / "D", "a")
+    other = CONFIG.model_copy(update={"spacing_mm_yx": 2.0})
+    with pytest.raises(RunError, match=r"other settings .spacing_mm_yx."):
+        prepare_dataset(root, out, other)
+    (out / "prepare.json").write_text("{")
+    with pytest.raises(StoreError, match=r"prepare.json: damaged"):
+        prepare_dataset(root, out, CONFIG)
+    (out / "prepare.json").write_text('{"spacing": 3}')
+    with pytest.raises(ConfigError, match=r"prepare.json: `spacing`"):
+        prepare_dataset(root, out, CONFIG)
+
+
+def test_job_needs_both_folders(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="both needed"):
+        run_job(PrepareJob(root=tmp_path))
+    with pytest.raises(LayoutError, match="no such folder"):
+        run_job(PrepareJob(root=tmp_path / "none", out=tmp_path / "out"))
+    with pytest.raises(StoreError, match="cannot be written"):
+        (tmp_path / "file").write_text("")
+        run_job(PrepareJob(root=dataset(tmp_path / "D", "a"), out=tmp_path / "file" / "out"))
+
+
+def job() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("job", ROOT / "jobs" / "prepare_dataset.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_command_line_says_what_is_wrong(tmp_path: Path, capsys) -> None:
+    config = ROOT / "jobs" / "configs" / "prepare_abdomen_ct.yaml"
+    assert job().main(["--config", str(config)]) == 2
+    assert "error: --root" in capsys.readouterr().err
+    (tmp_path / "a.yaml").write_text("prepare:\n  spacing: 3\n")
+    assert job().main(["--config", str(tmp_path / "a.yaml")]) == 2
+    assert "a.yaml: `prepare.spacing`" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.real
+def test_real_abdomen_from_the_command_line(
+    tmp_path: Path, local_ray: None, real_data: Path, capsys
+) -> None:
+    config = ROOT / "jobs" / "configs" / "prepare_abdomen_ct.yaml"
+    folders = ["--root", str(real_data / "Dataset002_AbdomenCT"), "--out", str(tmp_path / "out")]
+    assert job().main(["--config", str(config), *folders]) == 0
+    assert "1 cases: 1 prepared, 0 kept, 0 refused" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.config == ABDOMEN_CT
+    assert manifest.cases["ct0001"].size_zyx == (112, 128, 128)
