@@ -86,7 +86,7 @@ class Attention(nn.Module):
             self.qkv(normed), "b t (three heads c) -> three b t heads c", three=3, heads=self.heads
         )
         mixed = rearrange(attend(q, k, v), "b t heads c -> b t (heads c)")
-        return tokens + self.out(mixed)
+        return torch.add(tokens, self.out(mixed))
 
 
 class PseudoAttention(nn.Module):

@@ -10,7 +10,7 @@ from engine.training.config import TrainConfig
 from engine.training.ema import Ema
 from engine.training.stages import AnyStage, AutoencoderStage
 from models.autoencoder import Autoencoder
-from models.weights import Manifest, save_weights, write_manifest
+from models.weights import Manifest, read_manifest, save_weights, write_manifest
 
 
 def export_stage(
@@ -34,6 +34,11 @@ def export_stage(
     }
     stages = {**manifest.stages, config.stage: entry}
     write_manifest(config.weights, manifest.model_copy(update={"stages": stages}))
+
+
+def read_stage_entry(config: TrainConfig) -> dict[str, Any]:
+    """What the finished stage wrote into the manifest about itself."""
+    return dict(read_manifest(config.weights).stages[config.stage])
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from engine.training.objectives import autoencoder_loss, denoiser_loss
 from engine.training.windows_dataset import CropDataset, LatentDataset
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser, to_channels_last
+from models.denoiser import Denoiser
 from models.presets import PRESETS, Preset
 from models.weights import (
     AUTOENCODER,
@@ -87,7 +87,6 @@ class DenoiserStage(StageModel):
             self.net: Denoiser = load_denoiser(config.weights, manifest).train()
         else:
             self.net = Denoiser(preset, manifest.num_classes)
-        to_channels_last(self.net)
         self._freeze(volumetric)
 
     def _freeze(self, volumetric: bool) -> None:

@@ -1,0 +1,86 @@
+"""Losses: zero for a perfect network, and blind to known slices."""
+
+import torch
+from torch import Tensor, nn
+
+from engine.sampling.schedule import ScheduleConfig, make_schedule, training_target
+from engine.training.ema import Ema
+from engine.training.objectives import denoiser_loss
+from engine.training.progress import Pace, learning_rate_factor
+from engine.training.windows_dataset import DenoiserBatch
+from models.presets import PRESETS
+
+PRESET = PRESETS["demo"]
+SCHEDULE = make_schedule(ScheduleConfig(zero_terminal_snr=True, prediction_type="v"))
+
+
+class Oracle(nn.Module):
+    """Knows x_0 and so the exact v; wrong by `error` on the slices named."""
+
+    def __init__(self, x_0: Tensor, wrong: list[int], error: float) -> None:
+        super().__init__()
+        self.preset, self.x_0, self.wrong, self.error = PRESET, x_0, wrong, error
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.timesteps: list[Tensor] = []
+
+    def forward(self, x: Tensor, t: Tensor, heights: Tensor, num_slices: int | None) -> Tensor:
+        self.timesteps.append(t)
+        x_t = x[:, :8]
+        alpha, sigma = (a[:, None, None, None].float() for a in SCHEDULE.alpha_sigma(t))
+        eps = (x_t - alpha * self.x_0) / sigma
+        v = training_target(SCHEDULE, self.x_0, eps, t)
+        v[self.wrong] += self.error
+        return v
+
+
+def batch(known: list[int]) -> DenoiserBatch:
+    generator = torch.Generator().manual_seed(0)
+    x_0 = torch.randn(6, 8, 16, 16, generator=generator)
+    flags = torch.zeros(6, dtype=torch.bool)
+    flags[known] = True
+    return DenoiserBatch(x_0, torch.zeros(6, 16, 16, 16), x_0, torch.rand(6, 2), flags, 3)
+
+
+def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:
+    data = batch([])
+    model = Oracle(data.x_0, [], 0.0)
+    loss = denoiser_loss(model, SCHEDULE, data, torch.Generator().manual_seed(1))
+    assert loss < 1e-6
+    t = model.timesteps[0].reshape(2, 3)
+    assert (t == t[:, :1]).all()
+    assert t[0, 0] != t[1, 0]
+
+
+def test_errors_on_known_slices_do_not_count_and_others_count_fully() -> None:
+    data = batch([0, 3])
+    generator = torch.Generator().manual_seed(1)
+    assert denoiser_loss(Oracle(data.x_0, [0, 3], 9.0), SCHEDULE, data, generator) < 1e-6
+    loss = denoiser_loss(Oracle(data.x_0, [1], 2.0), SCHEDULE, data, generator)
+    torch.testing.assert_close(loss, torch.tensor(4.0 / 4), atol=1e-4, rtol=1e-4)
+
+
+def test_the_average_halves_its_memory_in_its_half_life() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    ema = Ema(model, half_life=50)
+    nn.init.ones_(model.weight)
+    for step in range(1000, 1050):
+        ema.update(model, step)
+    torch.testing.assert_close(ema.state["weight"], torch.tensor([[0.5]]), atol=1e-3, rtol=0)
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    assert learning_rate_factor(0, 0.0, 100) == 0.01
+    assert learning_rate_factor(100, 0.0, 100) == 1.0
+    assert abs(learning_rate_factor(100, 1.0, 100) - 0.02) < 1e-9
+
+
+def test_a_pace_ends_at_its_steps_and_goes_on_where_it_was() -> None:
+    pace = Pace(10, None)
+    pace.resume(8, 100.0)
+    assert pace.elapsed_s >= 100.0
+    pace.advance()
+    assert not pace.done
+    pace.advance()
+    assert pace.done
+    assert Pace(10, 1.0).fraction < 0.1
