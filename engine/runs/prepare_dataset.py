@@ -181,6 +181,8 @@ def prepare_dataset(
     cases = source.cases()
     open_folder(out, config)
     with RunLock(RunFolder(out)):
+        for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
+            shutil.rmtree(torn, ignore_errors=True)
         rows = [row_of(case, source.root.resolve().name) for case in cases]
         before = read_records(out)
         refuse_taken(out, rows, before)

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _SAME_SPACING_MM = 1e-3
+_MAX_TABLE = 2**16
 
 
 def prepare_case(
@@ -129,20 +130,35 @@ def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:
     Raises:
         VolumeError: labels that the map does not name, or no class in the whole mask.
     """
-    present = np.unique(labels.array)
-    unknown = [int(v) for v in present if v != 0 and int(v) not in config.label_map]
+    present = _present(labels.array)
+    unknown = [v for v in present if v != 0 and v not in config.label_map]
     if unknown and config.other_labels == "refuse":
         raise VolumeError(
             f"{labels.source}: labels {unknown} are outside the label map "
             f"{sorted(config.label_map)}; add them to label_map or set other_labels: background"
         )
-    targets = np.array([config.label_map.get(int(v), 0) for v in present], dtype=np.uint8)
-    if not targets.any():
+    named = {v: config.label_map[v] for v in present if config.label_map.get(v, 0)}
+    if not named:
         raise VolumeError(
             f"{labels.source}: empty mask, none of the labels {sorted(config.label_map)} is in it "
-            f"(found {[int(v) for v in present][:20]}); check label_map, or leave the case out"
+            f"(found {present[:20]}); check label_map, or leave the case out"
         )
-    return targets[np.searchsorted(present, labels.array)]
+    if present[-1] <= _MAX_TABLE:
+        table = np.zeros(present[-1] + 1, dtype=np.uint8)
+        table[list(named)] = list(named.values())
+        return table[labels.array]
+    classes = np.zeros(labels.size_zyx, dtype=np.uint8)
+    for raw, target in named.items():
+        classes[labels.array == raw] = target
+    return classes
+
+
+def _present(array: Array) -> list[int]:
+    """Sorted distinct labels; plane by plane, a sort of the whole volume takes seconds."""
+    found: set[int] = set()
+    for plane in array:
+        found.update(np.unique(plane).tolist())
+    return sorted(found)
 
 
 def _with_contour(

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+import engine.runs.prepare_dataset as prepare_module
 from engine.errors import ConfigError, LayoutError, RunError, StoreError
 from engine.runs.prepare_dataset import PrepareJob, PrepareWorker, prepare_dataset, run_job
 from engine.runs.prepare_records import tree_digest
@@ -72,52 +73,83 @@ def test_worker_returns_every_failure_as_a_row(tmp_path: Path) -> None:
     assert list_prepared(tmp_path / "out") == ["good"]
 
 
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows through the same worker, without Ray."""
+
+    def run_inline(rows, worker, settings, _pool):
+        instance = worker(**settings)
+        yield from (instance(dict(row)) for row in rows)
+
+    monkeypatch.setattr(prepare_module, "run_rows", run_inline)
+    monkeypatch.setattr(prepare_module, "node_resources", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(prepare_module.RaySession, "start", lambda _self: None)
+
+
 @pytest.mark.ray
-def test_job_finishes_the_rest_and_does_nothing_twice(tmp_path: Path, local_ray: None) -> None:
-    root = dataset(tmp_path / "D", "a", "b", "c", "d")
-    out = tmp_path / "out"
-    broken = root / "labelsTr/b.nii.gz"
-    sound = broken.read_bytes()
-    broken.write_bytes(gzip.compress(b"no labels"))
-
-    first = prepare_dataset(root, out, CONFIG)
-    assert (first.planned, first.prepared, first.kept) == (4, 3, 0)
-    assert list(first.failed) == ["b"]
-    assert "labelsTr/b.nii.gz: no NIfTI header" in first.failed["b"]
-    manifest = read_manifest(out)
-    assert list(manifest.cases) == ["a", "c", "d"]
-    assert manifest.failed == first.failed
+def test_rest_is_finished_when_a_case_is_refused(tmp_path: Path, local_ray: None) -> None:
+    root = dataset(tmp_path / "D", "a", "b", "c")
+    (root / "labelsTr/b.nii.gz").write_bytes(gzip.compress(b"no labels"))
+    summary = prepare_dataset(root, tmp_path / "out", CONFIG)
+    assert (summary.planned, summary.prepared, summary.kept) == (3, 2, 0)
+    assert list(summary.failed) == ["b"]
+    assert "labelsTr/b.nii.gz: no NIfTI header" in summary.failed["b"]
+    manifest = read_manifest(tmp_path / "out")
+    assert list(manifest.cases) == ["a", "c"]
+    assert manifest.failed == summary.failed
     assert manifest.cases["a"].dataset == "D"
-    assert manifest.cases["a"].sha256 == tree_digest(out / "a.zarr")
+    assert manifest.cases["a"].sha256 == tree_digest(tmp_path / "out" / "a.zarr")
     assert set(manifest.cases["a"].sources) == {"image/a_0000.nii.gz", "mask/a.nii.gz"}
-    assert read_prepared(out / "a.zarr").case_id == "a"
+    assert read_prepared(tmp_path / "out" / "a.zarr").case_id == "a"
 
-    # mended, damaged, changed: just these are made anew
-    broken.write_bytes(sound)
-    next((out / "c.zarr").rglob("c/0/0/0")).write_bytes(b"")
-    os.utime(root / "labelsTr/d.nii.gz", (1, 1))
+
+def test_only_what_changed_is_made_anew(tmp_path: Path, inline: None) -> None:
+    root, out = dataset(tmp_path / "D", "a", "b", "c", "d"), tmp_path / "out"
+    mended = root / "labelsTr/b.nii.gz"
+    sound = mended.read_bytes()
+    mended.write_bytes(b"")
+    assert prepare_dataset(root, out, CONFIG).prepared == 3
+    mended.write_bytes(sound)
+    next((out / "c.zarr").rglob("c/0/0/0")).write_bytes(b"")  # damaged
+    os.utime(root / "labelsTr/d.nii.gz", (1, 1))  # touched
     kept = (out / "a.zarr" / "zarr.json").stat().st_mtime_ns
     second = prepare_dataset(root, out, CONFIG, num_workers=1)
     assert (second.prepared, second.kept, second.failed) == (3, 1, {})
     assert (out / "a.zarr" / "zarr.json").stat().st_mtime_ns == kept
     assert read_prepared(out / "c.zarr").case_id == "c"
-    assert list(read_manifest(out).cases) == ["a", "b", "c", "d"]
-
     third = prepare_dataset(root, out, CONFIG)
     assert (third.prepared, third.kept) == (0, 4)
 
-    # another data set may join, unless its ids are taken
-    joined = prepare_dataset(dataset(tmp_path / "E", "e"), out, CONFIG)
-    assert joined.prepared == 1
-    assert list(read_manifest(out).cases) == ["a", "b", "c", "d", "e"]
+
+def test_killed_call_is_continued(tmp_path: Path, inline: None) -> None:
+    """Killed after two cases, in the middle of a record: the two are kept."""
+    root, out = dataset(tmp_path / "D", "a", "b", "c"), tmp_path / "out"
+    prepare_dataset(root, out, CONFIG)
+    records = (out / "prepared.jsonl").read_text().splitlines(keepends=True)
+    (out / "prepared.jsonl").write_text("".join(records[:2]) + records[2][:40] + "\n")
+    (out / "dataset.json").unlink()
+    (out / ".c.zarr.1234.part").mkdir()
+    summary = prepare_dataset(root, out, CONFIG)
+    assert (summary.prepared, summary.kept) == (1, 2)
+    assert list(read_manifest(out).cases) == ["a", "b", "c"]
+    assert not list(out.glob(".*"))
+
+
+def test_case_refused_now_is_no_longer_there(tmp_path: Path, inline: None) -> None:
+    root, out = dataset(tmp_path / "D", "a", "b"), tmp_path / "out"
+    prepare_dataset(root, out, CONFIG)
+    (root / "labelsTr/b.nii.gz").write_bytes(b"")
+    assert list(prepare_dataset(root, out, CONFIG).failed) == ["b"]
+    assert list_prepared(out) == list(read_manifest(out).cases) == ["a"]
+
+
+def test_another_data_set_may_join_unless_its_ids_are_taken(tmp_path: Path, inline: None) -> None:
+    out = tmp_path / "out"
+    prepare_dataset(dataset(tmp_path / "D", "a"), out, CONFIG)
+    prepare_dataset(dataset(tmp_path / "E", "e"), out, CONFIG)
+    assert {i: c.dataset for i, c in read_manifest(out).cases.items()} == {"a": "D", "e": "E"}
     with pytest.raises(RunError, match=r"case ids \['a'\] are there already, from another"):
         prepare_dataset(dataset(tmp_path / "F", "a"), out, CONFIG)
-
-    # a case that is refused now is no longer there from before
-    broken.write_bytes(b"")
-    fourth = prepare_dataset(root, out, CONFIG)
-    assert list(fourth.failed) == ["b"]
-    assert list_prepared(out) == ["a", "c", "d", "e"]
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
