@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 # Ends what the command leaves behind, above all Ray's processes.
 TIDY := $(BIN)/python -m cluster.reaper --
 
-.PHONY: help setup demo test check fix bench clean-demo
+.PHONY: help setup demo test check fix bench clean-demo demo-weights
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -49,6 +49,18 @@ check: setup  ## ruff, mypy strict, import-linter
 fix: setup  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+REAL_CT ?= ../shared/data/Dataset002_AbdomenCT
+WEIGHTS_WORK := runs/demo_weights
+
+demo-weights: setup  ## train the demo's weights again, into runs/demo_weights/weights
+	$(BIN)/python jobs/make_phantoms.py --out $(WEIGHTS_WORK)/raw --num-phantoms 64
+	for data in $(WEIGHTS_WORK)/raw $(wildcard $(REAL_CT)); do \
+	  $(TIDY) $(BIN)/python jobs/prepare_dataset.py --config jobs/configs/prepare_abdomen_ct.yaml \
+	    --root "$$data" --out $(WEIGHTS_WORK)/prepared; done
+	for stage in autoencoder slice volume; do \
+	  $(TIDY) $(BIN)/python jobs/train_model.py --config "jobs/configs/train_demo_$$stage.yaml"; done
+	@echo "weights and model card: $(WEIGHTS_WORK)/weights (the demo reads weights/demo_abdomen)"
 
 bench: setup  ## run the benchmarks; each prints one JSON object as its last line
 	shopt -s nullglob; for bench in benchmarks/bench_*.py; do $(TIDY) $(BIN)/python "$$bench"; done

@@ -18,7 +18,15 @@ from engine.training.config import TrainConfig
 _DONE = "COMPLETE"
 _KEEP = 2
 # What may change between a checkpoint and its resume without changing what is learnt.
-_FREE = {"num_iterations", "max_minutes", "num_workers", "threads", "checkpoint_minutes", "work"}
+_FREE = {
+    "num_iterations",
+    "max_minutes",
+    "num_workers",
+    "threads",
+    "checkpoint_minutes",
+    "work",
+    "about",
+}
 
 
 def checkpoint_root(config: TrainConfig) -> Path:

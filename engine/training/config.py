@@ -22,6 +22,7 @@ class TrainConfig(FrozenConfig):
         data: folder of prepared cases (jobs/prepare_dataset.py).
         weights: folder of weights; the stage reads what earlier stages left there and adds its own.
         work: folder of checkpoints, the latent cache and TensorBoard files.
+        about: one sentence on data and purpose, for the model card.
         preset: architecture (models/presets.py); must match what the folder already holds.
         schedule: diffusion of the denoiser stages.
         holdout: case ids that are never trained on.
@@ -52,6 +53,7 @@ class TrainConfig(FrozenConfig):
     data: Path = Path("runs/prepared")
     weights: Path = Path("runs/weights")
     work: Path = Path("runs/training")
+    about: str = ""
     preset: str = "demo"
     schedule: ScheduleConfig = ScheduleConfig(zero_terminal_snr=True, prediction_type="v")
     holdout: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from engine.training.card import write_card
 from engine.training.config import TrainConfig
 from engine.training.ema import Ema
 from engine.training.stages import AnyStage, AutoencoderStage
@@ -31,9 +32,11 @@ def export_stage(
         "precision": config.precision,
         "seed": config.seed,
         "holdout": list(config.holdout),
+        "about": config.about,
     }
     stages = {**manifest.stages, config.stage: entry}
     write_manifest(config.weights, manifest.model_copy(update={"stages": stages}))
+    write_card(config.weights)
 
 
 def read_stage_entry(config: TrainConfig) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 Labels = NDArray[np.uint8]
 Point = tuple[float, float, float]
 
@@ -166,7 +167,7 @@ def _lungs(frame: Frame, cavity: Field) -> Field:
     dome = np.maximum(right, left)
     waisted = 30.0 + 0.004 * np.maximum(frame.v + 10.0, 0.0) ** 2
     middle = waisted - np.abs(frame.u + 8.0)
-    return np.maximum.reduce([dome - frame.w, cavity + 3.0, middle]).astype(np.float32)
+    return np.asarray(np.maximum.reduce([dome - frame.w, cavity + 3.0, middle]), np.float32)
 
 
 def _bowel(canvas: _Canvas, cavity: Field, lung: Field, rng: np.random.Generator) -> None:
@@ -208,7 +209,7 @@ def _organs(
     frame, room = canvas.frame, np.maximum(cavity + 1.5, -lung + 2.0)
 
     def inside(distance: Field) -> Field:
-        return np.maximum(distance, room).astype(np.float32)
+        return np.asarray(np.maximum(distance, room), np.float32)
 
     at = person.jitter
     stomach = frame.ellipsoid(_moved((-52.0, 32.0, 38.0), at["stomach"]), (44.0, 36.0, 46.0), 0.4)

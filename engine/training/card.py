@@ -1,0 +1,62 @@
+"""The model card: README.md of a weights folder, written from what the stages recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.weights import Manifest, read_manifest
+
+_USE = """\
+## Use
+
+Made to show and test the engine. **Not for science, not for diagnosis**: volumes sampled with these
+weights are synthetic, and a model of this size trained on these few cases represents no population.
+"""
+
+
+def write_card(folder: Path) -> Path:
+    """Write the folder's README.md from its manifest.
+
+    Args:
+        folder: of weights; its config.json names the stages.
+
+    Returns:
+        Path of the card.
+    """
+    manifest = read_manifest(folder)
+    path = folder / "README.md"
+    path.write_text(render_card(folder.resolve().name, manifest), encoding="utf-8")
+    return path
+
+
+def render_card(name: str, manifest: Manifest) -> str:
+    """The card's text: what it takes, what it was trained on and for how long."""
+    preset = manifest.preset
+    classes = ", ".join(f"{i} {n}" for i, n in enumerate(manifest.class_names, start=1))
+    lines = [
+        f"# Model card: {name}",
+        "",
+        f"Preset `{preset.name}`: slices of {preset.size_px} x {preset.size_px} px at "
+        f"{manifest.spacing_mm_yx:g} mm ({manifest.modality.upper()}), windows of {preset.window} "
+        f"slices, {preset.autoencoder.latent_channels} x {preset.latent_px} x {preset.latent_px} "
+        f"latents, {manifest.schedule.get('prediction_type')} prediction.",
+        "",
+        f"Mask classes: {classes}.",
+        "",
+        "Tensors are safetensors in float16; the denoiser is the average (EMA) of its training.",
+        "",
+        "## Training",
+        "",
+        "| stage | steps | minutes | batch | cases | held out | workers | parameters | loss |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for stage, e in manifest.stages.items():
+        held_out = ", ".join(e["holdout"]) or "none"
+        lines.append(
+            f"| {stage} | {e['iterations']} | {e['seconds'] / 60:.0f} | {e['batch_size']} "
+            f"| {e['num_cases']} | {held_out} | {e['num_workers']} "
+            f"| {e['num_parameters'] / 1e6:.2f} M | {e['loss']} |"
+        )
+    about = dict.fromkeys(e["about"] for e in manifest.stages.values() if e.get("about"))
+    lines += ["", *(f"{text}\n" for text in about), _USE]
+    return "\n".join(lines)

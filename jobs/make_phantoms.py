@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Make a cohort of abdominal CT phantoms as an nnU-Net raw data set.
+
+    python jobs/make_phantoms.py --out phantoms --num-phantoms 64
+
+The same seed and index give the same voxels; phantoms that are there already are kept.
+Exit code 0: all are there. 2: refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.config import load_config
+from engine.errors import ConfigError, EngineError
+from engine.volumes.cohort import CohortJob, write_cohort
+
+
+def main(args: Sequence[str]) -> int:
+    """Parse, write, say where; return the exit code."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    known, rest = parser.parse_known_args(args)
+    try:
+        job = load_config(CohortJob, known.config, rest, description="Make phantoms.")
+        if job.out is None:
+            raise ConfigError("no folder to write to; give --out FOLDER")
+        names = write_cohort(
+            job.out,
+            job.indices,
+            job.seed,
+            job.phantom,
+            on_case=lambda name: print(name, flush=True),
+        )
+    except (EngineError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(names)} phantoms in {job.out}")
+    return 0
+
+
+def _tell(name: str) -> None:
+    print(name, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
