@@ -5,6 +5,8 @@ Works on canonical `z y x` arrays (axial slices along z). Knows no file and no l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,7 +15,9 @@ from engine.errors import VolumeError
 from engine.volumes.volume import Array
 
 BODY_THRESHOLD_HU = -300.0
-_TABLE_RADIUS_MM = 6.0  # slabs thinner than twice this are table, blanket or cable
+_TABLE_MM = 6.0  # slabs thinner than twice this are table, blanket or cable
+_LUNG_MM = 25.0  # holes wider than twice this are lungs: no table is as thick
+_GAP_MM = 21.0  # half of the widest gap in the body wall that is bridged
 _STRIPPED_SHARE = 0.05  # of voxels that equal the minimum, for a brain to count as skull-stripped
 
 
@@ -38,17 +42,25 @@ def body_contour(
     Raises:
         VolumeError: nothing is brighter, so there is no body to outline.
     """
-    bright = _filled(image > threshold) if dark_inside else image > threshold
-    _, dy, dx = spacing_mm_zyx
-    core = np.stack([_eroded(plane, (dy, dx)) for plane in bright])
-    body = _largest(core)
+    bright = image > threshold
+    solid = _filled(bright)
+    spacing_mm_yx = (spacing_mm_zyx[1], spacing_mm_zyx[2])
+    holes = solid & ~bright  # lungs and gas, but the inside of a hollow table, too
+    deep = _eroded(holes, _LUNG_MM, spacing_mm_yx)
+    bright |= _dilated(deep, 2 * _LUNG_MM, spacing_mm_yx) & holes
+    body = _largest(_eroded(solid if dark_inside else bright, _TABLE_MM, spacing_mm_yx))
     if not body.any():
         raise VolumeError(
             f"{source}: no body found above {threshold:g}; check the intensities (CT must be in "
             "HU), or prepare with contour none"
         )
-    regrown = np.stack([_dilated(plane, (dy, dx)) for plane in body]) & bright
-    return _filled(regrown)
+    # A thin chest wall goes with the table, and the lung lies open. So bridge such gaps, take what
+    # lies within as solid, and open once more: a wall with a solid lung behind it stays.
+    bridged = _eroded(_dilated(body, _GAP_MM, spacing_mm_yx), _GAP_MM, spacing_mm_yx)
+    backed = bright | (_filled(bridged) & solid)
+    body = _largest(_eroded(backed, _TABLE_MM, spacing_mm_yx))
+    grown = _dilated(body, _TABLE_MM + max(spacing_mm_yx), spacing_mm_yx)
+    return _filled(_largest(grown & solid))
 
 
 def mr_body_threshold(image: Array) -> float:
@@ -72,19 +84,28 @@ def brain_contour(image: Array, source: str) -> NDArray[np.bool_]:
     return _filled(_largest(image > background))
 
 
-def _eroded(plane: Array, spacing_mm_yx: tuple[float, float]) -> NDArray[np.bool_]:
-    if plane.all():
-        return np.ones(plane.shape, np.bool_)
-    depth = ndimage.distance_transform_edt(plane, sampling=spacing_mm_yx)
-    return np.asarray(depth > _TABLE_RADIUS_MM)
+def _eroded(mask: Array, radius_mm: float, spacing_mm_yx: tuple[float, float]) -> NDArray[np.bool_]:
+    """Erosion by a square in each slice; the scan's edge is no border of the body."""
+    return _filtered(ndimage.minimum_filter1d, mask, radius_mm, spacing_mm_yx)
 
 
-def _dilated(plane: Array, spacing_mm_yx: tuple[float, float]) -> NDArray[np.bool_]:
-    if not plane.any():
-        return np.zeros(plane.shape, np.bool_)
-    away = ndimage.distance_transform_edt(~plane, sampling=spacing_mm_yx)
-    reach = _TABLE_RADIUS_MM + max(spacing_mm_yx)
-    return np.asarray(away <= reach)
+def _dilated(
+    mask: Array, radius_mm: float, spacing_mm_yx: tuple[float, float]
+) -> NDArray[np.bool_]:
+    return _filtered(ndimage.maximum_filter1d, mask, radius_mm, spacing_mm_yx)
+
+
+def _filtered(
+    extreme: Callable[..., Array],
+    mask: Array,
+    radius_mm: float,
+    spacing_mm_yx: tuple[float, float],
+) -> NDArray[np.bool_]:
+    result = mask.astype(np.uint8)
+    for axis, spacing_mm in zip((1, 2), spacing_mm_yx, strict=True):
+        reach = max(1, round(radius_mm / spacing_mm))
+        result = extreme(result, 2 * reach + 1, axis=axis, mode="nearest")
+    return result.astype(np.bool_)
 
 
 def _largest(mask: Array) -> NDArray[np.bool_]:

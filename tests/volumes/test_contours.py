@@ -56,3 +56,16 @@ def test_brain_is_everything_but_the_background() -> None:
     image = np.where(brain, np.random.default_rng(0).uniform(-3, 4, brain.shape), -3.16)
     image[10, 10, 10] = -3.16  # a hole
     assert np.array_equal(brain_contour(image.astype(np.float32), "made"), brain)
+
+
+def test_thin_chest_wall_stays_and_its_lung_is_inside() -> None:
+    """A wall of three voxels between air and lung is no table."""
+    _, y, x = np.mgrid[:6, :90, :110]
+    body = ((y - 45) / 34.0) ** 2 + ((x - 55) / 44.0) ** 2 < 1
+    lung = (((y - 45) / 31.0) ** 2 + ((x - 55) / 41.0) ** 2 < 1) & (abs(x - 55) > 10)
+    image = np.where(body, 40.0, -1000.0)
+    image[lung] = -850
+    image[:, 9:11, 5:105] = 200.0
+    found = body_contour(image.astype(np.float32), SPACING, -300.0, "made")
+    assert found[lung].all()
+    assert (found ^ body).mean() < 0.005
