@@ -1,7 +1,8 @@
 """The engine's log: rooms write events to it, jobs decide who sees them.
 
-Nothing in `engine/` prints. A room takes `log = get_logger(__name__)`; a job calls `show_log()` once,
-and the lines come out on its stdout. Without a job nothing below WARNING is shown. Knows no room.
+Nothing in `engine/` prints. A room takes `log = get_logger(__name__)`; a job calls `show_log()`
+once, and the lines come out on its stdout. Without a job nothing below WARNING is shown. Knows no
+room.
 """
 
 from __future__ import annotations

@@ -10,24 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics.regression import compute_ms_ssim
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.errors import VolumeError
 
 Image = NDArray[np.floating[Any]]
 
-_KERNEL = 7
-_NUM_SCALES = 5
-MIN_SIZE_PX = _KERNEL * 2 ** (_NUM_SCALES - 1)
+_KERNEL_PX = 7
+_KERNEL_SIGMA_PX = 1.5
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # table 1 of the paper, finest first
+_K1, _K2 = 0.01, 0.03
+MIN_SIZE_PX = _KERNEL_PX * 2 ** (len(_SCALE_WEIGHTS) - 1)
 _SLICES_AT_ONCE = 32
 
 
 def ms_ssim(image: Image, reference: Image, data_range: float) -> float:
-    """Multi-scale SSIM of two volumes: mean over axial slices (MONAI's 2D metric, 5 scales).
+    """Multi-scale SSIM of two volumes: mean over axial slices, five scales.
 
-    Gaussian window of 7 px (sigma 1.5) instead of the customary 11, so that slices of 128 px have
-    room for all five scales.
+    Wang, Simoncelli, Bovik: Multiscale structural similarity (2003), with a Gaussian window of 7 px
+    (sigma 1.5) instead of 11, so that slices of 128 px have room for all scales. Equal to MONAI's
+    metric (tested), without waiting for its import in every worker.
 
     Args:
         image: generated volume, `z y x`.
@@ -53,13 +57,11 @@ def ms_ssim(image: Image, reference: Image, data_range: float) -> float:
     for start in range(0, image.shape[0], _SLICES_AT_ONCE):
         part, truth = (
             torch.from_numpy(
-                np.ascontiguousarray(a[start : start + _SLICES_AT_ONCE], dtype=np.float32)
+                np.ascontiguousarray(a[start : start + _SLICES_AT_ONCE], dtype=np.float64)
             )
             for a in (image, reference)
         )
-        scores = compute_ms_ssim(
-            part[:, None], truth[:, None], 2, data_range=data_range, kernel_size=_KERNEL
-        )
+        scores = _slice_scores(part[:, None], truth[:, None], data_range)
         total += float(scores.sum())
     return total / int(image.shape[0])
 
@@ -95,3 +97,34 @@ def class_means(
 def mean_errors(means: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
     """Generated minus real mean of each class that both have, in their unit."""
     return {name: means[name] - truth[name] for name in means if name in truth}
+
+
+def _slice_scores(x: Tensor, y: Tensor, data_range: float) -> Tensor:
+    """MS-SSIM of each slice, `z 1 y x` -> `z`; luminance counts at the coarsest scale only."""
+    scores = x.new_ones(len(x))
+    for scale, weight in enumerate(_SCALE_WEIGHTS):
+        if scale:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        luminance, contrast = _ssim_terms(x, y, data_range)
+        last = scale == len(_SCALE_WEIGHTS) - 1
+        term = (luminance * contrast if last else contrast).mean(dim=(1, 2, 3))
+        scores = scores * term.clamp_min(0.0) ** weight
+    return scores
+
+
+def _ssim_terms(x: Tensor, y: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+    """Luminance and contrast-structure maps (Eq. 6 and 7 there)."""
+    c_1, c_2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    mean_x, mean_y = _smooth(x), _smooth(y)
+    var_x, var_y = _smooth(x * x) - mean_x**2, _smooth(y * y) - mean_y**2
+    covariance = _smooth(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
+    return luminance, (2 * covariance + c_2) / (var_x + var_y + c_2)
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Gaussian mean around every pixel that has the whole window."""
+    offsets = torch.arange(_KERNEL_PX, dtype=x.dtype) - (_KERNEL_PX - 1) / 2
+    kernel = torch.exp(-((offsets / _KERNEL_SIGMA_PX) ** 2) / 2)
+    kernel = kernel / kernel.sum()
+    return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))

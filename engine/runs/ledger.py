@@ -136,10 +136,15 @@ def mark_interrupted(folder: RunFolder, sample_ids: Sequence[str]) -> None:
 def begin_attempt(folder: RunFolder, sample_id: str, worker: str) -> Attempt:
     """Record on disk that a worker now tries a sample.
 
+    An earlier attempt that is still open belongs to a worker that was killed: it has failed.
+
     Raises:
         RunError: the sample is quarantined.
     """
     attempts = read_attempts(folder, sample_id)
+    for earlier in attempts:
+        if earlier.outcome is None:
+            fail(folder, earlier, f"the worker {earlier.worker} was killed, or ran out of memory")
     failures = num_failures(folder, sample_id)
     if failures >= MAX_FAILURES:
         raise quarantine_error(folder, sample_id, failures)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,8 +29,9 @@ _CONTOUR_CLASSES = ("body", "brain")
 _JOIN_COLOR = "#ff5a5f"
 _INK = "#c9d1d9"
 _PAPER = "#0b0d10"
-_MM_PER_INCH = 120.0
+_PANELS_INCH = 12.0
 _DPI = 110
+_SIDE: dict[str, Any] = {"color": _INK, "fontsize": 8, "ha": "left", "va": "top"}
 _GAP = 0.16
 _TITLE = 0.24
 
@@ -122,6 +124,8 @@ def draw(
         _show(axes[row][2], subject, 2, x, contours)
     for axis, name in zip(axes[0][:3], ("axial", "coronal", "sagittal"), strict=True):
         axis.set_title(name, color=_INK, fontsize=8, pad=4)
+    for column, side in enumerate("RRA"):
+        axes[0][column].text(0.02, 0.97, side, **_SIDE, transform=axes[0][column].transAxes)
     for column in (1, 2):
         for row in (0, 1):
             _mark_joins(axes[row][column], subject.joins_mm)
@@ -134,8 +138,9 @@ def draw(
 
 def _grid(widths_mm: Sequence[float], height_mm: float) -> tuple[Figure, list[list[Axes]]]:
     """Two rows of black panels, as wide as what they show; the last column stands apart."""
-    inches = [w / _MM_PER_INCH for w in widths_mm]
-    tall = height_mm / _MM_PER_INCH
+    scale = _PANELS_INCH / sum(widths_mm)
+    inches = [w * scale for w in widths_mm]
+    tall = height_mm * scale
     total = (sum(inches) + _GAP * (len(inches) + 2), 2 * (tall + _TITLE) + _GAP)
     figure = Figure(figsize=total, dpi=_DPI, facecolor=_PAPER)
     rows = []

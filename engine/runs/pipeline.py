@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,15 +93,18 @@ def run_rows(
     context = DataContext.get_current()
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # a volume may take hours
-    work = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-        worker,  # type: ignore[arg-type]  # a class whose instances are the function
-        fn_constructor_kwargs=settings,
-        compute=ActorPoolStrategy(size=pool.num_workers),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        max_restarts=_ACTOR_RESTARTS,
-        max_task_retries=_TASK_RETRIES,
-    )
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way yet to bound retries, and its default is to retry for ever
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        work = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+            worker,  # type: ignore[arg-type]  # a class whose instances are the function
+            fn_constructor_kwargs=settings,
+            compute=ActorPoolStrategy(size=pool.num_workers),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            max_restarts=_ACTOR_RESTARTS,
+            max_task_retries=_TASK_RETRIES,
+        )
     try:
         yield from work.iter_rows()
     except (RayError, RuntimeError) as error:

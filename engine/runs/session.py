@@ -19,6 +19,8 @@ from engine.log import get_logger
 
 log = get_logger(__name__)
 
+_LOCAL_ATTEMPTS = 3
+
 
 class RaySession:
     """Starts or joins Ray when first asked, and lets go of it at the end.
@@ -29,8 +31,11 @@ class RaySession:
     def __init__(self) -> None:
         self._ours = False
 
-    def start(self) -> None:
+    def start(self, *, show_workers: bool = False) -> None:
         """Have Ray running in this process; does nothing the second time.
+
+        Args:
+            show_workers: bring what workers print to this process's output.
 
         Raises:
             RunError: the cluster at RAY_ADDRESS does not answer, or Ray does not start.
@@ -41,19 +46,10 @@ class RaySession:
         try:
             if address:
                 log.info("joining the Ray cluster at %s", address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=address, log_to_driver=show_workers, logging_level=logging.ERROR)
             else:
                 log.info("starting a local Ray")
-                # one CPU more than actors may hold: Ray Data's own tasks need it (see pipeline.py)
-                num_cpus = max(2, os.cpu_count() or 1)
-                ray.init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                _start_local(show_workers)
         except (ConnectionError, RuntimeError, OSError) as error:
             place = f"the Ray cluster at {address}" if address else "a local Ray"
             raise RunError(
@@ -73,3 +69,24 @@ class RaySession:
     ) -> None:
         if self._ours:
             ray.shutdown()
+
+
+def _start_local(show_workers: bool) -> None:
+    """Ray gives its processes 30 s to start, which a busy computer may exceed: try again then."""
+    for attempt in range(1, _LOCAL_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                # one CPU more than workers may hold: Ray Data's own tasks need it (see pipeline.py)
+                num_cpus=max(2, os.cpu_count() or 1),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                log_to_driver=show_workers,
+                logging_level=logging.ERROR,
+            )
+            return
+        except (ConnectionError, RuntimeError, OSError):
+            ray.shutdown()
+            if attempt == _LOCAL_ATTEMPTS:
+                raise
+            log.warning("Ray did not start; trying again")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from engine.errors import VolumeError
 from engine.evaluation.fidelity import class_means, mean_errors, ms_ssim
@@ -21,6 +22,17 @@ def test_ms_ssim_is_one_for_equals_and_falls_with_noise() -> None:
     assert scores[0] == pytest.approx(1.0, abs=1e-5)
     assert scores == sorted(scores, reverse=True)
     assert ms_ssim(blobs(2), image, 2.0) < 0.8
+
+
+@pytest.mark.parametrize("size", [112, 128, 150])
+def test_ms_ssim_equals_monais(size: int) -> None:
+    regression = pytest.importorskip("monai.metrics.regression")
+    rng = np.random.default_rng(size)
+    truth = np.pad(blobs(0), ((0, 0), (11, 11), (11, 11)), mode="edge")[:, :size, :size]
+    image = np.clip(truth + rng.normal(scale=0.2, size=truth.shape), -1, 1)
+    pair = (torch.from_numpy(a).float()[:, None] for a in (image, truth))
+    oracle = regression.compute_ms_ssim(*pair, 2, data_range=2.0, kernel_size=7)
+    assert ms_ssim(image, truth, 2.0) == pytest.approx(float(oracle.mean()), abs=1e-4)
 
 
 def test_ms_ssim_is_the_mean_over_slices_whatever_the_grouping() -> None:

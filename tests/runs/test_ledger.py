@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+
+from engine.errors import RunError, StoreError
+from engine.runs import ledger
+from engine.runs.folder import RunFolder
+from engine.volumes.store import hash_tree
+
+MEASURES = ledger.Measures(
+    seam_ratio=1.0,
+    seam_ratio_real=1.0,
+    roughness=1.0,
+    roughness_real=1.0,
+    ms_ssim=None,
+    unit="HU",
+    class_means={},
+    class_means_real={},
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    return folder
+
+
+def stage(folder: RunFolder, attempt: ledger.Attempt, content: str = "voxels") -> Path:
+    staged = ledger.staging_place(folder, attempt)
+    (staged / "0").mkdir(parents=True)
+    (staged / "0" / "c").write_text(content)
+    return staged
+
+
+def commit(folder: RunFolder, attempt: ledger.Attempt, content: str = "voxels") -> ledger.Commit:
+    def record(files: dict[str, str]) -> ledger.Commit:
+        return ledger.Commit(
+            sample_id=attempt.sample_id,
+            case_id="case",
+            informed_case="case",
+            informed_z=0,
+            target_z=0,
+            seed=0,
+            attempt=attempt.number,
+            files=files,
+            config_sha256="",
+            weights_sha256="",
+            num_windows=1,
+            joins=(),
+            size_zyx=(1, 1, 1),
+            timings_s={},
+            peak_memory_mb=0.0,
+            measures=MEASURES,
+            committed_at=0.0,
+        )
+
+    return ledger.commit(folder, attempt, stage(folder, attempt, content), hash_tree, record)
+
+
+def test_a_committed_sample_exists_with_the_hashes_of_its_files(folder: RunFolder) -> None:
+    assert ledger.read_commit(folder, "a") is None
+    made = commit(folder, ledger.begin_attempt(folder, "a", "w"))
+    assert ledger.read_commit(folder, "a") == made
+    assert ledger.read_commits(folder, ["b", "a"]) == {"a": made}
+    assert hash_tree(folder.volume("a")) == made.files
+    assert not list(folder.staging.iterdir())
+    assert ledger.read_attempts(folder, "a")[0].outcome == "committed"
+
+
+def test_a_volume_without_its_record_does_not_exist_and_is_replaced(folder: RunFolder) -> None:
+    folder.volume("a").mkdir(parents=True)
+    (folder.volume("a") / "torn").write_text("half")
+    assert ledger.read_commit(folder, "a") is None
+    commit(folder, ledger.begin_attempt(folder, "a", "w"))
+    assert not (folder.volume("a") / "torn").exists()
+    assert not list(folder.staging.iterdir())
+
+
+def test_the_first_of_two_commits_stays(folder: RunFolder) -> None:
+    slow = ledger.begin_attempt(folder, "a", "lost node")
+    first = commit(folder, ledger.begin_attempt(folder, "a", "w"), "voxels")
+    assert commit(folder, slow, "others") == first
+    assert hash_tree(folder.volume("a")) == first.files
+    assert not list(folder.staging.iterdir())
+
+
+def test_three_failures_quarantine_a_sample_over_restarts(folder: RunFolder) -> None:
+    for number in (1, 2, 3):
+        assert ledger.num_failures(folder, "a") == number - 1
+        ledger.fail(folder, ledger.begin_attempt(folder, "a", "w"), f"reason {number}")
+    with pytest.raises(RunError, match=r"a: quarantined after 3 .* remove .*attempts/a"):
+        ledger.begin_attempt(folder, "a", "w")
+    assert len(folder.failures.read_text().splitlines()) == 3
+    ledger.begin_attempt(folder, "b", "w")
+
+
+def test_killed_workers_count_but_a_killed_job_does_not(folder: RunFolder) -> None:
+    ledger.begin_attempt(folder, "a", "killed worker")
+    ledger.begin_attempt(folder, "a", "went down with the job")
+    assert "killed worker was killed" in folder.failures.read_text()
+    assert ledger.num_failures(folder, "a") == 2
+    ledger.mark_interrupted(folder, ["a", "never tried"])
+    ledger.mark_interrupted(folder, ["a"])
+    assert ledger.num_failures(folder, "a") == 1
+    assert ledger.begin_attempt(folder, "a", "w").number == 3
+
+
+def test_a_damaged_record_is_named(folder: RunFolder) -> None:
+    folder.commit("a").write_text('{"sample_id": "a"')
+    with pytest.raises(StoreError, match=r"commits/a\.json: cannot read this commit record"):
+        ledger.read_commit(folder, "a")
+
+
+def test_clear_staging_removes_leftovers(folder: RunFolder) -> None:
+    stage(folder, ledger.begin_attempt(folder, "a", "w"))
+    ledger.clear_staging(folder)
+    assert not list(folder.staging.iterdir())

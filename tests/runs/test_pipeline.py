@@ -1,0 +1,38 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import RunError
+from engine.runs.pipeline import choose_pool
+
+
+@given(
+    st.lists(st.integers(1, 64), min_size=1, max_size=5),
+    st.one_of(st.none(), st.integers(1, 50)),
+    st.integers(1, 100),
+)
+def test_workers_never_hold_every_cpu(
+    cpus: list[int], num_workers: int | None, num_rows: int
+) -> None:
+    pool = choose_pool(num_workers, num_rows, [{"CPU": float(n)} for n in cpus])
+    assert 1 <= pool.num_workers <= num_rows
+    assert pool.num_threads >= 1
+    assert pool.num_cpus > 0
+    assert pool.num_workers * pool.num_cpus < sum(cpus)
+
+
+def test_one_worker_a_computer_with_all_its_threads() -> None:
+    pool = choose_pool(None, 9, [{"CPU": 2.0}])
+    assert (pool.num_workers, pool.num_cpus, pool.num_threads) == (1, 1.0, 2)
+    pool = choose_pool(None, 9, [{"CPU": 16.0}, {"CPU": 16.0}, {}])
+    assert (pool.num_workers, pool.num_cpus, pool.num_threads) == (2, 15.0, 16)
+
+
+def test_one_worker_a_gpu() -> None:
+    pool = choose_pool(None, 99, [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 4.0}])
+    assert (pool.num_workers, pool.num_gpus, pool.num_threads) == (8, 1.0, 4)
+
+
+def test_no_cpu_is_refused() -> None:
+    with pytest.raises(RunError, match="no CPU"):
+        choose_pool(None, 1, [{"memory": 1.0}])
