@@ -1,0 +1,47 @@
+"""Exported volumes lie on the mask's own grid and are what was committed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import ConfigError, RunError, StoreError
+from engine.runs.export import ExportJob, export_run
+from engine.runs.resample import ResampleConfig, resample
+from engine.volumes.nifti import read_image, read_labels
+from tests.runs.fakes import LoadFake, make_case
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_export_goes_back_to_the_masks_grid_and_refuses_other_bytes(config: ResampleConfig) -> None:
+    resample(config, LoadFake())
+    paths = export_run(ExportJob(run=config.out))
+    assert [path.name for path in paths] == [f"case{i}-r00.nii.gz" for i in range(3)]
+    source, labels = make_case(1)
+    image = read_image(paths[1])
+    assert image.size_zyx == source.size_zyx
+    np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
+    mask = read_labels(config.out / "export" / "labels" / paths[1].name)
+    organs = np.where(mask.array == 3, 0, mask.array)  # 3 is the body contour
+    np.testing.assert_array_equal(organs, labels.array)
+
+    before = paths[0].stat().st_mtime_ns
+    export_run(ExportJob(run=config.out))
+    assert paths[0].stat().st_mtime_ns == before, "what is there is kept"
+
+    shard = next((config.out / "volumes" / "case2-r00.ome.zarr" / "0").glob("c/**/0"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    paths[2].unlink()
+    with pytest.raises(StoreError, match="differs from its commit record"):
+        export_run(ExportJob(run=config.out))
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--run"):
+        export_run(ExportJob())
+    with pytest.raises(RunError, match="not a run folder"):
+        export_run(ExportJob(run=tmp_path))
+    (tmp_path / "plan.jsonl").write_text("")
+    with pytest.raises(RunError, match="committed yet"):
+        export_run(ExportJob(run=tmp_path))
