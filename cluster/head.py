@@ -28,7 +28,8 @@ import psutil
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 40.0
+START_ATTEMPTS = 3
+STOP_TIMEOUT_S = 60.0
 
 
 class ClusterError(RuntimeError):
@@ -105,11 +106,29 @@ def start(folder: Path, *, num_cpus: int | None, object_store_mb: int, owner: in
         owner: pid of a process whose end also ends the cluster, or None.
 
     Raises:
-        ClusterError: the folder is someone else's, or Ray did not come up in time.
+        ClusterError: the folder is someone else's, or Ray did not come up.
     """
     _make_private(folder)
     token_path(folder).touch(mode=0o600)
     token_path(folder).write_text(secrets.token_hex(32), encoding="ascii")
+    for attempt in range(1, START_ATTEMPTS + 1):
+        head = _launch(folder, num_cpus, object_store_mb, owner)
+        try:
+            _wait_until_ready(head)
+        except ClusterError:  # Ray gives its node 30 s to start, which a busy machine may exceed
+            stop(head, keep_files=True)
+            if attempt == START_ATTEMPTS:
+                raise
+        except BaseException:
+            stop(head)
+            raise
+        else:
+            break
+    return head
+
+
+def _launch(folder: Path, num_cpus: int | None, object_store_mb: int, owner: int | None) -> Head:
+    """Start the processes and note who keeps them."""
     gcs_port, api_port, agent_port = _free_ports(3)
     command = [sys.executable, "-m", "cluster.reaper"]
     command += ["--owner", str(owner)] if owner is not None else []
@@ -133,15 +152,10 @@ def start(folder: Path, *, num_cpus: int | None, object_store_mb: int, owner: in
     head = Head(folder, gcs_port, api_port, keeper.pid, created)
     record = json.dumps({**asdict(head), "folder": str(folder)}, indent=1)
     (folder / "head.json").write_text(record + "\n", encoding="utf-8")
-    try:
-        _wait_until_ready(head)
-    except BaseException:
-        stop(head, keep_log=True)
-        raise
     return head
 
 
-def stop(head: Head, *, keep_log: bool = False) -> None:
+def stop(head: Head, *, keep_files: bool = False) -> None:
     """End the head and every process it started; remove its folder.
 
     Raises:
@@ -158,7 +172,7 @@ def stop(head: Head, *, keep_log: bool = False) -> None:
                     f"process {keeper.pid} still ends Ray after {STOP_TIMEOUT_S:.0f} s; run "
                     "`python -m cluster.local down` again"
                 ) from None
-    if keep_log:
+    if keep_files:
         (head.folder / "head.json").unlink(missing_ok=True)
     else:
         shutil.rmtree(head.folder, ignore_errors=True)
@@ -182,8 +196,8 @@ def _wait_until_ready(head: Head) -> None:
     log = head.folder / "start.log"
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
     raise ClusterError(
-        f"{head.folder}: Ray did not come up within {START_TIMEOUT_S:.0f} s; its last words, of "
-        f"{log}:\n{tail}"
+        f"{head.folder}: Ray did not come up; free some memory and CPU, and try again. Its last "
+        f"words:\n{tail}"
     )
 
 
