@@ -19,13 +19,13 @@ from engine.errors import EngineError
 from engine.log import show_log
 from engine.runs.resample import ResampleConfig, resample
 
-_DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
+DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=_DEFAULTS)
+    parser.add_argument("--config", type=Path, default=DEFAULTS)
     known, rest = parser.parse_known_args(args)
     show_log()
     try:

@@ -9,21 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.ndimage import correlate1d
 
 from engine.errors import VolumeError
 
 Image = NDArray[np.floating[Any]]
+Slice = NDArray[np.float64]
 
 _KERNEL_PX = 7
 _KERNEL_SIGMA_PX = 1.5
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # table 1 of the paper, finest first
 _K1, _K2 = 0.01, 0.03
 MIN_SIZE_PX = _KERNEL_PX * 2 ** (len(_SCALE_WEIGHTS) - 1)
-_SLICES_AT_ONCE = 32
 
 
 def ms_ssim(image: Image, reference: Image, data_range: float) -> float:
@@ -53,17 +51,8 @@ def ms_ssim(image: Image, reference: Image, data_range: float) -> float:
         raise VolumeError(
             f"MS-SSIM of slices of {image.shape[1:]} px: five scales need at least {MIN_SIZE_PX} px"
         )
-    total = 0.0
-    for start in range(0, image.shape[0], _SLICES_AT_ONCE):
-        part, truth = (
-            torch.from_numpy(
-                np.ascontiguousarray(a[start : start + _SLICES_AT_ONCE], dtype=np.float64)
-            )
-            for a in (image, reference)
-        )
-        scores = _slice_scores(part[:, None], truth[:, None], data_range)
-        total += float(scores.sum())
-    return total / int(image.shape[0])
+    pairs = zip(np.asarray(image, np.float64), np.asarray(reference, np.float64), strict=True)
+    return float(np.mean([_slice_score(x, y, data_range) for x, y in pairs]))
 
 
 def class_means(
@@ -99,20 +88,20 @@ def mean_errors(means: Mapping[str, float], truth: Mapping[str, float]) -> dict[
     return {name: means[name] - truth[name] for name in means if name in truth}
 
 
-def _slice_scores(x: Tensor, y: Tensor, data_range: float) -> Tensor:
-    """MS-SSIM of each slice, `z 1 y x` -> `z`; luminance counts at the coarsest scale only."""
-    scores = x.new_ones(len(x))
+def _slice_score(x: Slice, y: Slice, data_range: float) -> float:
+    """MS-SSIM of one slice: contrast at every scale, luminance at the coarsest one only."""
+    score = 1.0
     for scale, weight in enumerate(_SCALE_WEIGHTS):
         if scale:
-            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+            x, y = _halve(x), _halve(y)
         luminance, contrast = _ssim_terms(x, y, data_range)
         last = scale == len(_SCALE_WEIGHTS) - 1
-        term = (luminance * contrast if last else contrast).mean(dim=(1, 2, 3))
-        scores = scores * term.clamp_min(0.0) ** weight
-    return scores
+        term = float((luminance * contrast if last else contrast).mean())
+        score *= max(term, 0.0) ** weight
+    return score
 
 
-def _ssim_terms(x: Tensor, y: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+def _ssim_terms(x: Slice, y: Slice, data_range: float) -> tuple[Slice, Slice]:
     """Luminance and contrast-structure maps (Eq. 6 and 7 there)."""
     c_1, c_2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     mean_x, mean_y = _smooth(x), _smooth(y)
@@ -122,9 +111,18 @@ def _ssim_terms(x: Tensor, y: Tensor, data_range: float) -> tuple[Tensor, Tensor
     return luminance, (2 * covariance + c_2) / (var_x + var_y + c_2)
 
 
-def _smooth(x: Tensor) -> Tensor:
+def _smooth(x: Slice) -> Slice:
     """Gaussian mean around every pixel that has the whole window."""
-    offsets = torch.arange(_KERNEL_PX, dtype=x.dtype) - (_KERNEL_PX - 1) / 2
-    kernel = torch.exp(-((offsets / _KERNEL_SIGMA_PX) ** 2) / 2)
-    kernel = kernel / kernel.sum()
-    return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    edge = _KERNEL_PX // 2
+    offsets = np.arange(-edge, edge + 1)
+    kernel = np.exp(-((offsets / _KERNEL_SIGMA_PX) ** 2) / 2)
+    kernel /= kernel.sum()
+    smooth = correlate1d(correlate1d(x, kernel, axis=0), kernel, axis=1)
+    return np.asarray(smooth[edge:-edge, edge:-edge])
+
+
+def _halve(x: Slice) -> Slice:
+    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    height, width = (n // 2 for n in x.shape)
+    blocks = x[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
+    return np.asarray(blocks.mean(axis=(1, 3)))

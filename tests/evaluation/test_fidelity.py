@@ -35,10 +35,10 @@ def test_ms_ssim_equals_monais(size: int) -> None:
     assert ms_ssim(image, truth, 2.0) == pytest.approx(float(oracle.mean()), abs=1e-4)
 
 
-def test_ms_ssim_is_the_mean_over_slices_whatever_the_grouping() -> None:
-    image = np.concatenate([blobs(s, 1) for s in range(35)])
+def test_ms_ssim_is_the_mean_over_slices() -> None:
+    image = np.concatenate([blobs(s, 1) for s in range(5)])
     other = image + np.random.default_rng(0).normal(size=image.shape) * 0.1
-    each = [ms_ssim(other[z : z + 1], image[z : z + 1], 2.0) for z in range(35)]
+    each = [ms_ssim(other[z : z + 1], image[z : z + 1], 2.0) for z in range(5)]
     assert ms_ssim(other, image, 2.0) == pytest.approx(np.mean(each), abs=1e-5)
 
 
