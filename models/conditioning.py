@@ -47,7 +47,12 @@ def one_hot_fractions(mask: Tensor, preset: Preset, num_classes: int) -> Tensor:
 
 
 def concatenate(
-    x_t: Tensor, mask: Tensor, informed: Tensor, known: Tensor | None, preset: Preset
+    x_t: Tensor,
+    mask: Tensor,
+    informed: Tensor,
+    known: Tensor | None,
+    alpha: Tensor,
+    preset: Preset,
 ) -> Tensor:
     """Stack the denoiser's input channels.
 
@@ -56,12 +61,23 @@ def concatenate(
         mask: `(b n) k h w` condition channels of `encode_mask`.
         informed: `(b n) c h w` latent of the informed slice, repeated over the window.
         known: `(b n)` bool; used when the preset has a known-slice input.
-        preset: tells whether the flag channel exists.
+        alpha: `(b n)` signal amplitude of x_t; used when the preset fades its noisy input.
+        preset: tells which of these exist.
     """
+    if known is None:
+        known = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
+    if preset.denoiser.fade_noisy_input:
+        amplitude = torch.where(known, torch.ones_like(alpha), alpha)
+        x_t = x_t * amplitude.to(x_t.device, x_t.dtype)[:, None, None, None]
     parts = [x_t, mask.to(x_t.dtype), informed.to(x_t.dtype)]
     if preset.denoiser.known_slice_input:
-        if known is None:
-            known = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
         flag = known.to(x_t.dtype)[:, None, None, None]
         parts.append(flag.expand(-1, 1, *x_t.shape[-2:]))
     return torch.cat(parts, dim=1)
+
+
+def informed_channels(stacked: Tensor, preset: Preset, num_classes: int) -> Tensor:
+    """The informed slice's latents inside what `concatenate` stacked, `(b n) c h w`."""
+    latent = preset.autoencoder.latent_channels
+    start = latent + preset.mask_channels(num_classes)
+    return stacked[:, start : start + latent]

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models.conditioning import informed_channels
 from models.layers import (
     Downsample,
     PseudoAttention,
@@ -65,6 +66,9 @@ class Denoiser(nn.Module):
             self.position = nn.Sequential(
                 nn.Linear(2 * self.base, width), nn.SiLU(), nn.Linear(width, width)
             )
+        self.style: nn.Module | None = None
+        if spec.style_embedding:
+            self.style = _style_encoder(preset.autoencoder.latent_channels, self.base, width)
         channels = [spec.base_channels * m for m in spec.multipliers]
         sizes = [preset.latent_px // 2**i for i in range(len(channels))]
         self.enter = PseudoConv(preset.input_channels(num_classes), channels[0])
@@ -98,6 +102,8 @@ class Denoiser(nn.Module):
             `(b n) latent_channels h w`.
         """
         embedding = self._embed(t, heights)
+        if self.style is not None:
+            embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
         x = self.enter(x, num_slices)
         skips = [x]
         for level in _levels(self.down):
@@ -141,6 +147,22 @@ def to_channels_last(model: Denoiser) -> Denoiser:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def _style_encoder(latent_channels: int, base: int, width: int) -> nn.Module:
+    """`b c h w` informed latents -> `b e`, zero at birth."""
+    last = nn.Linear(2 * base, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Conv2d(latent_channels, base, 3, stride=2, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(base, 2 * base, 3, stride=2, padding=1),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        last,
+    )
 
 
 def _levels(levels: nn.ModuleList) -> Iterator[Level]:

@@ -56,6 +56,10 @@ class DenoiserSpec(_Spec):
         known_slice_input: one more channel that says which slices are given (clean) and which are
             to be made: conditioned inpainting. Without it known slices are pinned by replacement.
         position_embedding: heights of the slice and of the informed slice enter beside the time.
+        style_embedding: a small encoder of the informed slice, averaged over the slice, enters
+            beside the time as well: contrast and scanner reach every voxel directly.
+        fade_noisy_input: noisy latents enter multiplied by their signal amplitude alpha_t, so that
+            pure noise, which says nothing, is not seen at all.
     """
 
     base_channels: int
@@ -67,6 +71,8 @@ class DenoiserSpec(_Spec):
     mask_subpixels: int = 1
     known_slice_input: bool = False
     position_embedding: bool = False
+    style_embedding: bool = False
+    fade_noisy_input: bool = False
 
 
 class Preset(_Spec):
@@ -132,6 +138,8 @@ PRESETS: dict[str, Preset] = {
             mask_subpixels=4,
             known_slice_input=True,
             position_embedding=True,
+            style_embedding=True,
+            fade_noisy_input=True,
         ),
     ),
     "gem3d_256": Preset(

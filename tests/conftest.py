@@ -26,6 +26,7 @@ os.environ.update(
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on 127.0.0.1 only
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_worker_niceness": "0",  # 15 by default, which starves tests on a busy machine
         "MPLBACKEND": "agg",
         "HF_HUB_OFFLINE": "1",
     }

@@ -210,7 +210,8 @@ class Sampler:
         known = torch.cat([item.known for item in items]).to(self.device)
         informed = conditions.informed.expand(len(x), -1, -1, -1)
         z = z.to(self.device)
-        stacked = concatenate(x, conditions.mask[z], informed, known, self.manifest.preset)
+        alpha = self.schedule.alpha_sigma(t)[0].to(self.device)
+        stacked = concatenate(x, conditions.mask[z], informed, known, alpha, self.manifest.preset)
         stacked = stacked.contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32

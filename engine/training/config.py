@@ -40,6 +40,8 @@ class TrainConfig(FrozenConfig):
         ema_half_life: steps after which a weight's share in the average has halved.
         kl_weight: autoencoder: weight of the mean KL term a latent value.
         max_overlap: volume: most known slices at either end of a training window.
+        high_noise_share: denoiser stages: share of timesteps drawn from the noisiest quarter of the
+            schedule, the rest being uniform.
         seed: of initial weights, data order and noise.
         num_workers: Ray Train workers.
         use_gpu: one GPU a worker.
@@ -70,6 +72,7 @@ class TrainConfig(FrozenConfig):
     ema_half_life: int = Field(300, ge=1)
     kl_weight: float = Field(1e-4, ge=0)
     max_overlap: int = Field(4, ge=1)
+    high_noise_share: float = Field(0.0, ge=0.0, le=1.0)
     seed: int = 0
     num_workers: int = Field(1, ge=1)
     use_gpu: bool = False

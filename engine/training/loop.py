@@ -7,6 +7,7 @@ steps.py; this is the only Ray importer of the room.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -47,10 +48,14 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
+    config.work.mkdir(parents=True, exist_ok=True)
+    _refusal(config).unlink(missing_ok=True)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(_first_engine_error(error)) from error
+    if _refusal(config).exists():
+        raise TrainingError(_refusal(config).read_text(encoding="utf-8"))
     discard_checkpoints(config)
     return read_stage_entry(config)
 
@@ -60,7 +65,18 @@ def _worker(raw: dict[str, Any]) -> None:
     show_log()
     config = TrainConfig.model_validate(raw)
     context = ray.train.get_context()
-    ray.train.report(run_stage(config, context.get_world_rank(), context.get_local_world_size()))
+    try:
+        measured = run_stage(config, context.get_world_rank(), context.get_local_world_size())
+    except EngineError as error:
+        if context.get_world_size() > 1:
+            raise  # the other workers wait for this one; Ray Train has to end them
+        _refusal(config).write_text(str(error), encoding="utf-8")
+        return  # trying again would end the same way
+    ray.train.report(measured)
+
+
+def _refusal(config: TrainConfig) -> Path:
+    return config.work / "refusal.txt"
 
 
 def _first_engine_error(error: BaseException) -> str:

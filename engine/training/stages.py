@@ -99,7 +99,8 @@ class DenoiserStage(StageModel):
     def forward(self, generator: torch.Generator) -> Tensor:
         """Denoising error of a batch of slices or windows."""
         batch = self.data.batch(self.config.batch_size)
-        return denoiser_loss(self.net, self.schedule, batch, generator)
+        share = self.config.high_noise_share
+        return denoiser_loss(self.net, self.schedule, batch, generator, share)
 
 
 AnyStage = AutoencoderStage | DenoiserStage

@@ -3,7 +3,7 @@
 import torch
 
 from models.autoencoder import Autoencoder
-from models.conditioning import concatenate, encode_mask
+from models.conditioning import concatenate, encode_mask, informed_channels
 from models.presets import PRESETS
 
 DEMO = PRESETS["demo"]
@@ -55,10 +55,13 @@ def test_half_a_subpixel_is_a_fraction_of_zero() -> None:
     assert encoded[0, 0, 0, 0] == 0.0
 
 
-def test_the_known_flag_is_the_last_channel() -> None:
-    x = torch.zeros(3, 8, 16, 16)
-    mask, informed = torch.zeros(3, 16, 16, 16), torch.zeros(3, 8, 16, 16)
+def test_the_known_flag_is_the_last_channel_and_noise_fades() -> None:
+    x = torch.ones(3, 8, 16, 16)
+    mask, informed = torch.zeros(3, 16, 16, 16), torch.randn(3, 8, 16, 16)
     known = torch.tensor([True, False, True])
-    stacked = concatenate(x, mask, informed, known, DEMO)
+    alpha = torch.tensor([0.5, 0.5, 0.1])
+    stacked = concatenate(x, mask, informed, known, alpha, DEMO)
     assert stacked.shape[1] == DEMO.input_channels(num_classes=1)
     assert stacked[:, -1].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 1.0]
+    assert stacked[:, 0, 0, 0].tolist() == [1.0, 0.5, 1.0], "known slices do not fade"
+    torch.testing.assert_close(informed_channels(stacked, DEMO, 1), informed)

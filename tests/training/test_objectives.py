@@ -1,16 +1,23 @@
 """Losses: zero for a perfect network, and blind to known slices."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from engine.sampling.schedule import ScheduleConfig, make_schedule, training_target
 from engine.training.ema import Ema
-from engine.training.objectives import denoiser_loss
+from engine.training.objectives import denoiser_loss, draw_timesteps
 from engine.training.progress import Pace, learning_rate_factor
 from engine.training.windows_dataset import DenoiserBatch
+from models.denoiser import Denoiser
 from models.presets import PRESETS
 
-PRESET = PRESETS["demo"]
+DEMO = PRESETS["demo"]
+# the oracle reads x_t from the network's input, so it must come unfaded
+PRESET = DEMO.model_copy(
+    update={"denoiser": DEMO.denoiser.model_copy(update={"fade_noisy_input": False})}
+)
 SCHEDULE = make_schedule(ScheduleConfig(zero_terminal_snr=True, prediction_type="v"))
 
 
@@ -33,6 +40,10 @@ class Oracle(nn.Module):
         return v
 
 
+def loss_of(model: Oracle, data: DenoiserBatch, generator: torch.Generator) -> Tensor:
+    return denoiser_loss(cast(Denoiser, model), SCHEDULE, data, generator)
+
+
 def batch(known: list[int]) -> DenoiserBatch:
     generator = torch.Generator().manual_seed(0)
     x_0 = torch.randn(6, 8, 16, 16, generator=generator)
@@ -44,7 +55,7 @@ def batch(known: list[int]) -> DenoiserBatch:
 def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:
     data = batch([])
     model = Oracle(data.x_0, [], 0.0)
-    loss = denoiser_loss(model, SCHEDULE, data, torch.Generator().manual_seed(1))
+    loss = loss_of(model, data, torch.Generator().manual_seed(1))
     assert loss < 1e-6
     t = model.timesteps[0].reshape(2, 3)
     assert (t == t[:, :1]).all()
@@ -54,8 +65,8 @@ def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:
 def test_errors_on_known_slices_do_not_count_and_others_count_fully() -> None:
     data = batch([0, 3])
     generator = torch.Generator().manual_seed(1)
-    assert denoiser_loss(Oracle(data.x_0, [0, 3], 9.0), SCHEDULE, data, generator) < 1e-6
-    loss = denoiser_loss(Oracle(data.x_0, [1], 2.0), SCHEDULE, data, generator)
+    assert loss_of(Oracle(data.x_0, [0, 3], 9.0), data, generator) < 1e-6
+    loss = loss_of(Oracle(data.x_0, [1], 2.0), data, generator)
     torch.testing.assert_close(loss, torch.tensor(4.0 / 4), atol=1e-4, rtol=1e-4)
 
 
@@ -79,8 +90,18 @@ def test_a_pace_ends_at_its_steps_and_goes_on_where_it_was() -> None:
     pace = Pace(10, None)
     pace.resume(8, 100.0)
     assert pace.elapsed_s >= 100.0
-    pace.advance()
-    assert not pace.done
-    pace.advance()
-    assert pace.done
+    ended = []
+    for _ in range(2):
+        pace.advance()
+        ended.append(pace.done)
+    assert ended == [False, True]
     assert Pace(10, 1.0).fraction < 0.1
+
+
+def test_timesteps_lean_to_high_noise_by_their_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for share, expected in ((0.0, 0.25), (0.5, 0.625), (1.0, 1.0)):
+        t = draw_timesteps(4000, SCHEDULE, share, generator)
+        assert t.min() >= 0
+        assert t.max() <= 999
+        assert abs((t >= 750).float().mean() - expected) < 0.03

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import engine.training.steps as steps_module
 from engine.errors import EngineError, TrainingError, WeightsError
 from engine.training.config import TrainConfig
+from engine.training.stages import build_stage
 from engine.training.steps import run_stage
 from engine.volumes.cohort import phantom_id
 from engine.volumes.phantom import PhantomConfig, make_phantom
@@ -84,7 +85,7 @@ def test_stages_fill_the_weights_folder_and_tell_what_they_did(trained: Path) ->
 
 def test_stage_2_starts_with_stage_1s_output(trained: Path, data: Path, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path)
-    stage, _ = steps_module.build_stage(config(data, folder, stage="volume"), seed=0)
+    stage, _ = build_stage(config(data, folder, stage="volume"), seed=0)
     reference = load_denoiser(folder / "weights", read_manifest(folder / "weights"))
     x = torch.randn(4, reference.preset.input_channels(5), 16, 16)
     t, heights = torch.tensor([5, 5, 5, 5]), torch.rand(4, 2)
@@ -145,9 +146,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(
     folder = copied(trained, tmp_path)
     before = (folder / "weights" / DENOISER).read_bytes()
     with pytest.raises(TrainingError, match="lower learning_rate"):
-        run_stage(
-            config(data, folder, stage="slice", learning_rate=1e30, grad_clip=1e30, warmup=0)
-        )
+        run_stage(config(data, folder, stage="slice", learning_rate=1e30, grad_clip=1e30, warmup=0))
     assert (folder / "weights" / DENOISER).read_bytes() == before
 
 
