@@ -23,7 +23,6 @@ from engine.errors import RunError
 Row = dict[str, Any]
 
 _TASK_RETRIES = 20
-_ACTOR_RESTARTS = 100
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,6 @@ def run_rows(
             compute=ActorPoolStrategy(size=pool.num_workers),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
-            max_restarts=_ACTOR_RESTARTS,
             max_task_retries=_TASK_RETRIES,
         )
     try:

@@ -57,8 +57,10 @@ class Tally:
         if event == "started":
             self.fractions[sample_id] = 0.0
         elif event == "window" and total:
-            self.fractions[sample_id] = done / total
+            self.fractions[sample_id] = done / (total + 1)  # decoding and writing are to come
             self.latest = f"{sample_id} window {done}/{total}"
+            if done == total:
+                self.latest = f"{sample_id} decoding"
         elif event in ("committed", "failed"):
             self.fractions.pop(sample_id, None)
             self.ended += 1

@@ -42,6 +42,8 @@ class RaySession:
         """
         if ray.is_initialized():
             return
+        # each pool of workers would print an error of Ray's core about its constructor arguments
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         address = os.environ.get("RAY_ADDRESS")
         try:
             if address:
@@ -50,7 +52,7 @@ class RaySession:
             else:
                 log.info("starting a local Ray")
                 _start_local(show_workers)
-        except (ConnectionError, RuntimeError, OSError) as error:
+        except Exception as error:  # Ray raises plain ones too
             place = f"the Ray cluster at {address}" if address else "a local Ray"
             raise RunError(
                 f"{place} cannot be used ({str(error).splitlines()[0]}); start a cluster, or unset "
@@ -85,7 +87,7 @@ def _start_local(show_workers: bool) -> None:
                 logging_level=logging.ERROR,
             )
             return
-        except (ConnectionError, RuntimeError, OSError):
+        except Exception:  # Ray raises plain ones too
             ray.shutdown()
             if attempt == _LOCAL_ATTEMPTS:
                 raise

@@ -14,9 +14,9 @@ def tally(events: list[tuple[str, str, float, int, int]], to_do: int = 4) -> Tal
 
 
 def test_time_left_counts_volumes_and_windows() -> None:
-    events = [("started", "a", 100.0, 0, 0), ("window", "a", 105.0, 1, 2)]
+    events = [("started", "a", 100.0, 0, 0), ("window", "a", 105.0, 1, 1)]
     line = tally(events).line(now_s=110.0, started_s=90.0)
-    assert line == "5/9 volumes, 20 s elapsed, about 70 s left (a window 1/2)"
+    assert line == "5/9 volumes, 20 s elapsed, about 70 s left (a decoding)"
     events += [("committed", "a", 120.0, 0, 0), ("started", "b", 120.0, 0, 0)]
     line = tally(events).line(now_s=120.0, started_s=90.0)
     assert line == "6/9 volumes, 30 s elapsed, about 60 s left (a committed)"
