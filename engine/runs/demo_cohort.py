@@ -13,12 +13,13 @@ from pathlib import Path
 from engine.errors import RunError
 from engine.log import get_logger
 from engine.runs.prepare_dataset import prepare_dataset
-from engine.volumes.cohort import DEMO_INDICES, phantom_id, write_cohort
+from engine.volumes.cohort import DEMO_INDICES, HELD_OUT_IDS, phantom_id, write_cohort
 from engine.volumes.manifest import MANIFEST_NAME, read_manifest
 from engine.volumes.prepare import ABDOMEN_CT
 
 log = get_logger(__name__)
 
+REMARKS = dict.fromkeys(HELD_OUT_IDS, "a phantom kept out of the demo weights' training")
 _REAL_SET = "Dataset002_AbdomenCT"
 
 

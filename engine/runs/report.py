@@ -37,6 +37,7 @@ def write_report(
     commits: Mapping[str, Commit],
     summary: RunSummary,
     num_pictured: int,
+    remarks: Mapping[str, str],
 ) -> Path:
     """Write report.html.
 
@@ -48,6 +49,7 @@ def write_report(
         commits: of the volumes that exist.
         summary: of the run.
         num_pictured: volumes to draw, in plan order; the table holds all.
+        remarks: what else a reader should know of a case, by case id.
 
     Returns:
         The page's path.
@@ -62,7 +64,8 @@ def write_report(
     window = ""
     for row in shown:
         case = read_prepared(data / f"{row.case_id}.zarr")
-        cards.append(_card(folder, data, case, commits[row.sample_id], volumes[row.sample_id]))
+        card = _card(folder, data, case, commits[row.sample_id], volumes[row.sample_id])
+        cards.append({**card, "remark": remarks.get(row.case_id, "")})
         classes = max(classes, case.class_names, key=len)
         window = f"{case.intensity.low:g} to {case.intensity.high:g} {case.intensity.unit}"
         log.debug("drew %s", row.sample_id)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, WeightsError
 from engine.log import get_logger
 from engine.runs import ledger
-from engine.runs.demo_cohort import build_demo_cohort
+from engine.runs.demo_cohort import REMARKS, build_demo_cohort
 from engine.runs.folder import RunFolder, RunLock, put
 from engine.runs.identity import (
     RunIdentity,
@@ -135,7 +135,8 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
                 num_threads=1,
             )
             _work(folder, rows, pending, task, load, config.num_workers)
-        return _finish(folder, data, identity, rows, started_s, config.num_pictured)
+        remarks = REMARKS if config.data is None else {}
+        return _finish(folder, data, identity, rows, started_s, config.num_pictured, remarks)
 
 
 def run_place(out: Path) -> Path:
@@ -246,7 +247,7 @@ def _work(
     num_workers: int | None,
 ) -> None:
     pool = choose_pool(num_workers, len(pending), node_resources())
-    task = WorkerTask(**{**vars(task), "num_threads": pool.num_threads})
+    task = replace(task, num_threads=pool.num_threads)
     log.info("%d of %d volumes to make, %d worker(s)", len(pending), len(rows), pool.num_workers)
     tally = Tally(len(rows), len(rows) - len(pending), len(pending))
     plain = [row.model_dump(mode="json") for row in pending]
@@ -263,6 +264,7 @@ def _finish(
     rows: Sequence[PlanRow],
     started_s: float,
     num_pictured: int,
+    remarks: Mapping[str, str],
 ) -> Outcome:
     """Summary and report from what is committed now."""
     commits = ledger.read_commits(folder, [row.sample_id for row in rows])
@@ -273,7 +275,9 @@ def _finish(
         return summarize(rows, commits, facts)
 
     log.info("drawing the report")
-    report = write_report(folder, data, identity, rows, commits, summary_now(), num_pictured)
+    report = write_report(
+        folder, data, identity, rows, commits, summary_now(), num_pictured, remarks
+    )
     summary = summary_now()
     put(folder.summary, json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
     return Outcome(summary, report, worked=True)
