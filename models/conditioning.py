@@ -52,6 +52,7 @@ def concatenate(
     informed: Tensor,
     known: Tensor | None,
     alpha: Tensor,
+    appearance: Tensor | None,
     preset: Preset,
 ) -> Tensor:
     """Stack the denoiser's input channels.
@@ -61,6 +62,8 @@ def concatenate(
         mask: `(b n) k h w` condition channels of `encode_mask`.
         informed: `(b n) c h w` latent of the informed slice, repeated over the window.
         known: `(b n)` bool; used when the preset has a known-slice input.
+        appearance: `(b n) 2 k` of `class_appearance`, used when the preset paints masks; None
+            says that the informed slice's mask is not known.
         alpha: `(b n)` signal amplitude of x_t; used when the preset fades its noisy input.
         preset: tells which of these exist.
     """
@@ -73,6 +76,8 @@ def concatenate(
     if preset.denoiser.known_slice_input:
         flag = known.to(x_t.dtype)[:, None, None, None]
         parts.append(flag.expand(-1, 1, *x_t.shape[-2:]))
+    if preset.denoiser.class_intensity_input:
+        parts.append(paint_mask(mask, appearance, preset).to(x_t.dtype))
     return torch.cat(parts, dim=1)
 
 
@@ -81,3 +86,44 @@ def informed_channels(stacked: Tensor, preset: Preset, num_classes: int) -> Tens
     latent = preset.autoencoder.latent_channels
     start = latent + preset.mask_channels(num_classes)
     return stacked[:, start : start + latent]
+
+
+def class_appearance(image: Tensor, mask: Tensor, num_classes: int, min_pixels: int = 12) -> Tensor:
+    """Mean intensity of each class in each slice, and whether the slice has that class.
+
+    Args:
+        image: `b y x` in [-1, 1].
+        mask: `b y x` integer classes.
+        num_classes: background not counted.
+        min_pixels: fewer pixels of a class do not count.
+
+    Returns:
+        `b 2 k` float32: means (0 where absent), and 1 or 0.
+    """
+    one_hot = F.one_hot(mask.long(), num_classes + 1)[..., 1:].float()
+    count = one_hot.sum(dim=(1, 2))
+    total = (one_hot * image.float()[..., None]).sum(dim=(1, 2))
+    present = (count >= min_pixels).float()
+    return torch.stack([total / count.clamp(min=1.0) * present, present], dim=1)
+
+
+def paint_mask(mask: Tensor, appearance: Tensor | None, preset: Preset) -> Tensor:
+    """Class fractions weighted with the informed slice's class means, and with their presence.
+
+    Args:
+        mask: `b (k s) h w` of `one_hot_fractions`.
+        appearance: `b 2 k`, or None for "no class known".
+        preset: tells the sub-pixels.
+
+    Returns:
+        `b (2 s) h w`: painted intensities, then known fractions; s = sub-pixels squared.
+    """
+    fractions = rearrange((mask + 1.0) / 2.0, "b (k s) h w -> b k s h w", s=_folded(preset))
+    if appearance is None:
+        appearance = torch.zeros(len(mask), 2, fractions.shape[1], device=mask.device)
+    painted = torch.einsum("bkshw,bik->bishw", fractions, appearance.to(fractions.dtype))
+    return rearrange(painted, "b i s h w -> b (i s) h w")
+
+
+def _folded(preset: Preset) -> int:
+    return preset.denoiser.mask_subpixels**2

@@ -69,6 +69,9 @@ class Denoiser(nn.Module):
         self.style: nn.Module | None = None
         if spec.style_embedding:
             self.style = _style_encoder(preset.autoencoder.latent_channels, self.base, width)
+        self.appearance: nn.Module | None = None
+        if spec.class_intensity_input:
+            self.appearance = _appearance_encoder(num_classes, width)
         channels = [spec.base_channels * m for m in spec.multipliers]
         sizes = [preset.latent_px // 2**i for i in range(len(channels))]
         self.enter = PseudoConv(preset.input_channels(num_classes), channels[0])
@@ -87,7 +90,12 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.leave.plane.bias)
 
     def forward(
-        self, x: Tensor, t: Tensor, heights: Tensor | None = None, num_slices: int | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        heights: Tensor | None = None,
+        num_slices: int | None = None,
+        appearance: Tensor | None = None,
     ) -> Tensor:
         """Predict eps, v, x_0 or flow, whatever the weights were trained for.
 
@@ -97,6 +105,8 @@ class Denoiser(nn.Module):
             heights: `(b n) 2` in [0, 1]: of the slice in its volume, and of the informed slice in
                 its own; needed when the preset has a position embedding.
             num_slices: n, or None to leave the volumetric layers out (stage 1).
+            appearance: `(b n) 2 k` of `class_appearance`, where the preset uses it; None says
+                that it is not known.
 
         Returns:
             `(b n) latent_channels h w`.
@@ -104,6 +114,8 @@ class Denoiser(nn.Module):
         embedding = self._embed(t, heights)
         if self.style is not None:
             embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
+        if self.appearance is not None and appearance is not None:
+            embedding = embedding + self.appearance(appearance.flatten(1))
         x = self.enter(x, num_slices)
         skips = [x]
         for level in _levels(self.down):
@@ -163,6 +175,14 @@ def _style_encoder(latent_channels: int, base: int, width: int) -> nn.Module:
         nn.Flatten(),
         last,
     )
+
+
+def _appearance_encoder(num_classes: int, width: int) -> nn.Module:
+    """`b 2k` class means and presence -> `b e`, zero at birth."""
+    last = nn.Linear(width // 2, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(2 * num_classes, width // 2), nn.SiLU(), last)
 
 
 def _levels(levels: nn.ModuleList) -> Iterator[Level]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class _Spec(BaseModel):
@@ -58,6 +58,9 @@ class DenoiserSpec(_Spec):
         position_embedding: heights of the slice and of the informed slice enter beside the time.
         style_embedding: a small encoder of the informed slice, averaged over the slice, enters
             beside the time as well: contrast and scanner reach every voxel directly.
+        class_intensity_input: the mask, painted with the mean intensity that each class has in the
+            informed slice, enters beside it (`one_hot` masks only): organs get the patient's
+            contrast wherever they are. Classes that the informed slice lacks are marked so.
         fade_noisy_input: noisy latents enter multiplied by their signal amplitude alpha_t, so that
             pure noise, which says nothing, is not seen at all.
     """
@@ -72,7 +75,14 @@ class DenoiserSpec(_Spec):
     known_slice_input: bool = False
     position_embedding: bool = False
     style_embedding: bool = False
+    class_intensity_input: bool = False
     fade_noisy_input: bool = False
+
+    @model_validator(mode="after")
+    def _painted_masks_are_one_hot(self) -> DenoiserSpec:
+        if self.class_intensity_input and self.mask_encoding != "one_hot":
+            raise ValueError("class_intensity_input needs mask_encoding one_hot")
+        return self
 
 
 class Preset(_Spec):
@@ -101,9 +111,11 @@ class Preset(_Spec):
         return int(num_classes * self.denoiser.mask_subpixels**2)
 
     def input_channels(self, num_classes: int) -> int:
-        """Noisy + mask + informed (+ known flag) channels."""
+        """Noisy + mask + informed (+ known flag) (+ painted mask) channels."""
         latents = 2 * self.autoencoder.latent_channels
-        return latents + self.mask_channels(num_classes) + int(self.denoiser.known_slice_input)
+        painted = 2 * self.denoiser.mask_subpixels**2 if self.denoiser.class_intensity_input else 0
+        flag = int(self.denoiser.known_slice_input)
+        return latents + self.mask_channels(num_classes) + flag + painted
 
 
 _KL_F8 = AutoencoderSpec(
@@ -139,6 +151,7 @@ PRESETS: dict[str, Preset] = {
             known_slice_input=True,
             position_embedding=True,
             style_embedding=True,
+            class_intensity_input=True,
             fade_noisy_input=True,
         ),
     ),

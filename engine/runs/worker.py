@@ -79,6 +79,13 @@ class WorkerTask:
     num_threads: int
 
 
+@dataclass(frozen=True)
+class _Informed:
+    image: NDArray[np.float32]  # y x in [-1, 1]
+    mask: NDArray[np.uint8]  # y x
+    position: float  # 0 to 1
+
+
 @dataclass
 class _Clock:
     """Seconds by stage."""
@@ -134,9 +141,9 @@ class ResampleWorker:
         clock = _Clock()
         with clock.stage("read"):
             case = read_prepared(self._task.data / f"{plan.case_id}.zarr")
-            informed, position = self._informed(plan, case)
+            informed = self._informed(plan, case)
         with clock.stage("sample"):
-            sampled = self._sample(plan, case, informed, position)
+            sampled = self._sample(plan, case, informed)
         with clock.stage("measure"):
             measures = measure(case, sampled.image, sampled.joins)
         staged = ledger.staging_place(self._folder, attempt)
@@ -152,7 +159,7 @@ class ResampleWorker:
                 case_id=plan.case_id,
                 informed_case=plan.informed_case,
                 informed_z=plan.informed_z,
-                target_z=round(position * (case.size_zyx[0] - 1)),
+                target_z=round(informed.position * (case.size_zyx[0] - 1)),
                 seed=plan.seed,
                 attempt=attempt.number,
                 files=files,
@@ -169,8 +176,8 @@ class ResampleWorker:
 
         ledger.commit(self._folder, attempt, staged, hash_tree, record)
 
-    def _informed(self, plan: PlanRow, case: PreparedCase) -> tuple[NDArray[np.float32], float]:
-        """The informed slice and its relative height (0 to 1) in its own volume."""
+    def _informed(self, plan: PlanRow, case: PreparedCase) -> _Informed:
+        """The informed slice, its classes, and its relative height in its own volume."""
         source = case
         if plan.informed_case != plan.case_id:
             source = read_prepared(self._task.data / f"{plan.informed_case}.zarr")
@@ -180,21 +187,22 @@ class ResampleWorker:
                 "prepare the case with its image"
             )
         depth = source.image.shape[0]
-        return source.image[plan.informed_z], plan.informed_z / max(1, depth - 1)
+        position = plan.informed_z / max(1, depth - 1)
+        return _Informed(source.image[plan.informed_z], source.mask[plan.informed_z], position)
 
     def _sample(
         self,
         plan: PlanRow,
         case: PreparedCase,
-        informed: NDArray[np.float32],
-        position: float,
+        informed: _Informed,
     ) -> SampledVolume:
         request = SampleRequest(
             sample_id=plan.sample_id,
             seed=plan.seed,
             mask=case.mask,
-            informed=informed,
-            informed_position=position,
+            informed=informed.image,
+            informed_mask=informed.mask,
+            informed_position=informed.position,
         )
 
         def on_window(done: int, total: int) -> None:

@@ -51,6 +51,6 @@ def choose_informed(
     others = sorted(name for name in with_image if name != case_id)
     if not others:
         raise SamplingError(f"{case_id}: no other case has an image; use informed own")
-    chosen = others[noise_seed(seed, sample_id, "-", "informed case") % len(others)]
+    chosen = others[noise_seed(seed, sample_id, 0, "informed case") % len(others)]
     height = (num_slices // 2) / max(num_slices - 1, 1)
     return InformedChoice(chosen, round(height * (with_image[chosen] - 1)))

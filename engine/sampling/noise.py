@@ -1,6 +1,8 @@
-"""Randomness that depends on nothing but the sample: hash(run seed, sample_id, window, purpose).
+"""Randomness that depends on nothing but the sample: hash(run seed, sample_id, slice, purpose).
 
-Drawn on the CPU in float32, so that worker, batch, order and device make no difference.
+Drawn on the CPU in float32, so that worker, batch, order and device make no difference. A slice has
+its noise whatever window it is denoised in: two windows that share slices then start alike there,
+and what the second makes continues what the first has made (docs/decisions, propagation).
 """
 
 from __future__ import annotations
@@ -11,15 +13,13 @@ import torch
 from torch import Tensor
 
 
-def noise_seed(seed: int, sample_id: str, window: str, purpose: str) -> int:
+def noise_seed(seed: int, sample_id: str, z: int, purpose: str) -> int:
     """A 63-bit seed; equal arguments give equal seeds on every machine."""
-    text = "\x1f".join((str(seed), sample_id, window, purpose)).encode()
+    text = "\x1f".join((str(seed), sample_id, str(z), purpose)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-def draw_noise(
-    shape: tuple[int, ...], seed: int, sample_id: str, window: str, purpose: str
-) -> Tensor:
-    """Unit Gaussian of `shape`, float32 on the CPU."""
-    generator = torch.Generator().manual_seed(noise_seed(seed, sample_id, window, purpose))
+def draw_noise(shape: tuple[int, ...], seed: int, sample_id: str, z: int, purpose: str) -> Tensor:
+    """Unit Gaussian of `shape` for slice z, float32 on the CPU."""
+    generator = torch.Generator().manual_seed(noise_seed(seed, sample_id, z, purpose))
     return torch.randn(shape, generator=generator)

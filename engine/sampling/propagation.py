@@ -123,9 +123,12 @@ class Propagation:
         return KnownSlices(flags, given, self._noise(window, "known"), self.conditioned)
 
     def _noise(self, window: Window, purpose: str) -> Tensor:
-        name = f"{window.start}-{window.stop}"
-        shape = (window.size, *self.latent_shape)
-        return draw_noise(shape, self.seed, self.sample_id, name, purpose)
+        return torch.stack(
+            [
+                draw_noise(self.latent_shape, self.seed, self.sample_id, z, purpose)
+                for z in range(window.start, window.stop)
+            ]
+        )
 
     def _check_finite(self, x_0: Tensor, window: Window, index: int) -> None:
         if not torch.isfinite(x_0).all():

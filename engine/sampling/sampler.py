@@ -24,7 +24,7 @@ from engine.sampling.schedule import ScheduleConfig, make_schedule, predicted_x_
 from engine.sampling.solvers import make_solver
 from engine.sampling.windows import plan_windows
 from models.autoencoder import Autoencoder
-from models.conditioning import concatenate, encode_mask
+from models.conditioning import class_appearance, concatenate, encode_mask
 from models.denoiser import Denoiser, to_channels_last
 from models.weights import (
     Manifest,
@@ -47,6 +47,8 @@ class SampleRequest:
         seed: of the run.
         mask: `z y x` classes on the model's grid.
         informed: `y x` float32 slice in [-1, 1].
+        informed_mask: `y x` classes of that slice, or None; tells a model that paints masks how
+            bright each class is.
         informed_position: height of that slice in its own volume, 0 to 1.
         start: z where the first window starts; None puts the window around the informed height.
     """
@@ -56,6 +58,7 @@ class SampleRequest:
     mask: NDArray[np.uint8]
     informed: NDArray[np.float32]
     informed_position: float
+    informed_mask: NDArray[np.uint8] | None = None
     start: int | None = None
 
 
@@ -83,6 +86,7 @@ class _Conditions:
     mask: Tensor  # z k h w
     informed: Tensor  # 1 c h w
     heights: Tensor  # z 2
+    appearance: Tensor | None  # 1 2 k
 
 
 class Sampler:
@@ -184,6 +188,8 @@ class Sampler:
                 f"{name}: mask has class {int(request.mask.max())}, the model knows {classes}; "
                 "prepare with the label map of its training"
             )
+        if request.informed_mask is not None and request.informed_mask.shape != (edge, edge):
+            raise SamplingError(f"{name}: the informed slice's mask must be {edge} x {edge}")
 
     def _encode(self, request: SampleRequest) -> _Conditions:
         preset, size = self.manifest.preset, self.config.decode_batch
@@ -199,7 +205,17 @@ class Sampler:
             torch.cat(encoded),
             self.autoencoder.encode(informed.to(self.device)).mean,
             heights.to(self.device),
+            self._appearance(request),
         )
+
+    def _appearance(self, request: SampleRequest) -> Tensor | None:
+        if request.informed_mask is None:
+            return None
+        image, mask = (
+            torch.from_numpy(np.ascontiguousarray(plane))[None]
+            for plane in (request.informed, request.informed_mask)
+        )
+        return class_appearance(image, mask, self.manifest.num_classes).to(self.device)
 
     def _denoise(self, items: Sequence[DenoiseItem], conditions: _Conditions) -> list[Tensor]:
         """One evaluation of the network for windows that may stand at different timesteps."""
@@ -211,12 +227,15 @@ class Sampler:
         informed = conditions.informed.expand(len(x), -1, -1, -1)
         z = z.to(self.device)
         alpha = self.schedule.alpha_sigma(t)[0].to(self.device)
-        stacked = concatenate(x, conditions.mask[z], informed, known, alpha, self.manifest.preset)
+        seen = conditions.appearance
+        seen = None if seen is None else seen.expand(len(x), -1, -1)
+        preset = self.manifest.preset
+        stacked = concatenate(x, conditions.mask[z], informed, known, alpha, seen, preset)
         stacked = stacked.contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         ):
-            output = self.denoiser(stacked, t.to(self.device), conditions.heights[z], size)
+            output = self.denoiser(stacked, t.to(self.device), conditions.heights[z], size, seen)
         x_0 = predicted_x_0(self.schedule, output.float(), x, t)
         return list(torch.split(x_0.cpu(), size))
 

@@ -20,7 +20,7 @@ from engine.log import get_logger
 from engine.volumes.store import list_prepared, read_prepared
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
-from models.conditioning import encode_mask
+from models.conditioning import class_appearance, encode_mask
 from models.presets import Preset
 
 log = get_logger(__name__)
@@ -36,12 +36,14 @@ class LatentCase:
         mean: `z c h w`, float32 scaled latents.
         log_variance: `z c h w`, float16.
         mask: `z k h w` float16 condition channels.
+        appearance: `z 2 k` float32, mean intensity and presence of each class in each slice.
     """
 
     case_id: str
     mean: Tensor
     log_variance: Tensor
     mask: Tensor
+    appearance: Tensor
 
     @property
     def num_slices(self) -> int:
@@ -63,7 +65,9 @@ def cached_latents(
     cache: Path,
 ) -> list[LatentCase]:
     """Latents of all cases, from `cache` where they are still valid."""
-    key = _state_digest(autoencoder) + hashlib.sha256(preset.model_dump_json().encode()).hexdigest()
+    denoiser = preset.denoiser
+    encoding = f"{denoiser.mask_encoding} {denoiser.mask_subpixels} {preset.size_px} {num_classes}"
+    key = f"latents/2 {encoding} {_state_digest(autoencoder)}"
     cache.mkdir(parents=True, exist_ok=True)
     result = []
     for case in cases:
@@ -95,6 +99,7 @@ def encode_case(
         mean=torch.cat([m.mean for m in moments]),
         log_variance=torch.cat([m.log_variance for m in moments]).half(),
         mask=torch.cat(encoded).half(),
+        appearance=class_appearance(images[:, 0], masks, num_classes),
     )
 
 
@@ -121,13 +126,14 @@ def _read(path: Path, key: str, case_id: str) -> LatentCase | None:
                 stored.get_tensor("mean"),
                 stored.get_tensor("log_variance"),
                 stored.get_tensor("mask"),
+                stored.get_tensor("appearance"),
             )
     except (OSError, SafetensorError, json.JSONDecodeError):
         return None
 
 
 def _write(path: Path, key: str, case: LatentCase) -> None:
-    tensors = {"mean": case.mean, "log_variance": case.log_variance, "mask": case.mask}
+    tensors = {k: v for k, v in vars(case).items() if k != "case_id"}
     staged = path.with_suffix(".new")
     save_file({k: v.contiguous() for k, v in tensors.items()}, staged, metadata={"key": key})
     staged.replace(path)

@@ -26,6 +26,8 @@ class DenoiserBatch:
         informed: `m c h w`.
         heights: `m 2`, of the slice and of its informed slice, in [0, 1].
         known: `m` bool, slices given clean.
+        appearance: `m 2 k`, class means and presence in the informed slice; all absent in a tenth
+            of the examples, so that an informed slice without a mask can be used as well.
         num_slices: n of a window, or None for independent slices.
     """
 
@@ -34,6 +36,7 @@ class DenoiserBatch:
     informed: Tensor
     heights: Tensor
     known: Tensor
+    appearance: Tensor
     num_slices: int | None
 
 
@@ -108,9 +111,11 @@ class LatentDataset:
     def batch(self, size: int) -> DenoiserBatch:
         """`size` windows (or slices)."""
         parts = [self._example() for _ in range(size)]
-        x_0, mask, informed, heights, known = (torch.cat(v) for v in zip(*parts, strict=True))
+        x_0, mask, informed, heights, known, seen = (
+            torch.cat(values) for values in zip(*parts, strict=True)
+        )
         num_slices = self.window if self.window > 1 else None
-        return DenoiserBatch(x_0, mask, informed, heights, known, num_slices)
+        return DenoiserBatch(x_0, mask, informed, heights, known, seen, num_slices)
 
     def _example(self) -> tuple[Tensor, ...]:
         case = self.cases[self.draw.case()]
@@ -120,7 +125,9 @@ class LatentDataset:
         z = torch.arange(start, start + self.window)
         informed = self._latent(case, torch.tensor([source])).expand(self.window, -1, -1, -1)
         heights = torch.stack([z / last, torch.full_like(z, source) / last], dim=1)
-        return self._latent(case, z), case.mask[z].float(), informed, heights, self._known()
+        seen = case.appearance[source] * float(self.draw.below(10) > 0)
+        seen = seen.expand(self.window, -1, -1)
+        return self._latent(case, z), case.mask[z].float(), informed, heights, self._known(), seen
 
     def _latent(self, case: LatentCase, z: Tensor) -> Tensor:
         noise = torch.randn(case.mean[z].shape, generator=self.draw.generator)

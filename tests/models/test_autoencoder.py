@@ -3,7 +3,13 @@
 import torch
 
 from models.autoencoder import Autoencoder
-from models.conditioning import concatenate, encode_mask, informed_channels
+from models.conditioning import (
+    class_appearance,
+    concatenate,
+    encode_mask,
+    informed_channels,
+    paint_mask,
+)
 from models.presets import PRESETS
 
 DEMO = PRESETS["demo"]
@@ -55,13 +61,36 @@ def test_half_a_subpixel_is_a_fraction_of_zero() -> None:
     assert encoded[0, 0, 0, 0] == 0.0
 
 
-def test_the_known_flag_is_the_last_channel_and_noise_fades() -> None:
+def test_known_slices_are_flagged_and_noise_fades() -> None:
     x = torch.ones(3, 8, 16, 16)
     mask, informed = torch.zeros(3, 16, 16, 16), torch.randn(3, 8, 16, 16)
     known = torch.tensor([True, False, True])
     alpha = torch.tensor([0.5, 0.5, 0.1])
-    stacked = concatenate(x, mask, informed, known, alpha, DEMO)
+    stacked = concatenate(x, mask, informed, known, alpha, None, DEMO)
     assert stacked.shape[1] == DEMO.input_channels(num_classes=1)
-    assert stacked[:, -1].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 1.0]
+    flag = 8 + 16 + 8
+    assert stacked[:, flag].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 1.0]
     assert stacked[:, 0, 0, 0].tolist() == [1.0, 0.5, 1.0], "known slices do not fade"
     torch.testing.assert_close(informed_channels(stacked, DEMO, 1), informed)
+
+
+def test_appearance_is_the_mean_of_each_class_and_small_classes_are_absent() -> None:
+    mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    mask[0, :8, :8], mask[0, 8:, 8:], mask[0, 0, 15] = 1, 2, 3
+    image = torch.full((1, 16, 16), -1.0)
+    image[0, :8, :8], image[0, 8:, 8:] = 0.25, 0.5
+    seen = class_appearance(image, mask, num_classes=3)
+    assert seen.tolist() == [[[0.25, 0.5, 0.0], [1.0, 1.0, 0.0]]]
+
+
+def test_a_painted_mask_shows_the_informed_slices_intensities_where_the_classes_are() -> None:
+    mask = torch.zeros(1, 128, 128, dtype=torch.uint8)
+    mask[0, :64], mask[0, 64:] = 1, 2
+    encoded = encode_mask(mask, DEMO, num_classes=2, autoencoder=None)
+    seen = torch.tensor([[[0.25, 0.0], [1.0, 0.0]]])  # class 2 is not in the informed slice
+    painted = paint_mask(encoded, seen, DEMO)
+    assert painted.shape == (1, 32, 16, 16)
+    assert (painted[:, :16, :8] == 0.25).all()
+    assert (painted[:, 16:, :8] == 1.0).all()
+    assert (painted[:, :, 8:] == 0.0).all()
+    assert (paint_mask(encoded, None, DEMO) == 0.0).all()

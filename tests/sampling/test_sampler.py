@@ -1,6 +1,7 @@
 """The sampler over small random weights: reproducible, refusing, independent of its batching."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,12 +49,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def request(num_slices: int = 15, **changes: object) -> SampleRequest:
+def request(num_slices: int = 15, **changes: Any) -> SampleRequest:
     mask = np.zeros((num_slices, EDGE, EDGE), dtype=np.uint8)
     mask[:, 8:24, 8:24] = 2
     mask[3:9, 12:18, 12:18] = 1
     informed = np.linspace(-1, 1, EDGE * EDGE, dtype=np.float32).reshape(EDGE, EDGE)
-    fields = {"sample_id": "s", "seed": 7, "mask": mask, "informed": informed}
+    fields: dict[str, Any] = {"sample_id": "s", "seed": 7, "mask": mask, "informed": informed}
+    fields["informed_mask"] = mask[num_slices // 2]
     return SampleRequest(**{**fields, "informed_position": 0.5, **changes})
 
 
@@ -93,6 +95,8 @@ def test_mask_and_informed_slice_both_matter(weights: Path) -> None:
     plain = sampler.sample(request()).image
     flipped = sampler.sample(request(informed=-request().informed)).image
     empty = sampler.sample(request(mask=np.zeros_like(request().mask))).image
+    unpainted = sampler.sample(request(informed_mask=None)).image
+    assert np.abs(plain - unpainted).max() > 1e-4
     assert np.abs(plain - flipped).max() > 1e-3
     assert np.abs(plain - empty).max() > 1e-3
 
@@ -114,7 +118,7 @@ def test_the_reference_profile_is_the_papers(weights: Path) -> None:
     ],
 )
 def test_requests_that_do_not_fit_are_refused(
-    weights: Path, changes: dict[str, object], message: str
+    weights: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SamplingError, match=message):
         Sampler.load(weights, FAST).sample(request(**changes))

@@ -30,7 +30,9 @@ class Oracle(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(1))
         self.timesteps: list[Tensor] = []
 
-    def forward(self, x: Tensor, t: Tensor, heights: Tensor, num_slices: int | None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, heights: Tensor, num_slices: int | None, appearance: Tensor
+    ) -> Tensor:
         self.timesteps.append(t)
         x_t = x[:, :8]
         alpha, sigma = (a[:, None, None, None].float() for a in SCHEDULE.alpha_sigma(t))
@@ -49,7 +51,8 @@ def batch(known: list[int]) -> DenoiserBatch:
     x_0 = torch.randn(6, 8, 16, 16, generator=generator)
     flags = torch.zeros(6, dtype=torch.bool)
     flags[known] = True
-    return DenoiserBatch(x_0, torch.zeros(6, 16, 16, 16), x_0, torch.rand(6, 2), flags, 3)
+    mask, seen = torch.zeros(6, 16, 16, 16), torch.zeros(6, 2, 1)
+    return DenoiserBatch(x_0, mask, x_0, torch.rand(6, 2), flags, seen, 3)
 
 
 def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:

@@ -12,7 +12,9 @@ def case(name: str, num_slices: int, value: float = 0.0) -> LatentCase:
     """Latents of slice z hold `value + z`, with a posterior of no width."""
     mean = value + torch.arange(num_slices).float()[:, None, None, None].expand(-1, 2, 4, 4)
     narrow = torch.full_like(mean, -60.0)
-    return LatentCase(name, mean.contiguous(), narrow, mean[:, :1].contiguous().half())
+    height = torch.arange(num_slices).float()[:, None, None].expand(-1, 2, 3)
+    mask = mean[:, :1].contiguous().half()
+    return LatentCase(name, mean.contiguous(), narrow, mask, height.contiguous())
 
 
 def test_windows_are_contiguous_and_mask_and_heights_belong_to_them() -> None:
@@ -27,6 +29,8 @@ def test_windows_are_contiguous_and_mask_and_heights_belong_to_them() -> None:
         informed = batch.informed[:, 0, 0, 0]
         torch.testing.assert_close(batch.heights[:, 1], informed / 29)
         assert (informed.reshape(2, 8).diff(dim=1) == 0).all()
+        seen = batch.appearance[:, 0, 0]
+        assert (((seen - informed).abs() < 1e-4) | (seen == 0)).all(), "its own, or not known"
 
 
 def test_known_slices_lie_at_the_ends_and_never_fill_a_window() -> None:
