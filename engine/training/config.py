@@ -42,6 +42,8 @@ class TrainConfig(FrozenConfig):
         max_overlap: volume: most known slices at either end of a training window.
         high_noise_share: denoiser stages: share of timesteps drawn from the noisiest quarter of the
             schedule, the rest being uniform.
+        slice_gradient_weight: `volume` only: weight of the error in differences of neighbouring
+            slices, known ones included; errors then change slowly along z, and joins close.
         seed: of initial weights, data order and noise.
         num_workers: Ray Train workers.
         use_gpu: one GPU a worker.
@@ -73,6 +75,7 @@ class TrainConfig(FrozenConfig):
     kl_weight: float = Field(1e-4, ge=0)
     max_overlap: int = Field(4, ge=1)
     high_noise_share: float = Field(0.0, ge=0.0, le=1.0)
+    slice_gradient_weight: float = Field(0.0, ge=0.0)
     seed: int = 0
     num_workers: int = Field(1, ge=1)
     use_gpu: bool = False

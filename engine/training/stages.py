@@ -99,8 +99,14 @@ class DenoiserStage(StageModel):
     def forward(self, generator: torch.Generator) -> Tensor:
         """Denoising error of a batch of slices or windows."""
         batch = self.data.batch(self.config.batch_size)
-        share = self.config.high_noise_share
-        return denoiser_loss(self.net, self.schedule, batch, generator, share)
+        return denoiser_loss(
+            self.net,
+            self.schedule,
+            batch,
+            generator,
+            self.config.high_noise_share,
+            self.config.slice_gradient_weight,
+        )
 
 
 AnyStage = AutoencoderStage | DenoiserStage

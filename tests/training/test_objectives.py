@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 from engine.sampling.schedule import ScheduleConfig, make_schedule, training_target
 from engine.training.ema import Ema
-from engine.training.objectives import denoiser_loss, draw_timesteps
+from engine.training.objectives import (
+    denoiser_loss,
+    draw_timesteps,
+    slice_gradient_error,
+)
 from engine.training.progress import Pace, learning_rate_factor
 from engine.training.windows_dataset import DenoiserBatch
 from models.denoiser import Denoiser
@@ -108,3 +112,21 @@ def test_timesteps_lean_to_high_noise_by_their_share() -> None:
         assert t.min() >= 0
         assert t.max() <= 999
         assert abs((t >= 750).float().mean() - expected) < 0.03
+
+
+def test_slice_gradients_count_what_differs_between_neighbours() -> None:
+    shared = torch.full((6, 8, 4, 4), 3.0)
+    assert slice_gradient_error(shared, 3) == 0.0
+    shared[4] = 0.0  # a known slice between two wrong ones: both pairs of its window differ by 3
+    torch.testing.assert_close(slice_gradient_error(shared, 3), torch.tensor(9.0 * 2 / 4))
+
+
+def test_the_slice_gradient_term_is_added_with_its_weight() -> None:
+    data = batch([0, 3])
+
+    def loss(weight: float) -> float:
+        model, generator = Oracle(data.x_0, [1], 2.0), torch.Generator().manual_seed(1)
+        return float(denoiser_loss(cast(Denoiser, model), SCHEDULE, data, generator, 0.0, weight))
+
+    # slice 1 is wrong by 2 and both its neighbours are right: 2 of 4 pairs differ by 2
+    assert abs(loss(0.5) - loss(0.0) - 0.5 * 4.0 * 2 / 4) < 1e-3
