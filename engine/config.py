@@ -5,6 +5,7 @@ Knows nothing of what the settings mean; rooms define their own models on `Froze
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,25 @@ def load_config(
         )
     except ValidationError as error:
         raise ConfigError(_explain(error, "command line")) from None
+
+
+def parse_job(kind: type[C], args: Sequence[str], about: str, defaults: Path | None = None) -> C:
+    """A job's configuration from its command line: `--config FILE.yaml`, then single keys.
+
+    Args:
+        kind: the job's settings.
+        args: command-line arguments without the program's name.
+        about: shown by `--help`.
+        defaults: YAML file to start from when `--config` is not given.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=defaults)
+    known, rest = parser.parse_known_args(args)
+    about = f"{about} --config FILE.yaml gives the settings to start from."
+    return load_config(kind, known.config, rest, description=about)
 
 
 def validate(kind: type[C], raw: Any, *, where: str) -> C:

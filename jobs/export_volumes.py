@@ -9,11 +9,9 @@ Exit code 0: every committed volume is exported. 2: refused.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 
-from engine.config import load_config
+from engine.config import parse_job
 from engine.errors import EngineError
 from engine.log import show_log
 from engine.runs.export import ExportJob, export_run
@@ -21,12 +19,9 @@ from engine.runs.export import ExportJob, export_run
 
 def main(args: Sequence[str]) -> int:
     """Parse, export, say where; return the exit code."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args(args)
     show_log()
     try:
-        job = load_config(ExportJob, known.config, rest, description="Export a run to NIfTI.")
+        job = parse_job(ExportJob, args, "Export a run to NIfTI.")
         paths = export_run(job)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)

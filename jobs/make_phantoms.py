@@ -10,22 +10,17 @@ Exit code 0: all are there. 2: refused.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 
-from engine.config import load_config
+from engine.config import parse_job
 from engine.errors import ConfigError, EngineError
 from engine.volumes.cohort import CohortJob, write_cohort
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, write, say where; return the exit code."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args(args)
     try:
-        job = load_config(CohortJob, known.config, rest, description="Make phantoms.")
+        job = parse_job(CohortJob, args, "Make phantoms.")
         if job.out is None:
             raise ConfigError("no folder to write to; give --out FOLDER")
         names = write_cohort(

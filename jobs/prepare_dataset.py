@@ -10,11 +10,9 @@ Exit code 0: every case is prepared. 1: some were refused (named), the rest is t
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 
-from engine.config import load_config
+from engine.config import parse_job
 from engine.errors import EngineError
 from engine.log import show_log
 from engine.runs.prepare_dataset import PrepareJob, run_job
@@ -22,13 +20,9 @@ from engine.runs.prepare_dataset import PrepareJob, run_job
 
 def main(args: Sequence[str]) -> int:
     """Parse, prepare, say what came of it; return the exit code."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args(args)
     show_log()
     try:
-        about = "Prepare a data set. --config FILE.yaml gives the settings to start from."
-        summary = run_job(load_config(PrepareJob, known.config, rest, description=about))
+        summary = run_job(parse_job(PrepareJob, args, "Prepare a data set."))
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

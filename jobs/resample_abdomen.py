@@ -10,11 +10,10 @@ Exit code 0: every planned volume exists. 1: some failed, the rest is finished. 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import load_config
+from engine.config import parse_job
 from engine.errors import EngineError
 from engine.log import show_log
 from engine.runs.resample import ResampleConfig, resample
@@ -24,13 +23,9 @@ DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=DEFAULTS)
-    known, rest = parser.parse_known_args(args)
     show_log()
     try:
-        about = "Resample abdominal CT. --config FILE.yaml gives the settings to start from."
-        outcome = resample(load_config(ResampleConfig, known.config, rest, description=about))
+        outcome = resample(parse_job(ResampleConfig, args, "Resample abdominal CT.", DEFAULTS))
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

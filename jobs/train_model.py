@@ -10,11 +10,9 @@ off goes on from its last checkpoint. Exit code 0: the stage's weights are writt
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 
-from engine.config import load_config
+from engine.config import parse_job
 from engine.errors import EngineError
 from engine.log import show_log
 from engine.runs.session import RaySession
@@ -24,13 +22,9 @@ from engine.training.loop import train_stage
 
 def main(args: Sequence[str]) -> int:
     """Parse, train, say where the weights are; return the exit code."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args(args)
     show_log()
     try:
-        about = "Train one stage. --config FILE.yaml gives the settings to start from."
-        config = load_config(TrainConfig, known.config, rest, description=about)
+        config = parse_job(TrainConfig, args, "Train one stage.")
         with RaySession() as session:
             session.start(show_workers=True)
             measured = train_stage(config)

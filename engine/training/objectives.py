@@ -82,7 +82,7 @@ def slice_gradient_error(errors: Tensor, num_slices: int) -> Tensor:
         num_slices: n.
     """
     windows = rearrange(errors, "(b n) c h w -> b n c h w", n=num_slices)
-    return (windows[:, 1:] - windows[:, :-1]).square().mean()
+    return torch.as_tensor((windows[:, 1:] - windows[:, :-1]).square().mean())
 
 
 def draw_timesteps(
