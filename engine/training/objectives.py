@@ -68,7 +68,7 @@ def denoiser_loss(
     loss = errors.square().mean(dim=(1, 2, 3)).sum() / made.sum().clamp(min=1.0)
     if batch.num_slices is not None and slice_gradient_weight > 0.0:
         loss = loss + slice_gradient_weight * slice_gradient_error(errors, batch.num_slices)
-    return loss
+    return torch.as_tensor(loss)
 
 
 def slice_gradient_error(errors: Tensor, num_slices: int) -> Tensor:
