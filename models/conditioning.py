@@ -62,7 +62,7 @@ def concatenate(
         mask: `(b n) k h w` condition channels of `encode_mask`.
         informed: `(b n) c h w` latent of the informed slice, repeated over the window.
         known: `(b n)` bool; used when the preset has a known-slice input.
-        appearance: `(b n) 2 k` of `class_appearance`, used when the preset paints masks; None
+        appearance: `(b n) 2 k`, normalised, used when the preset paints masks; None
             says that the informed slice's mask is not known.
         alpha: `(b n)` signal amplitude of x_t; used when the preset fades its noisy input.
         preset: tells which of these exist.

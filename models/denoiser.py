@@ -54,6 +54,9 @@ class Level(nn.Module):
 class Denoiser(nn.Module):
     """U-Net of Rombach et al. (arXiv:2112.10752) with the paper's volumetric layers."""
 
+    appearance_mean: Tensor
+    appearance_std: Tensor
+
     def __init__(self, preset: Preset, num_classes: int) -> None:
         super().__init__()
         spec = preset.denoiser
@@ -72,6 +75,8 @@ class Denoiser(nn.Module):
         self.appearance: nn.Module | None = None
         if spec.class_intensity_input:
             self.appearance = _appearance_encoder(num_classes, width)
+            self.register_buffer("appearance_mean", torch.zeros(num_classes))
+            self.register_buffer("appearance_std", torch.ones(num_classes))
         channels = [spec.base_channels * m for m in spec.multipliers]
         sizes = [preset.latent_px // 2**i for i in range(len(channels))]
         self.enter = PseudoConv(preset.input_channels(num_classes), channels[0])
@@ -105,7 +110,7 @@ class Denoiser(nn.Module):
             heights: `(b n) 2` in [0, 1]: of the slice in its volume, and of the informed slice in
                 its own; needed when the preset has a position embedding.
             num_slices: n, or None to leave the volumetric layers out (stage 1).
-            appearance: `(b n) 2 k` of `class_appearance`, where the preset uses it; None says
+            appearance: `(b n) 2 k` of `normalise_appearance`, where the preset uses it; None says
                 that it is not known.
 
         Returns:
@@ -134,6 +139,24 @@ class Denoiser(nn.Module):
             if level.resize is not None:
                 x = level.resize(x, num_slices)
         return torch.as_tensor(self.leave(nn.functional.silu(self.norm(x)), num_slices))
+
+    def normalise_appearance(self, appearance: Tensor) -> Tensor:
+        """Class means in standard deviations of the training data, 0 where absent; `b 2 k`."""
+        if self.appearance is None:
+            return appearance
+        means, present = appearance.unbind(dim=1)
+        return torch.stack(
+            [(means - self.appearance_mean) / self.appearance_std * present, present], 1
+        )
+
+    def set_appearance_statistics(self, appearance: Tensor) -> None:
+        """Measure mean and standard deviation of each class over training slices, `b 2 k`."""
+        means, present = appearance.unbind(dim=1)
+        count = present.sum(dim=0).clamp(min=1.0)
+        mean = (means * present).sum(dim=0) / count
+        variance = ((means - mean).square() * present).sum(dim=0) / count
+        self.appearance_mean.copy_(mean)
+        self.appearance_std.copy_(variance.sqrt().clamp(min=0.02))
 
     def _embed(self, t: Tensor, heights: Tensor | None) -> Tensor:
         embedding = self.time(sinusoid(t, self.base))

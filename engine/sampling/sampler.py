@@ -215,7 +215,8 @@ class Sampler:
             torch.from_numpy(np.ascontiguousarray(plane))[None]
             for plane in (request.informed, request.informed_mask)
         )
-        return class_appearance(image, mask, self.manifest.num_classes).to(self.device)
+        seen = class_appearance(image, mask, self.manifest.num_classes)
+        return self.denoiser.normalise_appearance(seen.to(self.device))
 
     def _denoise(self, items: Sequence[DenoiseItem], conditions: _Conditions) -> list[Tensor]:
         """One evaluation of the network for windows that may stand at different timesteps."""

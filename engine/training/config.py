@@ -44,6 +44,8 @@ class TrainConfig(FrozenConfig):
             schedule, the rest being uniform.
         slice_gradient_weight: `volume` only: weight of the error in differences of neighbouring
             slices, known ones included; errors then change slowly along z, and joins close.
+        class_weight: denoiser stages: extra weight in the loss of positions inside a class, by class
+            name (one-hot masks only); small organs need it to get their intensity right.
         seed: of initial weights, data order and noise.
         num_workers: Ray Train workers.
         use_gpu: one GPU a worker.
@@ -76,6 +78,7 @@ class TrainConfig(FrozenConfig):
     max_overlap: int = Field(4, ge=1)
     high_noise_share: float = Field(0.0, ge=0.0, le=1.0)
     slice_gradient_weight: float = Field(0.0, ge=0.0)
+    class_weight: dict[str, float] = Field(default_factory=dict)
     seed: int = 0
     num_workers: int = Field(1, ge=1)
     use_gpu: bool = False

@@ -12,6 +12,9 @@ from engine.training.windows_dataset import DenoiserBatch
 from models.autoencoder import Autoencoder
 from models.conditioning import concatenate
 from models.denoiser import Denoiser
+from models.presets import Preset
+
+JOIN_WEIGHT = 4.0
 
 
 def autoencoder_loss(
@@ -40,6 +43,7 @@ def denoiser_loss(
     generator: torch.Generator,
     high_noise_share: float = 0.0,
     slice_gradient_weight: float = 0.0,
+    class_weight: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the prediction over the slices that are not known (Eq. 1).
 
@@ -58,31 +62,58 @@ def denoiser_loss(
     x_t = torch.where(known[:, None, None, None], x_0, noisy)
     alpha, _ = schedule.alpha_sigma(draws)
     mask, informed = batch.mask.to(device), batch.informed.to(device)
-    seen = batch.appearance.to(device)
+    seen = model.normalise_appearance(batch.appearance.to(device))
     stacked = concatenate(x_t, mask, informed, known, alpha.to(device), seen, model.preset)
     stacked = stacked.contiguous(memory_format=torch.channels_last)
     output = model(stacked, t, batch.heights.to(device), batch.num_slices, seen)
     target = training_target(schedule, x_0, eps, draws)
     made = (~known).float()
     errors = (output.float() - target) * made[:, None, None, None]
+    if class_weight is not None:
+        errors = errors * class_weight_map(mask, class_weight.to(device), model.preset).sqrt()
     loss = errors.square().mean(dim=(1, 2, 3)).sum() / made.sum().clamp(min=1.0)
     if batch.num_slices is not None and slice_gradient_weight > 0.0:
-        loss = loss + slice_gradient_weight * slice_gradient_error(errors, batch.num_slices)
+        gradient = slice_gradient_error(errors, known, batch.num_slices)
+        loss = loss + slice_gradient_weight * gradient
     return torch.as_tensor(loss)
 
 
-def slice_gradient_error(errors: Tensor, num_slices: int) -> Tensor:
-    """Mean squared difference of the errors of neighbouring slices.
+def class_weight_map(mask: Tensor, class_weight: Tensor, preset: Preset) -> Tensor:
+    """Weight of each latent position: 1 plus the extra weight of the classes that lie there.
+
+    A small organ fills a few positions of a slice, so that its intensity hardly shows in a mean.
+
+    Args:
+        mask: `m (k s) h w` of `one_hot_fractions`.
+        class_weight: `k` extra weights.
+        preset: tells the sub-pixels.
+
+    Returns:
+        `m 1 h w`.
+    """
+    folded = preset.denoiser.mask_subpixels**2
+    fractions = rearrange((mask + 1.0) / 2.0, "m (k s) h w -> m k s h w", s=folded).mean(dim=2)
+    return 1.0 + torch.einsum("mkhw,k->mhw", fractions, class_weight)[:, None]
+
+
+def slice_gradient_error(errors: Tensor, known: Tensor, num_slices: int) -> Tensor:
+    """Weighted mean squared difference of the errors of neighbouring slices.
 
     An error that all slices share blurs or shifts a volume; one that differs from slice to slice
-    makes it rough, and at a known slice (whose error is 0) it is a seam.
+    makes it rough, and beside a known slice (whose error is 0) it is a seam. A window has one or
+    two such joins among its pairs, so they count `JOIN_WEIGHT` times.
 
     Args:
         errors: `(b n) c h w`, 0 on known slices.
+        known: `(b n)` bool.
         num_slices: n.
     """
     windows = rearrange(errors, "(b n) c h w -> b n c h w", n=num_slices)
-    return torch.as_tensor((windows[:, 1:] - windows[:, :-1]).square().mean())
+    given = rearrange(known, "(b n) -> b n", n=num_slices)
+    steps = (windows[:, 1:] - windows[:, :-1]).square().mean(dim=(2, 3, 4))
+    at_join = given[:, 1:] ^ given[:, :-1]
+    weights = torch.where(at_join, JOIN_WEIGHT, 1.0)
+    return torch.as_tensor((steps * weights).mean())
 
 
 def draw_timesteps(

@@ -83,10 +83,14 @@ class DenoiserStage(StageModel):
         if self.data.num_skipped:
             log.warning("%d cases have fewer than %d slices", self.data.num_skipped, window)
         self.config, self.schedule = config, make_schedule(config.schedule)
+        self.class_weight = _class_weight(config, manifest)
         if volumetric or "slice" in manifest.stages:
             self.net: Denoiser = load_denoiser(config.weights, manifest).train()
         else:
             self.net = Denoiser(preset, manifest.num_classes)
+        if preset.denoiser.class_intensity_input:
+            seen = torch.cat([case.appearance for case in latents])
+            self.net.set_appearance_statistics(seen)
         self._freeze(volumetric)
 
     def _freeze(self, volumetric: bool) -> None:
@@ -106,6 +110,7 @@ class DenoiserStage(StageModel):
             generator,
             self.config.high_noise_share,
             self.config.slice_gradient_weight,
+            self.class_weight,
         )
 
 
@@ -134,6 +139,17 @@ def build_stage(config: TrainConfig, seed: int) -> tuple[AnyStage, Manifest]:
         return DenoiserStage(config, cases, manifest, seed), manifest
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
+
+
+def _class_weight(config: TrainConfig, manifest: Manifest) -> Tensor | None:
+    if not config.class_weight:
+        return None
+    unknown = sorted(set(config.class_weight) - set(manifest.class_names))
+    if unknown:
+        raise TrainingError(f"class_weight names {unknown}; the classes are {manifest.class_names}")
+    if manifest.preset.denoiser.mask_encoding != "one_hot":
+        raise TrainingError(f"class_weight needs one_hot masks; {manifest.preset.name} has others")
+    return torch.tensor([config.class_weight.get(name, 0.0) for name in manifest.class_names])
 
 
 def _preset(name: str) -> Preset:

@@ -118,3 +118,12 @@ def test_the_papers_presets_have_its_shapes(name: str, latent_px: int, channels:
     if name == "gem3d_512":
         assert round(plane) == 274, "the paper's 2D network has about 274 M parameters"
         assert round(volumetric) == 94, "and about 94 M in its volumetric layers"
+
+
+def test_class_intensities_come_in_the_training_datas_standard_deviations() -> None:
+    model = Denoiser(small(), num_classes=2)
+    means = torch.tensor([[0.0, 0.5], [0.4, 0.5], [9.0, 0.5]])
+    present = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
+    model.set_appearance_statistics(torch.stack([means, present], dim=1))
+    found = model.normalise_appearance(torch.tensor([[[0.4, 0.5], [1.0, 0.0]]]))
+    torch.testing.assert_close(found, torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]))

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from engine.sampling.schedule import ScheduleConfig, make_schedule, training_target
 from engine.training.ema import Ema
 from engine.training.objectives import (
+    JOIN_WEIGHT,
+    class_weight_map,
     denoiser_loss,
     draw_timesteps,
     slice_gradient_error,
@@ -33,6 +35,9 @@ class Oracle(nn.Module):
         self.preset, self.x_0, self.wrong, self.error = PRESET, x_0, wrong, error
         self.anchor = nn.Parameter(torch.zeros(1))
         self.timesteps: list[Tensor] = []
+
+    def normalise_appearance(self, appearance: Tensor) -> Tensor:
+        return appearance
 
     def forward(
         self, x: Tensor, t: Tensor, heights: Tensor, num_slices: int | None, appearance: Tensor
@@ -115,10 +120,13 @@ def test_timesteps_lean_to_high_noise_by_their_share() -> None:
 
 
 def test_slice_gradients_count_what_differs_between_neighbours() -> None:
-    shared = torch.full((6, 8, 4, 4), 3.0)
-    assert slice_gradient_error(shared, 3) == 0.0
-    shared[4] = 0.0  # a known slice between two wrong ones: both pairs of its window differ by 3
-    torch.testing.assert_close(slice_gradient_error(shared, 3), torch.tensor(9.0 * 2 / 4))
+    shared, known = torch.full((6, 8, 4, 4), 3.0), torch.zeros(6, dtype=torch.bool)
+    assert slice_gradient_error(shared, known, 3) == 0.0
+    shared[4] = 0.0  # a right slice between two wrong ones: both pairs of its window differ by 3
+    torch.testing.assert_close(slice_gradient_error(shared, known, 3), torch.tensor(9.0 * 2 / 4))
+    known[4] = True  # and they are joins
+    expected = torch.tensor(JOIN_WEIGHT * 9.0 * 2 / 4)
+    torch.testing.assert_close(slice_gradient_error(shared, known, 3), expected)
 
 
 def test_the_slice_gradient_term_is_added_with_its_weight() -> None:
@@ -128,5 +136,14 @@ def test_the_slice_gradient_term_is_added_with_its_weight() -> None:
         model, generator = Oracle(data.x_0, [1], 2.0), torch.Generator().manual_seed(1)
         return float(denoiser_loss(cast(Denoiser, model), SCHEDULE, data, generator, 0.0, weight))
 
-    # slice 1 is wrong by 2 and both its neighbours are right: 2 of 4 pairs differ by 2
-    assert abs(loss(0.5) - loss(0.0) - 0.5 * 4.0 * 2 / 4) < 1e-3
+    # slice 1 is wrong by 2, its neighbours are right and one of them known: 2 of 4 pairs differ
+    assert abs(loss(0.5) - loss(0.0) - 0.5 * 4.0 * (1 + JOIN_WEIGHT) / 4) < 1e-3
+
+
+def test_class_weights_lie_where_the_classes_are() -> None:
+    mask = torch.full((1, 2 * 16, 16, 16), -1.0)
+    mask[:, 16:, 3, 4] = 1.0  # class 2 fills this position
+    mask[:, 16:24, 5, 6] = 1.0  # and half of this one
+    weights = class_weight_map(mask, torch.tensor([5.0, 8.0]), DEMO)
+    assert weights.shape == (1, 1, 16, 16)
+    assert (weights[0, 0, 3, 4], weights[0, 0, 5, 6], weights[0, 0, 0, 0]) == (9.0, 5.0, 1.0)
