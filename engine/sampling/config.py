@@ -20,7 +20,7 @@ class SamplingConfig(FrozenConfig):
         profile: `engine`, or `reference`: the slow baseline (DDIM of 200 steps with eta 1, float32,
             one window at a time, known slices by replacement) whose settings override the others.
         solver: `ddim` (arXiv:2010.02502) or `dpmpp_2m` (DPM-Solver++ 2M, arXiv:2211.01095).
-        num_inference_steps: denoising steps a window.
+        num_inference_steps: denoising steps a window; None takes what the weights recommend.
         eta: `ddim` only: 0 is deterministic, 1 as noisy as DDPM.
         overlap: slices (h) a window shares with the one before.
         known_slices: `conditioned` tells the model which slices are given (needs weights trained
@@ -33,7 +33,7 @@ class SamplingConfig(FrozenConfig):
 
     profile: Literal["engine", "reference"] = "engine"
     solver: SolverName = "dpmpp_2m"
-    num_inference_steps: int = Field(10, ge=1, le=1000)
+    num_inference_steps: int | None = Field(None, ge=1, le=1000)
     eta: float = Field(0.0, ge=0.0, le=1.0)
     overlap: int = Field(4, ge=1)
     known_slices: Literal["auto", "conditioned", "replacement"] = "auto"
@@ -46,10 +46,11 @@ class SamplingConfig(FrozenConfig):
             raise ValueError(f"eta {self.eta} needs solver ddim; {self.solver} takes no noise")
         return self
 
-    def resolved(self) -> SamplingConfig:
-        """These settings with the profile applied."""
+    def resolved(self, recommended_steps: int) -> SamplingConfig:
+        """These settings with the profile applied and the steps filled in."""
         if self.profile == "engine":
-            return self
+            steps = self.num_inference_steps or recommended_steps
+            return self.model_copy(update={"num_inference_steps": steps})
         return SamplingConfig(
             profile="reference",
             solver="ddim",

@@ -102,7 +102,7 @@ class Sampler:
         sha256: str = "",
     ) -> None:
         self.manifest, self.weights_sha256 = manifest, sha256
-        self.config = config.resolved()
+        self.config = config.resolved(manifest.num_inference_steps)
         self.config.check_against(manifest.preset)
         self.device = torch.device(device)
         self.schedule = make_schedule(ScheduleConfig.model_validate(manifest.schedule))
@@ -121,7 +121,7 @@ class Sampler:
         """
         try:
             manifest = read_manifest(weights)
-            config.resolved().check_against(manifest.preset)
+            config.resolved(manifest.num_inference_steps).check_against(manifest.preset)
             return cls(
                 manifest,
                 load_autoencoder(weights, manifest),

@@ -92,6 +92,7 @@ def make_solver(config: SamplingConfig, schedule: Schedule) -> Solver:
     Raises:
         ConfigError: more steps than the schedule has timesteps.
     """
+    assert config.num_inference_steps is not None, "resolve the settings first"
     timesteps = inference_timesteps(len(schedule.alphas_cumprod), config.num_inference_steps)
     alphas, sigmas = schedule.alpha_sigma(torch.tensor(timesteps))
     levels = [Level(*pair) for pair in zip(alphas.tolist(), sigmas.tolist(), strict=True)]

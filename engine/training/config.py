@@ -44,8 +44,8 @@ class TrainConfig(FrozenConfig):
             schedule, the rest being uniform.
         slice_gradient_weight: `volume` only: weight of the error in differences of neighbouring
             slices, known ones included; errors then change slowly along z, and joins close.
-        class_weight: denoiser stages: extra weight in the loss of positions inside a class, by class
-            name (one-hot masks only); small organs need it to get their intensity right.
+        class_weight: denoiser stages: extra weight in the loss of positions inside a class, by
+            its name (one-hot masks only); small organs need it to get their intensity right.
         seed: of initial weights, data order and noise.
         num_workers: Ray Train workers.
         use_gpu: one GPU a worker.

@@ -102,7 +102,7 @@ def test_mask_and_informed_slice_both_matter(weights: Path) -> None:
 
 
 def test_the_reference_profile_is_the_papers(weights: Path) -> None:
-    config = SamplingConfig(profile="reference").resolved()
+    config = SamplingConfig(profile="reference").resolved(recommended_steps=4)
     assert (config.solver, config.num_inference_steps, config.eta) == ("ddim", 200, 1.0)
     assert (config.overlap, config.precision) == (1, "float32")
     assert not config.conditioned(tiny())
@@ -154,3 +154,9 @@ def test_damaged_weights_stop_the_volume_with_a_name(weights: Path) -> None:
     next(sampler.denoiser.parameters()).data.fill_(float("inf"))
     with pytest.raises(SamplingError, match=r"s: latents of slices .* not finite at step 1 of 2"):
         sampler.sample(request())
+
+
+def test_the_steps_are_the_weights_unless_the_user_says(weights: Path) -> None:
+    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_steps == 10
+    given = SamplingConfig(overlap=2, num_inference_steps=3)
+    assert Sampler.load(weights, given).solver.num_steps == 3
