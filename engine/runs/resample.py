@@ -186,7 +186,7 @@ def _check_fit(
         model = read_weights_manifest(weights)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
-    config.sampling.resolved().check_against(model.preset)
+    config.sampling.resolved(model.num_inference_steps).check_against(model.preset)
     size_yx = (model.preset.size_px, model.preset.size_px)
     if manifest.class_names != model.class_names or manifest.config.size_yx != size_yx:
         raise WeightsError(
