@@ -5,6 +5,7 @@ Ray reads some of its settings when it is imported, so they are set here, before
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -42,6 +43,15 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("engine"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "engine"))
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A job that a test runs in this process shows its log; the next test starts without."""
+    root = logging.getLogger("engine")
+    before = (list(root.handlers), root.level, root.propagate)
+    yield
+    root.handlers[:], root.level, root.propagate = before
 
 
 @pytest.fixture(scope="session")
