@@ -29,6 +29,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same as `attend`, with the whole attention matrix in memory; the slow baseline."""
+    scores = torch.einsum("bthc,bshc->bhts", q, k) / q.shape[-1] ** 0.5
+    return torch.einsum("bhts,bshc->bthc", scores.softmax(dim=-1), v)
+
+
 @functools.cache
 def _xformers_runs(head_width: int, dtype: torch.dtype, device_index: int) -> bool:
     """Whether xformers' attention (forward and backward) works here; asked once a setting."""

@@ -69,16 +69,29 @@ def concatenate(
     """
     if known is None:
         known = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
+    fixed = fixed_channels(mask, informed, known, appearance, preset).to(x_t.dtype)
+    return with_noisy(x_t, fixed, known, alpha, preset)
+
+
+def fixed_channels(
+    mask: Tensor, informed: Tensor, known: Tensor, appearance: Tensor | None, preset: Preset
+) -> Tensor:
+    """What `concatenate` puts behind the noisy latents: equal for all steps of a window."""
+    parts = [mask.to(informed.dtype), informed]
+    if preset.denoiser.known_slice_input:
+        flag = known.to(informed.dtype)[:, None, None, None]
+        parts.append(flag.expand(-1, 1, *informed.shape[-2:]))
+    if preset.denoiser.class_intensity_input:
+        parts.append(paint_mask(mask, appearance, preset).to(informed.dtype))
+    return torch.cat(parts, dim=1)
+
+
+def with_noisy(x_t: Tensor, fixed: Tensor, known: Tensor, alpha: Tensor, preset: Preset) -> Tensor:
+    """Put the noisy latents, faded where the preset says so, before the fixed channels."""
     if preset.denoiser.fade_noisy_input:
         amplitude = torch.where(known, torch.ones_like(alpha), alpha)
         x_t = x_t * amplitude.to(x_t.device, x_t.dtype)[:, None, None, None]
-    parts = [x_t, mask.to(x_t.dtype), informed.to(x_t.dtype)]
-    if preset.denoiser.known_slice_input:
-        flag = known.to(x_t.dtype)[:, None, None, None]
-        parts.append(flag.expand(-1, 1, *x_t.shape[-2:]))
-    if preset.denoiser.class_intensity_input:
-        parts.append(paint_mask(mask, appearance, preset).to(x_t.dtype))
-    return torch.cat(parts, dim=1)
+    return torch.cat([x_t, fixed], dim=1)
 
 
 def informed_channels(stacked: Tensor, preset: Preset, num_classes: int) -> Tensor:

@@ -8,7 +8,8 @@ conditions were made (models/conditioning.py stacks them).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from itertools import pairwise
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,29 +117,73 @@ class Denoiser(nn.Module):
         Returns:
             `(b n) latent_channels h w`.
         """
+        return self.evaluate(x, t, heights, num_slices, appearance)[0]
+
+    def evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        heights: Tensor | None = None,
+        num_slices: int | None = None,
+        appearance: Tensor | None = None,
+        deep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, with the features below the outermost level handed out and taken back.
+
+        Deep features change slowly from step to step, so that a sampler may keep those of an
+        earlier step and run the outermost level alone (DeepCache, arXiv:2312.00858).
+
+        Args:
+            x: `(b n) c h w`, as in `forward`.
+            t: `(b n)`.
+            heights: `(b n) 2` or None.
+            num_slices: n or None.
+            appearance: `(b n) 2 k` or None.
+            deep: `(b n) c h w` that an earlier call returned for the same windows; None computes
+                them.
+
+        Returns:
+            The prediction, and the deep features that it rests on.
+        """
         embedding = self._embed(t, heights)
         if self.style is not None:
             embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
         if self.appearance is not None and appearance is not None:
             embedding = embedding + self.appearance(appearance.flatten(1))
+        down, up = list(_levels(self.down)), list(_levels(self.up))
         x = self.enter(x, num_slices)
         skips = [x]
-        for level in _levels(self.down):
+        for index in range(len(down[0].blocks)):
+            x = down[0].step(index, x, embedding, num_slices)
+            skips.append(x)
+        if deep is None:
+            deep = self._below(down, up, x, embedding, num_slices)
+        x = _ascend(up[-1], deep, skips, embedding, num_slices)
+        output = self.leave(nn.functional.silu(self.norm(x)), num_slices)
+        return torch.as_tensor(output), deep
+
+    def _below(
+        self,
+        down: list[Level],
+        up: list[Level],
+        x: Tensor,
+        embedding: Tensor,
+        num_slices: int | None,
+    ) -> Tensor:
+        """Everything between the outermost level's way down and its way up."""
+        skips: list[Tensor] = []
+        for outer, level in pairwise(down):
+            assert outer.resize is not None
+            x = outer.resize(x, num_slices)
+            skips.append(x)
             for index in range(len(level.blocks)):
                 x = level.step(index, x, embedding, num_slices)
-                skips.append(x)
-            if level.resize is not None:
-                x = level.resize(x, num_slices)
                 skips.append(x)
         for index in range(2):
             x = self.middle.step(index, x, embedding, num_slices)
-        for level in _levels(self.up):
-            for index in range(len(level.blocks)):
-                x = torch.cat([x, skips.pop()], dim=1)
-                x = level.step(index, x, embedding, num_slices)
-            if level.resize is not None:
-                x = level.resize(x, num_slices)
-        return torch.as_tensor(self.leave(nn.functional.silu(self.norm(x)), num_slices))
+        for level in up[:-1]:
+            x = _ascend(level, x, skips, embedding, num_slices)
+        return x
 
     def normalise_appearance(self, appearance: Tensor) -> Tensor:
         """Class means in standard deviations of the training data, 0 where absent; `b 2 k`."""
@@ -176,12 +221,24 @@ class Denoiser(nn.Module):
         return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK not in f".{name}")
 
 
-def to_channels_last(model: Denoiser) -> Denoiser:
+M = TypeVar("M", bound=nn.Module)
+
+
+def to_channels_last(model: M) -> M:
     """Lay 2D weights out channels-last, in place: faster, and slice convolutions need no copies."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def _ascend(
+    level: Level, x: Tensor, skips: list[Tensor], embedding: Tensor, num_slices: int | None
+) -> Tensor:
+    """One level on the way up; takes its skips from the end of the list."""
+    for index in range(len(level.blocks)):
+        x = level.step(index, torch.cat([x, skips.pop()], dim=1), embedding, num_slices)
+    return x if level.resize is None else torch.as_tensor(level.resize(x, num_slices))
 
 
 def _style_encoder(latent_channels: int, base: int, width: int) -> nn.Module:

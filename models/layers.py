@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import attend
+from models.attention import attend, attend_plainly
 
 
 def sinusoid(position: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
@@ -33,21 +33,55 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class SliceConv(nn.Module):
     """Convolution over slices (kernel 3) that starts as the identity.
 
-    The paper's Rearrange to `(b h w) c n` with a 1D convolution, computed as a (3, 1, 1)
-    convolution on `b c n h w`: the same numbers without copies in channels-last memory.
+    Three forms of the same sum: the paper's Rearrange to `(b h w) c n` with a 1D convolution
+    (`plain`), a (3, 1, 1) convolution on `b c n h w`, and one matrix product for each of the three
+    taps.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.plain = False
         self.weight = nn.Parameter(torch.zeros(channels, channels, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.dirac_(self.weight)
 
     def forward(self, x: Tensor, num_slices: int) -> Tensor:
         """`(b n) c h w` -> same shape, mixed along n."""
-        volume = rearrange(x, "(b n) c h w -> b c n h w", n=num_slices)
-        mixed = F.conv3d(volume, self.weight[..., None, None], self.bias, padding=(1, 0, 0))
-        return rearrange(mixed, "b c n h w -> (b n) c h w")
+        if self.plain:
+            return _slice_conv_1d(x, self.weight, self.bias, num_slices)
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            return _slice_conv_products(x, self.weight, self.bias, num_slices)
+        return _slice_conv_3d(x, self.weight, self.bias, num_slices)
+
+
+def _slice_conv_1d(x: Tensor, weight: Tensor, bias: Tensor, num_slices: int) -> Tensor:
+    """The paper's form: two copies of the activations."""
+    h, w = x.shape[-2:]
+    lines = rearrange(x, "(b n) c h w -> (b h w) c n", n=num_slices)
+    mixed = F.conv1d(lines, weight, bias, padding=1)
+    return rearrange(mixed, "(b h w) c n -> (b n) c h w", h=h, w=w)
+
+
+def _slice_conv_3d(x: Tensor, weight: Tensor, bias: Tensor, num_slices: int) -> Tensor:
+    """No copy in channels-last memory; trains."""
+    volume = rearrange(x, "(b n) c h w -> b c n h w", n=num_slices)
+    mixed = F.conv3d(volume, weight[..., None, None], bias, padding=(1, 0, 0))
+    return rearrange(mixed, "b c n h w -> (b n) c h w")
+
+
+def _slice_conv_products(x: Tensor, weight: Tensor, bias: Tensor, num_slices: int) -> Tensor:
+    """Sum of three products of `(b n h w) c` with shifted slices; for inference on a CPU."""
+    channels, (h, w) = x.shape[1], x.shape[-2:]
+    rows = num_slices * h * w
+    tokens = x.permute(0, 2, 3, 1).reshape(-1, rows, channels)
+    before, here, after = weight.to(x.dtype).permute(2, 1, 0)  # taps of c_in x c_out
+    result = torch.empty_like(tokens)
+    shift = h * w
+    for window, mixed in zip(tokens, result, strict=True):
+        torch.addmm(bias.to(x.dtype), window, here, out=mixed)
+        mixed[shift:].addmm_(window[:-shift], before)
+        mixed[:-shift].addmm_(window[shift:], after)
+    return result.reshape(-1, h, w, channels).permute(0, 3, 1, 2)
 
 
 class PseudoConv(nn.Module):
@@ -69,6 +103,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_width: int, *, zero_output: bool) -> None:
         super().__init__()
+        self.plain = False
         self.heads = channels // head_width
         self.norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
@@ -85,7 +120,8 @@ class Attention(nn.Module):
         q, k, v = rearrange(
             self.qkv(normed), "b t (three heads c) -> three b t heads c", three=3, heads=self.heads
         )
-        mixed = rearrange(attend(q, k, v), "b t heads c -> b t (heads c)")
+        mixed = (attend_plainly if self.plain else attend)(q, k, v)
+        mixed = rearrange(mixed, "b t heads c -> b t (heads c)")
         return torch.add(tokens, self.out(mixed))
 
 
@@ -155,3 +191,10 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, num_slices: int | None) -> Tensor:
         """`(b n) c h w` -> `(b n) c 2h 2w`."""
         return torch.as_tensor(self.conv(F.interpolate(x, scale_factor=2.0), num_slices))
+
+
+def set_plain(model: nn.Module, plain: bool) -> None:
+    """Switch volumetric and attention layers to the paper's plain forms, or back; same numbers."""
+    for module in model.modules():
+        if isinstance(module, SliceConv | Attention):
+            module.plain = plain

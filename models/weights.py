@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from models.autoencoder import Autoencoder
@@ -117,21 +117,50 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _load_into(model: nn.Module, path: Path) -> None:
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare names and shapes in the files with the architecture; reads their headers alone.
+
+    Raises:
+        WeightsFileError: a file is missing, damaged, or of another architecture.
+    """
+    with torch.device("meta"):
+        models = {
+            AUTOENCODER: Autoencoder(manifest.preset.autoencoder),
+            DENOISER: Denoiser(manifest.preset, manifest.num_classes),
+        }
+    for name, model in models.items():
+        path = folder / name
+        with _opened(path) as stored:
+            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+        _compare(path, shapes, {key: tuple(t.shape) for key, t in model.state_dict().items()})
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsFileError(f"{path}: not found; train that stage first")
     try:
-        state = load_file(path)
-    except FileNotFoundError:
-        raise WeightsFileError(f"{path}: not found; train that stage first") from None
+        return safe_open(path, "pt")
     except SafetensorError as error:
         raise WeightsFileError(
             f"{path}: not a safetensors file ({error}); pickles are never read"
         ) from None
-    wanted = model.state_dict()
-    wrong = [n for n in wanted if n not in state or state[n].shape != wanted[n].shape]
-    extra = [n for n in state if n not in wanted]
+
+
+def _compare(
+    path: Path, stored: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    wrong = [name for name, shape in wanted.items() if stored.get(name) != shape]
+    extra = [name for name in stored if name not in wanted]
     if wrong or extra:
         raise WeightsFileError(
             f"{path}: made for another architecture: {len(wrong)} tensors missing or of another "
             f"shape, {len(extra)} unknown (first: {(wrong + extra)[0]}); use its own config.json"
         )
+
+
+def _load_into(model: nn.Module, path: Path) -> None:
+    with _opened(path) as stored:
+        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    _compare(path, shapes, {name: tuple(t.shape) for name, t in model.state_dict().items()})
     model.load_state_dict({name: value.float() for name, value in state.items()})

@@ -29,6 +29,7 @@ os.environ.update(
         "RAY_prestart_worker_first_driver": "0",
         "RAY_worker_niceness": "0",  # 15 by default, which starves tests on a busy machine
         "MPLBACKEND": "agg",
+        "OMP_WAIT_POLICY": "passive",  # spinning threads of other processes starve these
         "HF_HUB_OFFLINE": "1",
     }
 )

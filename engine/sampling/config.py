@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 
-from engine.config import FrozenConfig
+from engine.config import FrozenConfig, validate
 from engine.errors import ConfigError
-from models.presets import Preset
+from engine.sampling.schedule import ScheduleConfig, ScheduleKind, check_schedule_config
+from engine.sampling.timesteps import TimestepSpacing, check_spacing, check_steps
+from models.weights import Manifest
 
-SolverName = Literal["ddim", "dpmpp_2m"]
+SolverName = Literal[
+    "ddpm",
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "unipc",
+    "euler",
+    "heun",
+]
+FLOW_SOLVERS: tuple[SolverName, ...] = ("euler", "heun")
+OVERLAP_CONDITIONED = 4  # slices; models that are told what is known were trained with up to this
+OVERLAP_PAPER = 1
+WINDOWS_CPU = 2  # one volume's UP and DOWN; larger batches leave the caches
+WINDOWS_GPU = 8
 
 
 class SamplingConfig(FrozenConfig):
@@ -18,58 +36,136 @@ class SamplingConfig(FrozenConfig):
 
     Attributes:
         profile: `engine`, or `reference`: the slow baseline (DDIM of 200 steps with eta 1, float32,
-            one window at a time, known slices by replacement) whose settings override the others.
-        solver: `ddim` (arXiv:2010.02502) or `dpmpp_2m` (DPM-Solver++ 2M, arXiv:2211.01095).
+            one window at a time, known slices by replacement, the layers' plain forms, decoding at
+            the end) whose settings override the others.
+        solver: `ddpm` (Algorithm 1 of the paper), `ddim` (arXiv:2010.02502), DPM-Solver++ 2M or 3M
+            (arXiv:2211.01095), each also with SDE noise, `unipc` (arXiv:2302.04867); `euler` and
+            `heun` for flow-matching weights.
         num_inference_steps: denoising steps a window; None takes what the weights recommend.
+            `heun` evaluates the network twice a step, but for the last.
+        timestep_spacing: `trailing` starts from pure noise; `linspace`, `leading`, `karras`.
         eta: `ddim` only: 0 is deterministic, 1 as noisy as DDPM.
-        overlap: slices (h) a window shares with the one before.
+        overlap: slices (h) a window shares with the one before; None is 4 for models that are told
+            which slices are known, else the paper's 1.
         known_slices: `conditioned` tells the model which slices are given (needs weights trained
             for it), `replacement` puts them at the solver's noise level (RePaint), `auto` takes
             the first where the weights can.
-        precision: of the denoiser; `auto` is bfloat16 on CPUs and GPUs with such arithmetic,
+        num_resamples: replacement only: times each run of `jump_length` steps is done, noise being
+            put back between (RePaint's resampling).
+        jump_length: steps of such a run.
+        informed_follows: `patient` shows every window the patient's informed slice, `chain` the
+            newest known slice instead (line 18 of Algorithm 1); `auto` takes the first for models
+            that are told where the informed slice lies.
+        precision: of the networks; `auto` is bfloat16 on CPUs and GPUs with such arithmetic,
             float16 on older GPUs, else float32.
+        arithmetic: `fast` lays weights out channels-last and fuses attention and slice
+            convolutions; `plain` computes the same in the paper's form.
+        compile: torch.compile the denoiser; costs a minute once for each window size.
+        reuse_features: keep the denoiser's deep features for this many steps (1: compute them at
+            every step; arXiv:2312.00858). Saves time, costs quality (benchmarks/results).
+        max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU.
+        memory_mb: budget for what volumes in work hold beside the networks.
+        decode_beside: decode and finish volumes in a thread (and stream) of its own.
         decode_batch: slices decoded together; bounds memory.
     """
 
     profile: Literal["engine", "reference"] = "engine"
     solver: SolverName = "dpmpp_2m"
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
+    timestep_spacing: TimestepSpacing = "trailing"
     eta: float = Field(0.0, ge=0.0, le=1.0)
-    overlap: int = Field(4, ge=1)
+    overlap: int | None = Field(None, ge=1)
     known_slices: Literal["auto", "conditioned", "replacement"] = "auto"
+    num_resamples: int = Field(1, ge=1)
+    jump_length: int = Field(10, ge=1)
+    informed_follows: Literal["auto", "patient", "chain"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    arithmetic: Literal["fast", "plain"] = "fast"
+    compile: bool = False
+    reuse_features: int = Field(1, ge=1)
+    max_windows: int | None = Field(None, ge=1)
+    memory_mb: float = Field(4096.0, gt=0)
+    decode_beside: bool = True
     decode_batch: int = Field(8, ge=1)
 
     @model_validator(mode="after")
-    def _eta_needs_ddim(self) -> SamplingConfig:
+    def _options_fit_the_solver(self) -> SamplingConfig:
         if self.eta > 0.0 and self.solver != "ddim":
-            raise ValueError(f"eta {self.eta} needs solver ddim; {self.solver} takes no noise")
+            raise ValueError(f"eta {self.eta} needs solver ddim, not {self.solver}")
+        if self.num_resamples > 1 and self.solver == "heun":
+            raise ValueError("num_resamples above 1 needs a solver of one evaluation a step")
+        if self.num_resamples > 1 and self.known_slices == "conditioned":
+            raise ValueError("num_resamples above 1 belongs to known_slices replacement")
         return self
 
-    def resolved(self, recommended_steps: int) -> SamplingConfig:
-        """These settings with the profile applied and the steps filled in."""
-        if self.profile == "engine":
-            steps = self.num_inference_steps or recommended_steps
-            return self.model_copy(update={"num_inference_steps": steps})
+    @property
+    def overlap_slices(self) -> int:
+        """The overlap of resolved settings."""
+        assert self.overlap is not None, "resolve the settings first"
+        return self.overlap
+
+    def windows_in_a_batch(self, device: torch.device) -> int:
+        """Most windows a batch on `device`."""
+        return self.max_windows or (WINDOWS_GPU if device.type == "cuda" else WINDOWS_CPU)
+
+    def resolved(self, manifest: Manifest) -> SamplingConfig:
+        """These settings with the profile applied and every choice made for these weights.
+
+        Raises:
+            ConfigError: the model cannot do what is asked.
+        """
+        base = self if self.profile == "engine" else self._reference()
+        spec = manifest.preset.denoiser
+        known, follows = base.known_slices, base.informed_follows
+        if known == "auto":
+            known = "conditioned" if spec.known_slice_input else "replacement"
+            known = "replacement" if base.num_resamples > 1 else known
+        if follows == "auto":
+            follows = "patient" if spec.position_embedding else "chain"
+        overlap = OVERLAP_CONDITIONED if spec.known_slice_input else OVERLAP_PAPER
+        result = base.model_copy(
+            update={
+                "num_inference_steps": base.num_inference_steps or manifest.num_inference_steps,
+                "overlap": base.overlap or min(overlap, manifest.preset.window - 1),
+                "known_slices": known,
+                "informed_follows": follows,
+            }
+        )
+        result._check_against(manifest)
+        return result
+
+    def check_schedule(self, schedule: ScheduleConfig) -> None:
+        """Refuse settings that the diffusion of these weights cannot do.
+
+        Raises:
+            ConfigError: an impossible schedule, a solver or spacing that is not for it, or a number
+                of steps that it does not have.
+        """
+        check_schedule_config(schedule)
+        check_solver(self.solver, schedule.kind)
+        check_spacing(self.timestep_spacing, schedule.ends_in_noise)
+        if self.num_inference_steps is not None:
+            steps, length = self.num_inference_steps, schedule.num_train_timesteps
+            check_steps(self.timestep_spacing, steps, length)
+
+    def _reference(self) -> SamplingConfig:
         return SamplingConfig(
             profile="reference",
             solver="ddim",
             num_inference_steps=200,
             eta=1.0,
-            overlap=1,
+            overlap=OVERLAP_PAPER,
             known_slices="replacement",
             precision="float32",
+            arithmetic="plain",
+            max_windows=1,
+            decode_beside=False,
             decode_batch=self.decode_batch,
         )
 
-    def check_against(self, preset: Preset) -> None:
-        """Refuse settings that this model cannot do.
-
-        Raises:
-            ConfigError: overlap not below the window, or conditioned known slices on a model
-                without that input.
-        """
-        if self.overlap >= preset.window:
+    def _check_against(self, manifest: Manifest) -> None:
+        preset = manifest.preset
+        if self.overlap_slices >= preset.window:
             raise ConfigError(
                 f"overlap {self.overlap}: must be below the window of {preset.window} slices"
             )
@@ -78,7 +174,19 @@ class SamplingConfig(FrozenConfig):
                 f"known_slices conditioned: preset {preset.name} has no known-slice input; "
                 "use replacement"
             )
+        self.check_schedule(
+            validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")
+        )
 
-    def conditioned(self, preset: Preset) -> bool:
-        """Whether known slices enter clean and flagged."""
-        return self.known_slices != "replacement" and preset.denoiser.known_slice_input
+
+def check_solver(solver: SolverName, kind: ScheduleKind) -> None:
+    """Refuse a solver that does not know the schedule.
+
+    Raises:
+        ConfigError: `euler` or `heun` on a schedule that is not `flow`.
+    """
+    if solver in FLOW_SOLVERS and kind != "flow":
+        raise ConfigError(
+            f"solver {solver} follows the straight lines of flow matching, but these weights were "
+            f"trained on a {kind} schedule; use dpmpp_2m, unipc or ddim"
+        )

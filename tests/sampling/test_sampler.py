@@ -5,61 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
 from engine.errors import ConfigError, SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.sampler import Sampler, SampleRequest
-from engine.sampling.schedule import ScheduleConfig
-from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.presets import PRESETS, Preset
-from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
-
-EDGE, WINDOW = 32, 6
-
-
-def tiny() -> Preset:
-    demo = PRESETS["demo"]
-    denoiser = demo.denoiser.model_copy(
-        update={"base_channels": 32, "multipliers": (1, 1), "attention_px": (4,)}
-    )
-    return demo.model_copy(update={"size_px": EDGE, "window": WINDOW, "denoiser": denoiser})
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    manifest = Manifest(
-        preset=tiny(),
-        num_classes=2,
-        class_names=("organ", "body"),
-        schedule=ScheduleConfig(zero_terminal_snr=True, prediction_type="v").model_dump(),
-        spacing_mm_yx=3.0,
-        modality="ct",
-    )
-    torch.manual_seed(0)
-    denoiser = Denoiser(manifest.preset, 2)
-    for parameter in denoiser.parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape)
-    write_manifest(folder, manifest)
-    save_weights(folder / AUTOENCODER, Autoencoder(manifest.preset.autoencoder).state_dict())
-    save_weights(folder / DENOISER, denoiser.state_dict())
-    return folder
-
-
-def request(num_slices: int = 15, **changes: Any) -> SampleRequest:
-    mask = np.zeros((num_slices, EDGE, EDGE), dtype=np.uint8)
-    mask[:, 8:24, 8:24] = 2
-    mask[3:9, 12:18, 12:18] = 1
-    informed = np.linspace(-1, 1, EDGE * EDGE, dtype=np.float32).reshape(EDGE, EDGE)
-    fields: dict[str, Any] = {"sample_id": "s", "seed": 7, "mask": mask, "informed": informed}
-    fields["informed_mask"] = mask[num_slices // 2]
-    return SampleRequest(**{**fields, "informed_position": 0.5, **changes})
-
-
-FAST = SamplingConfig(num_inference_steps=2, overlap=2, precision="float32")
+from engine.sampling.sampler import Sampler
+from models.weights import AUTOENCODER, DENOISER, read_manifest, write_manifest
+from tests.sampling.tiny_model import EDGE, FAST, WINDOW, request, tiny
 
 
 def test_the_same_request_gives_the_same_volume_and_another_seed_another(weights: Path) -> None:
@@ -102,10 +54,11 @@ def test_mask_and_informed_slice_both_matter(weights: Path) -> None:
 
 
 def test_the_reference_profile_is_the_papers(weights: Path) -> None:
-    config = SamplingConfig(profile="reference").resolved(recommended_steps=4)
+    config = SamplingConfig(profile="reference", solver="unipc").resolved(read_manifest(weights))
     assert (config.solver, config.num_inference_steps, config.eta) == ("ddim", 200, 1.0)
-    assert (config.overlap, config.precision) == (1, "float32")
-    assert not config.conditioned(tiny())
+    assert (config.overlap, config.precision, config.arithmetic) == (1, "float32", "plain")
+    assert (config.known_slices, config.max_windows) == ("replacement", 1)
+    assert not config.decode_beside
 
 
 @pytest.mark.parametrize(
@@ -130,8 +83,51 @@ def test_impossible_settings_are_refused_before_any_model_is_loaded(
     (tmp_path / "config.json").write_bytes((weights / "config.json").read_bytes())
     with pytest.raises(ConfigError, match="overlap"):
         Sampler.load(tmp_path, SamplingConfig(overlap=WINDOW))
+    with pytest.raises(ConfigError, match="flow"):
+        Sampler.load(tmp_path, SamplingConfig(solver="heun"))
     with pytest.raises(WeightsError, match="not found"):
         Sampler.load(tmp_path, FAST)
+
+
+def test_weights_of_another_latent_shape_are_refused_by_their_headers(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny().autoencoder.model_copy(update={"latent_channels": 4})
+    manifest = read_manifest(weights)
+    write_manifest(
+        tmp_path,
+        manifest.model_copy(update={"preset": tiny().model_copy(update={"autoencoder": spec})}),
+    )
+    for name in (AUTOENCODER, DENOISER):
+        (tmp_path / name).write_bytes((weights / name).read_bytes())
+    monkeypatch.setattr("engine.sampling.sampler.load_autoencoder", None)  # must not be reached
+    with pytest.raises(WeightsError, match="another architecture"):
+        Sampler.load(tmp_path, FAST)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "euler"}, "solver euler"),
+        ({"solver": "heun"}, "solver heun"),
+        ({"timestep_spacing": "karras"}, "karras"),
+        ({"timestep_spacing": "leading", "num_inference_steps": 1}, "leading"),
+    ],
+)
+def test_what_the_schedule_cannot_do_is_refused_before_anything_is_loaded(
+    weights: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "config.json").write_text((weights / "config.json").read_text())
+    with pytest.raises(ConfigError, match=message):  # not that the weights are missing
+        Sampler.load(tmp_path, SamplingConfig.model_validate({"overlap": 2, **changes}))
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "dpmpp_3m_sde", "unipc"])
+def test_every_kind_of_solver_samples(weights: Path, solver: Any) -> None:
+    config = SamplingConfig(solver=solver, num_inference_steps=2, overlap=2, precision="float32")
+    sampler = Sampler.load(weights, config)
+    first, second = (sampler.sample(request()).image for _ in range(2))
+    assert np.isfinite(first).all() and np.array_equal(first, second)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +136,10 @@ def test_impossible_settings_are_refused_before_any_model_is_loaded(
         {"num_inference_steps": 0},
         {"overlap": 0},
         {"eta": 0.5},
-        {"solver": "euler"},
+        {"solver": "plms"},
+        {"solver": "ddpm", "eta": 1.0},
+        {"known_slices": "conditioned", "num_resamples": 2},
+        {"timestep_spacing": "exponential"},
         {"steps": 3},
     ],
 )
@@ -151,12 +150,12 @@ def test_impossible_sampling_settings_are_refused(bad: dict[str, object]) -> Non
 
 def test_damaged_weights_stop_the_volume_with_a_name(weights: Path) -> None:
     sampler = Sampler.load(weights, FAST)
-    next(sampler.denoiser.parameters()).data.fill_(float("inf"))
+    next(sampler.model.denoiser.parameters()).data.fill_(float("inf"))
     with pytest.raises(SamplingError, match=r"s: latents of slices .* not finite at step 1 of 2"):
         sampler.sample(request())
 
 
 def test_the_steps_are_the_weights_unless_the_user_says(weights: Path) -> None:
-    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_steps == 10
+    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_evaluations == 10
     given = SamplingConfig(overlap=2, num_inference_steps=3)
-    assert Sampler.load(weights, given).solver.num_steps == 3
+    assert Sampler.load(weights, given).solver.num_evaluations == 3

@@ -1,0 +1,214 @@
+"""The networks on one device: conditions, noisy windows to clean ones, latents to images.
+
+The one file of sampling that touches the networks. It knows no schedule of windows and no solver,
+keeps nothing of a volume, and its results do not depend on what else is in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.sampling.config import SamplingConfig
+from engine.sampling.precision import choose_precision
+from engine.sampling.propagation import DenoiseItem
+from engine.sampling.request import SampleRequest
+from engine.sampling.schedule import ScheduleConfig, make_schedule, predicted_x_0
+from models.autoencoder import Autoencoder
+from models.conditioning import class_appearance, encode_mask, fixed_channels, with_noisy
+from models.denoiser import Denoiser, to_channels_last
+from models.layers import set_plain
+from models.weights import Manifest
+
+BYTES = 4  # conditions and latents are float32
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What stays the same over all windows and steps of one volume.
+
+    Attributes:
+        mask: `z k h w` encoded mask.
+        informed: `1 c h w` latent of the informed slice.
+        position: height of the informed slice in its own volume, 0 to 1.
+        appearance: `1 2 k` normalised class means of the informed slice, and which are known.
+    """
+
+    mask: Tensor
+    informed: Tensor
+    position: float
+    appearance: Tensor
+
+
+class LatentModel:
+    """Autoencoder and denoiser, laid out for speed.
+
+    Args:
+        manifest: what the weights are.
+        autoencoder: in evaluation mode from here on.
+        denoiser: likewise; its weights are laid out in place.
+        config: resolved settings.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        config: SamplingConfig,
+        device: torch.device,
+    ) -> None:
+        self.manifest, self.preset, self.config = manifest, manifest.preset, config
+        self.device = device
+        self.prediction_type = make_schedule(
+            ScheduleConfig.model_validate(manifest.schedule)
+        ).prediction_type
+        self.dtype = choose_precision(config.precision, device)
+        self.fast = config.arithmetic == "fast"
+        self.autoencoder = autoencoder.eval().requires_grad_(False).to(device)
+        self.denoiser = denoiser.eval().requires_grad_(False).to(device)
+        set_plain(self.denoiser, not self.fast)
+        if self.fast:
+            to_channels_last(self.denoiser)
+            to_channels_last(self.autoencoder)
+        self._evaluate: Any = self.denoiser.evaluate
+        if config.compile:
+            self._evaluate = torch.compile(self.denoiser.evaluate, dynamic=False)
+
+    @torch.inference_mode()
+    def encode(self, request: SampleRequest) -> Conditions:
+        """Mask and informed slice of one volume, each encoded once."""
+        size, classes = self.config.decode_batch, self.manifest.num_classes
+        masks = torch.from_numpy(np.ascontiguousarray(request.mask)).to(self.device)
+        encoded = [
+            encode_mask(part, self.preset, classes, self.autoencoder)
+            for part in torch.split(masks, size)
+        ]
+        informed = torch.from_numpy(np.ascontiguousarray(request.informed))[None, None]
+        return Conditions(
+            torch.cat(encoded),
+            self.autoencoder.encode(informed.to(self.device)).mean,
+            request.informed_position,
+            self._appearance(request),
+        )
+
+    @torch.inference_mode()
+    def denoise(
+        self, items: Sequence[DenoiseItem], conditions: Sequence[Conditions]
+    ) -> list[Tensor]:
+        """One evaluation of the network for windows of one size.
+
+        Args:
+            items: windows, of any volumes and at any steps.
+            conditions: of each item's volume.
+
+        Returns:
+            Estimates of x_0, `n c h w` float32 each.
+        """
+        size = items[0].window.size
+        pairs = list(zip(items, conditions, strict=True))
+        fixed = torch.cat([self._fixed(item, c) for item, c in pairs])
+        known = torch.cat([item.known for item in items])
+        x = torch.cat([item.x for item in items])
+        alpha = self._repeat([item.level.alpha for item in items], size)
+        stacked = with_noisy(x, fixed, known, alpha, self.preset)
+        if self.fast:
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
+        t = self._repeat([float(item.t) for item in items], size)
+        heights = torch.cat([item.memory["heights"] for item in items])
+        output = self._network(stacked, t, heights, size, items, conditions)
+        sigma = self._repeat([item.level.sigma for item in items], size)
+        x_0 = predicted_x_0(self.prediction_type, output.float(), x, alpha, sigma)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(
+                self.device
+            ).synchronize()  # the next step looks at the result
+        return list(torch.split(x_0, size))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, batch: int) -> NDArray[np.float32]:
+        """`z c h w` latents -> `z y x` in [-1, 1], `batch` slices at a time."""
+        parts = []
+        for part in torch.split(latents.to(self.device), batch):
+            if self.fast:
+                part = part.contiguous(memory_format=torch.channels_last)
+            with self._autocast():
+                image = self.autoencoder.decode(part)
+            parts.append(image[:, 0].clamp(-1.0, 1.0).float().cpu())
+        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+    def volume_mb(self, num_slices: int) -> float:
+        """Memory that a volume holds from its admission to its image."""
+        preset, classes = self.preset, self.manifest.num_classes
+        channels = preset.autoencoder.latent_channels + preset.mask_channels(classes)
+        latents = channels * preset.latent_px**2
+        return num_slices * (latents + preset.size_px**2) * BYTES / 2**20
+
+    def _network(
+        self,
+        stacked: Tensor,
+        t: Tensor,
+        heights: Tensor,
+        size: int,
+        items: Sequence[DenoiseItem],
+        conditions: Sequence[Conditions],
+    ) -> Tensor:
+        period = self.config.reuse_features
+        deep = None
+        if items[0].evaluation % period:
+            deep = torch.cat([item.memory["deep"] for item in items])
+        seen = torch.cat([c.appearance for c in conditions]).repeat_interleave(size, dim=0)
+        with self._autocast():
+            output, deep = self._evaluate(stacked, t, heights, size, seen, deep)
+        if period > 1:
+            for item, features in zip(items, torch.split(deep, size), strict=True):
+                item.memory["deep"] = features
+        return torch.as_tensor(output)
+
+    def _fixed(self, item: DenoiseItem, conditions: Conditions) -> Tensor:
+        """Condition channels of a window, made at its first evaluation."""
+        if "fixed" not in item.memory:
+            item.memory.update(self._window_memory(item, conditions))
+        return item.memory["fixed"]
+
+    def _window_memory(self, item: DenoiseItem, conditions: Conditions) -> dict[str, Tensor]:
+        window = item.window
+        last = max(len(conditions.mask) - 1, 1)
+        informed, position = conditions.informed, conditions.position
+        if item.informed is not None:
+            informed, position = item.informed[0], item.informed[1] / last
+        fixed = fixed_channels(
+            conditions.mask[window.start : window.stop],
+            informed.expand(window.size, -1, -1, -1),
+            item.known,
+            conditions.appearance.expand(window.size, -1, -1),
+            self.preset,
+        )
+        z = torch.arange(window.start, window.stop, device=self.device) / last
+        return {"fixed": fixed, "heights": torch.stack([z, torch.full_like(z, position)], dim=1)}
+
+    def _appearance(self, request: SampleRequest) -> Tensor:
+        """Class means of the informed slice; without its mask, none of them is known."""
+        given = request.informed_mask
+        classes = np.zeros_like(request.informed, np.uint8) if given is None else given
+        image, mask = (
+            torch.from_numpy(np.ascontiguousarray(plane))[None]
+            for plane in (request.informed, classes)
+        )
+        seen = class_appearance(image, mask, self.manifest.num_classes)
+        return self.denoiser.normalise_appearance(seen.to(self.device))
+
+    def _repeat(self, values: list[float], size: int) -> Tensor:
+        amplitudes = torch.tensor(values, dtype=torch.float64)
+        return amplitudes.to(self.device).repeat_interleave(size)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)

@@ -1,0 +1,94 @@
+"""What goes into the sampler and what comes out, on the model's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import SamplingError
+from models.weights import Manifest
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One volume to make.
+
+    Attributes:
+        sample_id: names the sample; part of its randomness.
+        seed: of the run.
+        mask: `z y x` classes on the model's grid.
+        informed: `y x` float32 slice in [-1, 1].
+        informed_mask: `y x` classes of that slice, or None; tells a model that paints masks how
+            bright each class is.
+        informed_position: height of that slice in its own volume, 0 to 1.
+        start: z where the first window starts; None puts the window around the informed height.
+    """
+
+    sample_id: str
+    seed: int
+    mask: NDArray[np.uint8]
+    informed: NDArray[np.float32]
+    informed_position: float
+    informed_mask: NDArray[np.uint8] | None = None
+    start: int | None = None
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse what the model cannot take.
+
+        Raises:
+            SamplingError: names the sample, what does not fit and what to do.
+        """
+        edge, name = manifest.preset.size_px, self.sample_id
+        if self.mask.ndim != 3 or self.mask.shape[1:] != (edge, edge) or not len(self.mask):
+            raise SamplingError(
+                f"{name}: mask of {self.mask.shape}, but the model takes z x {edge} x {edge}; "
+                "prepare with the preset's size_yx"
+            )
+        if self.informed.shape != (edge, edge) or not np.isfinite(self.informed).all():
+            raise SamplingError(f"{name}: the informed slice must be {edge} x {edge} and finite")
+        if int(self.mask.max(initial=0)) > manifest.num_classes:
+            raise SamplingError(
+                f"{name}: mask has class {int(self.mask.max())}, the model knows "
+                f"{manifest.num_classes}; prepare with the label map of its training"
+            )
+        if self.informed_mask is not None and self.informed_mask.shape != (edge, edge):
+            raise SamplingError(f"{name}: the informed slice's mask must be {edge} x {edge}")
+
+
+@dataclass(frozen=True)
+class SampledVolume:
+    """A finished volume on the model's grid.
+
+    Attributes:
+        image: `z y x` float32 in [-1, 1].
+        joins: z such that slices z - 1 and z were made in different windows.
+        num_windows: windows denoised.
+        timings_s: seconds by stage (encode, denoise, decode); in a shared batch a volume's part.
+    """
+
+    image: NDArray[np.float32]
+    joins: tuple[int, ...]
+    num_windows: int
+    timings_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one request ended: exactly one of `volume` and `error` is there."""
+
+    sample_id: str
+    volume: SampledVolume | None = None
+    error: SamplingError | None = None
+
+    def result(self) -> SampledVolume:
+        """The volume.
+
+        Raises:
+            SamplingError: there is none, and why.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.volume is not None
+        return self.volume
