@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import SamplingError
+from engine.volumes.volume import PreparedCase
 from models.weights import Manifest
 
 
@@ -33,6 +34,19 @@ class SampleRequest:
     informed_position: float
     informed_mask: NDArray[np.uint8] | None = None
     start: int | None = None
+
+    @classmethod
+    def own(cls, case: PreparedCase, seed: int) -> SampleRequest:
+        """The paper's test setting: a case's mask with its own middle slice.
+
+        Raises:
+            SamplingError: the case has no image.
+        """
+        if case.image is None:
+            raise SamplingError(f"{case.case_id}: has no image to take an informed slice from")
+        z = len(case.image) // 2
+        height = z / max(len(case.image) - 1, 1)
+        return cls(case.case_id, seed, case.mask, case.image[z], height, case.mask[z])
 
     def check(self, manifest: Manifest) -> None:
         """Refuse what the model cannot take.

@@ -63,7 +63,7 @@ class Sampler:
             self.solver.num_evaluations, self.config.jump_length, self.config.num_resamples
         )
         conditioned = self.config.known_slices == "conditioned"
-        self._denoising = Denoising(self.solver, walk, conditioned)
+        self.denoising = Denoising(self.solver, walk, conditioned)
 
     @classmethod
     def load(cls, weights: Path, config: SamplingConfig, device: str = "cpu") -> Sampler:
@@ -126,7 +126,7 @@ class Sampler:
         source = iter(requests)
         threads, beside = torch.get_num_threads(), self.config.decode_beside
         with Finisher[Outcome](self.device, beside, threads) as finisher:
-            loop = VolumeLoop(self.model, self._denoising, self.config, finisher, on_window)
+            loop = VolumeLoop(self.model, self.denoising, self.config, finisher, on_window)
             ended = False
             while not (ended and loop.is_idle):
                 while not ended and loop.wants_more:

@@ -14,6 +14,9 @@ from pydantic import Field
 from engine.config import FrozenConfig
 from engine.volumes.nifti import write_nifti
 from engine.volumes.phantom import PhantomConfig, make_phantom
+from engine.volumes.prepare import prepare_case
+from engine.volumes.prepare_config import ABDOMEN_CT, PrepareConfig
+from engine.volumes.volume import PreparedCase
 
 COHORT_SEED = 2026
 NUM_TRAINING = 64
@@ -51,6 +54,14 @@ def phantom_id(index: int) -> str:
 
 
 HELD_OUT_IDS = tuple(phantom_id(index) for index in HELD_OUT_INDICES)
+
+
+def prepared_phantom(
+    index: int, config: PrepareConfig = ABDOMEN_CT, seed: int = COHORT_SEED
+) -> PreparedCase:
+    """Patient `index` of a cohort on a model's grid, without the way over files."""
+    phantom = make_phantom(seed, index)
+    return prepare_case(phantom.image, phantom.labels, config, phantom_id(index))
 
 
 def write_cohort(
