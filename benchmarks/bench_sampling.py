@@ -191,7 +191,8 @@ def bench(
         "peak_memory_mb": memory,
         "share_denoise": round(total["denoise"] / wall, 4),
         "share_decode": round(total["decode"] / wall, 4),
-        "share_other": round(1.0 - (total["denoise"] + total["decode"]) / wall, 4),
+        "share_encode": round(total["encode"] / wall, 4),
+        "share_other": round(1.0 - sum(total.values()) / wall, 4),
         "seed": SEED,
     }
 
