@@ -41,6 +41,7 @@ class SliceConv(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.plain = False
+        self.taps: Tensor | None = None
         self.weight = nn.Parameter(torch.zeros(channels, channels, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.dirac_(self.weight)
@@ -49,8 +50,8 @@ class SliceConv(nn.Module):
         """`(b n) c h w` -> same shape, mixed along n."""
         if self.plain:
             return _slice_conv_1d(x, self.weight, self.bias, num_slices)
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
-            return _slice_conv_products(x, self.weight, self.bias, num_slices)
+        if self.taps is not None:
+            return _slice_conv_products(x, self.taps, self.bias, num_slices)
         return _slice_conv_3d(x, self.weight, self.bias, num_slices)
 
 
@@ -69,12 +70,12 @@ def _slice_conv_3d(x: Tensor, weight: Tensor, bias: Tensor, num_slices: int) -> 
     return rearrange(mixed, "b c n h w -> (b n) c h w")
 
 
-def _slice_conv_products(x: Tensor, weight: Tensor, bias: Tensor, num_slices: int) -> Tensor:
-    """Sum of three products of `(b n h w) c` with shifted slices; for inference on a CPU."""
+def _slice_conv_products(x: Tensor, taps: Tensor, bias: Tensor, num_slices: int) -> Tensor:
+    """Sum of three products of `b (n h w) c` with shifted slices; `taps` are `3 c_in c_out`."""
     channels, (h, w) = x.shape[1], x.shape[-2:]
     rows = num_slices * h * w
     tokens = x.permute(0, 2, 3, 1).reshape(-1, rows, channels)
-    before, here, after = weight.to(x.dtype).permute(2, 1, 0)  # taps of c_in x c_out
+    before, here, after = taps.to(x.dtype)
     result = torch.empty_like(tokens)
     shift = h * w
     for window, mixed in zip(tokens, result, strict=True):
@@ -198,3 +199,10 @@ def set_plain(model: nn.Module, plain: bool) -> None:
     for module in model.modules():
         if isinstance(module, SliceConv | Attention):
             module.plain = plain
+
+
+def freeze_for_cpu(model: nn.Module) -> None:
+    """Lay slice convolutions out as matrix products; the weights must not change afterwards."""
+    for module in model.modules():
+        if isinstance(module, SliceConv):
+            module.taps = module.weight.detach().permute(2, 1, 0).contiguous()

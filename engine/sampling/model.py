@@ -23,7 +23,7 @@ from engine.sampling.schedule import ScheduleConfig, make_schedule, predicted_x_
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask, fixed_channels, with_noisy
 from models.denoiser import Denoiser, to_channels_last
-from models.layers import set_plain
+from models.layers import freeze_for_cpu, set_plain
 from models.weights import Manifest
 
 BYTES = 4  # conditions and latents are float32
@@ -78,6 +78,8 @@ class LatentModel:
         if self.fast:
             to_channels_last(self.denoiser)
             to_channels_last(self.autoencoder)
+            if device.type == "cpu":
+                freeze_for_cpu(self.denoiser)
         self._evaluate: Any = self.denoiser.evaluate
         if config.compile:
             self._evaluate = torch.compile(self.denoiser.evaluate, dynamic=False)
