@@ -263,3 +263,14 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
 }
+
+# The paper's model with the attention block of its public weights (models/public_weights.py).
+_PAPER = PRESETS["gem3d_512"]
+PRESETS["gem3d_512_public"] = _PAPER.model_copy(
+    update={
+        "name": "gem3d_512_public",
+        "denoiser": _PAPER.denoiser.model_copy(
+            update={"layout": "openai", "slice_position": False}
+        ),
+    }
+)
