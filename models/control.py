@@ -8,13 +8,11 @@ and conditions; the time embedding is the main branch's. Knows nothing of what t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from models.denoiser import Level
+from models.levels import Level, descend, descend_below, levels_of
 
 
 class ControlBranch(nn.Module):
@@ -22,47 +20,32 @@ class ControlBranch(nn.Module):
 
     Args:
         enter: convolution of the stack to the first level's channels.
-        down: levels of the way down (`models.denoiser.Level`).
+        down: levels of the way down (`models.levels.Level`).
         middle: the level at the bottom.
         exits: channels of every skip, in order, then of the middle.
     """
 
     def __init__(
-        self, enter: nn.Module, down: nn.ModuleList, middle: nn.Module, exits: Sequence[int]
+        self, enter: nn.Module, down: nn.ModuleList, middle: Level, exits: Sequence[int]
     ) -> None:
         super().__init__()
         self.enter, self.down, self.middle = enter, down, middle
         self.exits = nn.ModuleList(_zero_conv(channels) for channels in exits)
 
-    def forward(self, stacked: Tensor, embedding: Tensor, num_slices: int | None) -> list[Tensor]:
-        """`(b n) c h w` -> what is to be added to each skip and, last, to the middle."""
+    def outermost(self, stacked: Tensor, embedding: Tensor, num_slices: int | None) -> list[Tensor]:
+        """`(b n) c h w` stack -> features of the outermost level."""
         x = self.enter(stacked, num_slices)
-        features = walk_down(self.down, self.middle, x, embedding, num_slices)
-        pairs = zip(self.exits, features, strict=True)
-        return [torch.as_tensor(leave(feature)) for leave, feature in pairs]
+        return descend(levels_of(self.down)[0], x, embedding, num_slices)
 
+    def below(self, x: Tensor, embedding: Tensor, num_slices: int | None) -> list[Tensor]:
+        """Last feature of the outermost level -> features of all others and of the middle."""
+        return descend_below(levels_of(self.down), self.middle, x, embedding, num_slices)
 
-def walk_down(
-    down: nn.ModuleList,
-    middle: nn.Module,
-    x: Tensor,
-    embedding: Tensor,
-    num_slices: int | None,
-    tokens: Tensor | None = None,
-) -> list[Tensor]:
-    """Features of an encoder: the skips (x, then every block and resize), last the middle's."""
-    features = [x]
-    for module in down:
-        level = cast("Level", module)
-        for index in range(len(level.blocks)):
-            x = level.step(index, x, embedding, num_slices, tokens)
-            features.append(x)
-        if level.resize is not None:
-            x = level.resize(x, num_slices)
-            features.append(x)
-    for index in range(2):
-        x = cast("Level", middle).step(index, x, embedding, num_slices, tokens)
-    return [*features, x]
+    def add(self, own: list[Tensor], features: list[Tensor], first: int = 0) -> list[Tensor]:
+        """The main branch's skips plus this branch's features through exits from `first` on."""
+        exits = self.exits[first : first + len(own)]
+        triples = zip(own, features, exits, strict=True)
+        return [torch.add(skip, leave(feature)) for skip, feature, leave in triples]
 
 
 def _zero_conv(channels: int) -> nn.Conv2d:

@@ -9,68 +9,21 @@ schedules or of how conditions were made (models/conditioning.py stacks them).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from models.conditioning import entry_channels, informed_channels
-from models.control import ControlBranch, walk_down
+from models.control import ControlBranch
 from models.global_conditions import appearance_encoder, style_encoder
-from models.image_attention import (
-    CrossAttention,
-    LatentTokens,
-    build_crossing,
-    repeat_tokens,
-    token_width,
-)
-from models.layers import (
-    Downsample,
-    PseudoConv,
-    ResBlock,
-    Upsample,
-    group_norm,
-    sinusoid,
-)
+from models.image_attention import LatentTokens, build_crossing, repeat_tokens, token_width
+from models.layers import Downsample, PseudoConv, ResBlock, Upsample, group_norm, sinusoid
+from models.levels import Level, ascend, descend, descend_below, levels_of
 from models.presets import Preset
 from models.slice_attention import build_attention
 
 VOLUMETRIC_MARK = ".slices."
-
-
-class Level(nn.Module):
-    """Residual blocks (and attention) at one resolution, then a change of resolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList()
-        self.attentions = nn.ModuleList()
-        self.crossings = nn.ModuleList()
-        self.resize: nn.Module | None = None
-
-    def add(
-        self, block: nn.Module, attention: nn.Module | None, crossing: nn.Module | None = None
-    ) -> None:
-        """Append a residual block, the attention behind it and its cross-attention to tokens."""
-        self.blocks.append(block)
-        self.attentions.append(attention if attention is not None else nn.Identity())
-        self.crossings.append(crossing if crossing is not None else nn.Identity())
-
-    def step(
-        self,
-        index: int,
-        x: Tensor,
-        embedding: Tensor,
-        num_slices: int | None,
-        tokens: Tensor | None = None,
-    ) -> Tensor:
-        """Block and attentions number `index` on `(b n) c h w`; `tokens` are `(b n) t k`."""
-        x = self.blocks[index](x, embedding, num_slices)
-        if not isinstance(self.attentions[index], nn.Identity):
-            x = self.attentions[index](x, num_slices)
-        if isinstance(self.crossings[index], CrossAttention):
-            x = self.crossings[index](x, tokens)
-        return x
 
 
 class Denoiser(nn.Module):
@@ -107,7 +60,7 @@ class Denoiser(nn.Module):
         self.enter = PseudoConv(preset.entry_channels(num_classes), channels[0])
         self.down, skips = _build_down(preset, channels, sizes, width)
         self.middle = _build_middle(preset, channels[-1], width)
-        self.control: nn.Module | None = None
+        self.control: ControlBranch | None = None
         if spec.conditioning == "controlnet":
             self.control = _build_control(preset, num_classes, channels, sizes, [*skips])
         self.up = _build_up(preset, channels, sizes, width, skips)
@@ -145,26 +98,60 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: heights or tokens that the preset needs are missing or of another shape.
         """
+        return self.evaluate(x, t, heights, num_slices, appearance, None, image_tokens)[0]
+
+    def evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        heights: Tensor | None = None,
+        num_slices: int | None = None,
+        appearance: Tensor | None = None,
+        deep: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, with the features below the outermost level handed out and taken back.
+
+        Deep features change slowly from step to step, so that a sampler may keep those of an
+        earlier step and run the outermost level alone (DeepCache, arXiv:2312.00858).
+
+        Args:
+            x: `(b n) c h w`, as in `forward`.
+            t: `(b n)`.
+            heights: `(b n) 2` or None.
+            num_slices: n or None.
+            appearance: `(b n) 2 k` or None.
+            deep: `(b n) c h w` that an earlier call returned for the same windows; None computes
+                them.
+            image_tokens: as in `forward`.
+
+        Returns:
+            The prediction, and the deep features that it rests on.
+        """
         embedding = self._embed(t, heights)
-        tokens = self._tokens(x, image_tokens)
         if self.style is not None:
             embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
         if self.appearance is not None and appearance is not None:
             embedding = embedding + self.appearance(appearance.flatten(1))
-        stacked = x
-        x = self.enter(entry_channels(x, self.preset, self.num_classes), num_slices)
-        features = walk_down(self.down, self.middle, x, embedding, num_slices, tokens)
-        if self.control is not None:
-            added = self.control(stacked, embedding, num_slices)
-            features = [own + more for own, more in zip(features, added, strict=True)]
-        *skips, x = features
-        for level in _levels(self.up):
-            for index in range(len(level.blocks)):
-                x = torch.cat([x, skips.pop()], dim=1)
-                x = level.step(index, x, embedding, num_slices, tokens)
-            if level.resize is not None:
-                x = level.resize(x, num_slices)
-        return torch.as_tensor(self.leave(nn.functional.silu(self.norm(x)), num_slices))
+        call = (embedding, num_slices, self._tokens(x, image_tokens))
+        down, up = levels_of(self.down), levels_of(self.up)
+        entered = self.enter(entry_channels(x, self.preset, self.num_classes), num_slices)
+        skips = descend(down[0], entered, *call)
+        control = self.control
+        added = None if control is None else control.outermost(x, embedding, num_slices)
+        if deep is None:
+            below = descend_below(down, self.middle, skips[-1], *call)
+            if control is not None and added is not None:
+                more = control.below(added[-1], embedding, num_slices)
+                below = control.add(below, more, first=len(added))
+            *deeper, deep = below
+            for level in up[:-1]:
+                deep = ascend(level, deep, deeper, *call)
+        if control is not None and added is not None:
+            skips = control.add(skips, added)
+        x = ascend(up[-1], deep, skips, *call)
+        output = self.leave(nn.functional.silu(self.norm(x)), num_slices)
+        return torch.as_tensor(output), deep
 
     def normalise_appearance(self, appearance: Tensor) -> Tensor:
         """Class means in standard deviations of the training data, 0 where absent; `b 2 k`."""
@@ -213,16 +200,15 @@ class Denoiser(nn.Module):
         return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK not in f".{name}")
 
 
-def to_channels_last(model: Denoiser) -> Denoiser:
+M = TypeVar("M", bound=nn.Module)
+
+
+def to_channels_last(model: M) -> M:
     """Lay 2D weights out channels-last, in place: faster, and slice convolutions need no copies."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
-
-
-def _levels(levels: nn.ModuleList) -> Iterator[Level]:
-    return (cast(Level, level) for level in levels)
 
 
 def _attentions(preset: Preset, channels: int, size: int | None) -> list[nn.Module | None]:

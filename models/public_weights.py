@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
-from models.denoiser import VOLUMETRIC_MARK, Denoiser, Level
+from models.denoiser import VOLUMETRIC_MARK, Denoiser
 from models.interop import ldm_autoencoder
+from models.levels import Level, levels_of
 from models.presets import PRESETS, Preset
 from models.tensor_files import read_tensors, refuse_misfits
 from models.weights import WeightsFileError
@@ -146,7 +147,7 @@ def public_names(denoiser: Denoiser) -> Iterator[tuple[str, str]]:
     """Pairs of our parameter name and theirs, for every parameter of `denoiser`."""
     table = dict(_ENDS)
     count = 1
-    for i, level in enumerate(cast("list[Level]", list(denoiser.down))):
+    for i, level in enumerate(levels_of(denoiser.down)):
         for j in range(len(level.blocks)):
             table |= _block(level, f"down.{i}", j, f"input_blocks.{count}.")
             count += 1
@@ -157,7 +158,7 @@ def public_names(denoiser: Denoiser) -> Iterator[tuple[str, str]]:
     table |= _part("middle.attentions.0", _ATTENTION, "middle_block.1")
     table |= _part("middle.blocks.1", _RES_BLOCK, "middle_block.2")
     count = 0
-    for i, level in enumerate(cast("list[Level]", list(denoiser.up))):
+    for i, level in enumerate(levels_of(denoiser.up)):
         for j in range(len(level.blocks)):
             table |= _block(level, f"up.{i}", j, f"output_blocks.{count}.")
             count += 1

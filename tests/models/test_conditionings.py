@@ -257,3 +257,15 @@ def test_choices_that_do_not_agree_are_refused(changes: dict[str, object], messa
     fields = PRESETS["demo"].denoiser.model_dump() | changes
     with pytest.raises(ValidationError, match=message):
         DenoiserSpec.model_validate(fields)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@torch.no_grad()
+def test_deep_features_of_the_same_step_change_nothing(way: str) -> None:
+    preset = small(way)
+    model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
+    output, deep = model.evaluate(**batch, num_slices=2)
+    torch.testing.assert_close(model(**batch, num_slices=2), output, atol=0, rtol=0)
+    again, kept = model.evaluate(**batch, num_slices=2, deep=deep)
+    torch.testing.assert_close(again, output, atol=0, rtol=0)
+    assert kept is deep
