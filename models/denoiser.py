@@ -134,24 +134,40 @@ class Denoiser(nn.Module):
         if self.appearance is not None and appearance is not None:
             embedding = embedding + self.appearance(appearance.flatten(1))
         call = (embedding, num_slices, self._tokens(x, image_tokens))
-        down, up = levels_of(self.down), levels_of(self.up)
         entered = self.enter(entry_channels(x, self.preset, self.num_classes), num_slices)
-        skips = descend(down[0], entered, *call)
-        control = self.control
-        added = None if control is None else control.outermost(x, embedding, num_slices)
+        skips = descend(levels_of(self.down)[0], entered, *call)
+        added: list[Tensor] = []
+        if self.control is not None:
+            added = self.control.outermost(x, embedding, num_slices)
         if deep is None:
-            below = descend_below(down, self.middle, skips[-1], *call)
-            if control is not None and added is not None:
-                more = control.below(added[-1], embedding, num_slices)
-                below = control.add(below, more, first=len(added))
-            *deeper, deep = below
-            for level in up[:-1]:
-                deep = ascend(level, deep, deeper, *call)
-        if control is not None and added is not None:
-            skips = control.add(skips, added)
-        x = ascend(up[-1], deep, skips, *call)
+            deep = self._below(skips[-1], added, *call)
+        if self.control is not None:
+            skips = self.control.add(skips, added)
+        x = ascend(levels_of(self.up)[-1], deep, skips, *call)
         output = self.leave(nn.functional.silu(self.norm(x)), num_slices)
         return torch.as_tensor(output), deep
+
+    def _below(
+        self,
+        x: Tensor,
+        added: list[Tensor],
+        embedding: Tensor,
+        num_slices: int | None,
+        tokens: Tensor | None,
+    ) -> Tensor:
+        """Everything between the outermost level's way down (which ended in x) and its way up.
+
+        `added` are the ControlNet branch's features of that level, empty without a branch.
+        """
+        call = (embedding, num_slices, tokens)
+        features = descend_below(levels_of(self.down), self.middle, x, *call)
+        if self.control is not None:
+            more = self.control.below(added[-1], embedding, num_slices)
+            features = self.control.add(features, more, first=len(added))
+        *skips, x = features
+        for level in levels_of(self.up)[:-1]:
+            x = ascend(level, x, skips, *call)
+        return x
 
     def normalise_appearance(self, appearance: Tensor) -> Tensor:
         """Class means in standard deviations of the training data, 0 where absent; `b 2 k`."""
