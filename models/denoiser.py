@@ -1,55 +1,29 @@
 """The pseudo-3D U-Net: (x_t, t, conditions) -> prediction.
 
 One class serves both stages: with `num_slices=None` it is the 2D slice model of stage 1, otherwise
-its volumetric layers mix the n slices of each window. Knows nothing of schedules or of how its
-conditions were made (models/conditioning.py stacks them).
+its volumetric layers mix the n slices of each window. Conditions reach it as channels stacked on
+the noisy latents; `DenoiserSpec.conditioning` says which part reads them. Knows nothing of
+schedules or of how conditions were made (models/conditioning.py stacks them).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from models.conditioning import informed_channels
-from models.layers import (
-    Downsample,
-    PseudoAttention,
-    PseudoConv,
-    ResBlock,
-    Upsample,
-    group_norm,
-    sinusoid,
-)
+from models.conditioning import entry_channels, informed_channels
+from models.control import ControlBranch
+from models.global_conditions import appearance_encoder, style_encoder
+from models.image_attention import LatentTokens, build_crossing, repeat_tokens, token_width
+from models.layers import Downsample, PseudoConv, ResBlock, Upsample, group_norm, sinusoid
+from models.levels import Level, ascend, descend, descend_below, levels_of
 from models.presets import Preset
+from models.slice_attention import build_attention
 
 VOLUMETRIC_MARK = ".slices."
-
-
-class Level(nn.Module):
-    """Residual blocks (and attention) at one resolution, then a change of resolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList()
-        self.attentions = nn.ModuleList()
-        self.resize: nn.Module | None = None
-
-    def add(self, block: nn.Module, attention: nn.Module | None) -> None:
-        """Append a residual block and the attention behind it."""
-        self.blocks.append(block)
-        self.attentions.append(attention if attention is not None else nn.Identity())
-
-    def step(self, index: int, x: Tensor, embedding: Tensor, num_slices: int | None) -> Tensor:
-        """Block and attention number `index` on `(b n) c h w`."""
-        x = self.blocks[index](x, embedding, num_slices)
-        attention = self.attentions[index]
-        if isinstance(attention, PseudoAttention):
-            x = attention(x, num_slices)
-        return x
 
 
 class Denoiser(nn.Module):
@@ -72,22 +46,23 @@ class Denoiser(nn.Module):
             )
         self.style: nn.Module | None = None
         if spec.style_embedding:
-            self.style = _style_encoder(preset.autoencoder.latent_channels, self.base, width)
+            self.style = style_encoder(preset.autoencoder.latent_channels, self.base, width)
         self.appearance: nn.Module | None = None
         if spec.class_intensity_input:
-            self.appearance = _appearance_encoder(num_classes, width)
+            self.appearance = appearance_encoder(num_classes, width)
             self.register_buffer("appearance_mean", torch.zeros(num_classes))
             self.register_buffer("appearance_std", torch.ones(num_classes))
         channels = [spec.base_channels * m for m in spec.multipliers]
         sizes = [preset.latent_px // 2**i for i in range(len(channels))]
-        self.enter = PseudoConv(preset.input_channels(num_classes), channels[0])
+        self.tokens: nn.Module | None = None
+        if spec.conditioning == "image_attention" and spec.image_token_width is None:
+            self.tokens = LatentTokens(preset.autoencoder.latent_channels, token_width(spec))
+        self.enter = PseudoConv(preset.entry_channels(num_classes), channels[0])
         self.down, skips = _build_down(preset, channels, sizes, width)
-        self.middle = Level()
-        self.middle.add(
-            ResBlock(channels[-1], channels[-1], width),
-            PseudoAttention(channels[-1], spec.head_width),
-        )
-        self.middle.add(ResBlock(channels[-1], channels[-1], width), None)
+        self.middle = _build_middle(preset, channels[-1], width)
+        self.control: ControlBranch | None = None
+        if spec.conditioning == "controlnet":
+            self.control = _build_control(preset, num_classes, channels, sizes, [*skips])
         self.up = _build_up(preset, channels, sizes, width, skips)
         self.norm = group_norm(channels[0])
         self.leave = PseudoConv(channels[0], preset.autoencoder.latent_channels)
@@ -102,6 +77,7 @@ class Denoiser(nn.Module):
         heights: Tensor | None = None,
         num_slices: int | None = None,
         appearance: Tensor | None = None,
+        image_tokens: Tensor | None = None,
     ) -> Tensor:
         """Predict eps, v, x_0 or flow, whatever the weights were trained for.
 
@@ -113,11 +89,16 @@ class Denoiser(nn.Module):
             num_slices: n, or None to leave the volumetric layers out (stage 1).
             appearance: `(b n) 2 k` of `normalise_appearance`, where the preset uses it; None says
                 that it is not known.
+            image_tokens: `(b n) t k`, or `b t k` for whole windows: embedding of the informed
+                slice, where the preset has an `image_token_width` k.
 
         Returns:
             `(b n) latent_channels h w`.
+
+        Raises:
+            ValueError: heights or tokens that the preset needs are missing or of another shape.
         """
-        return self.evaluate(x, t, heights, num_slices, appearance)[0]
+        return self.evaluate(x, t, heights, num_slices, appearance, None, image_tokens)[0]
 
     def evaluate(
         self,
@@ -127,6 +108,7 @@ class Denoiser(nn.Module):
         num_slices: int | None = None,
         appearance: Tensor | None = None,
         deep: Tensor | None = None,
+        image_tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`forward`, with the features below the outermost level handed out and taken back.
 
@@ -141,6 +123,7 @@ class Denoiser(nn.Module):
             appearance: `(b n) 2 k` or None.
             deep: `(b n) c h w` that an earlier call returned for the same windows; None computes
                 them.
+            image_tokens: as in `forward`.
 
         Returns:
             The prediction, and the deep features that it rests on.
@@ -150,39 +133,40 @@ class Denoiser(nn.Module):
             embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
         if self.appearance is not None and appearance is not None:
             embedding = embedding + self.appearance(appearance.flatten(1))
-        down, up = list(_levels(self.down)), list(_levels(self.up))
-        x = self.enter(x, num_slices)
-        skips = [x]
-        for index in range(len(down[0].blocks)):
-            x = down[0].step(index, x, embedding, num_slices)
-            skips.append(x)
+        call = (embedding, num_slices, self._tokens(x, image_tokens))
+        entered = self.enter(entry_channels(x, self.preset, self.num_classes), num_slices)
+        skips = descend(levels_of(self.down)[0], entered, *call)
+        added: list[Tensor] = []
+        if self.control is not None:
+            added = self.control.outermost(x, embedding, num_slices)
         if deep is None:
-            deep = self._below(down, up, x, embedding, num_slices)
-        x = _ascend(up[-1], deep, skips, embedding, num_slices)
+            deep = self._below(skips[-1], added, *call)
+        if self.control is not None:
+            skips = self.control.add(skips, added)
+        x = ascend(levels_of(self.up)[-1], deep, skips, *call)
         output = self.leave(nn.functional.silu(self.norm(x)), num_slices)
         return torch.as_tensor(output), deep
 
     def _below(
         self,
-        down: list[Level],
-        up: list[Level],
         x: Tensor,
+        added: list[Tensor],
         embedding: Tensor,
         num_slices: int | None,
+        tokens: Tensor | None,
     ) -> Tensor:
-        """Everything between the outermost level's way down and its way up."""
-        skips: list[Tensor] = []
-        for outer, level in pairwise(down):
-            assert outer.resize is not None
-            x = outer.resize(x, num_slices)
-            skips.append(x)
-            for index in range(len(level.blocks)):
-                x = level.step(index, x, embedding, num_slices)
-                skips.append(x)
-        for index in range(2):
-            x = self.middle.step(index, x, embedding, num_slices)
-        for level in up[:-1]:
-            x = _ascend(level, x, skips, embedding, num_slices)
+        """Everything between the outermost level's way down (which ended in x) and its way up.
+
+        `added` are the ControlNet branch's features of that level, empty without a branch.
+        """
+        call = (embedding, num_slices, tokens)
+        features = descend_below(levels_of(self.down), self.middle, x, *call)
+        if self.control is not None:
+            more = self.control.below(added[-1], embedding, num_slices)
+            features = self.control.add(features, more, first=len(added))
+        *skips, x = features
+        for level in levels_of(self.up)[:-1]:
+            x = ascend(level, x, skips, *call)
         return x
 
     def normalise_appearance(self, appearance: Tensor) -> Tensor:
@@ -212,6 +196,17 @@ class Denoiser(nn.Module):
             embedding = embedding + self.position(place)
         return torch.as_tensor(embedding)
 
+    def _tokens(self, stacked: Tensor, given: Tensor | None) -> Tensor | None:
+        if self.tokens is not None:
+            informed = informed_channels(stacked, self.preset, self.num_classes)
+            return torch.as_tensor(self.tokens(informed))
+        width = self.preset.denoiser.image_token_width
+        if width is None:
+            return None
+        if given is None:
+            raise ValueError("this denoiser attends to an image embedding: give `image_tokens`")
+        return repeat_tokens(given, len(stacked), width)
+
     def volumetric_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of slice convolutions and slice attentions (stage 2 tunes only these)."""
         return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK in f".{name}")
@@ -232,46 +227,19 @@ def to_channels_last(model: M) -> M:
     return model
 
 
-def _ascend(
-    level: Level, x: Tensor, skips: list[Tensor], embedding: Tensor, num_slices: int | None
-) -> Tensor:
-    """One level on the way up; takes its skips from the end of the list."""
-    for index in range(len(level.blocks)):
-        x = level.step(index, torch.cat([x, skips.pop()], dim=1), embedding, num_slices)
-    return x if level.resize is None else torch.as_tensor(level.resize(x, num_slices))
-
-
-def _style_encoder(latent_channels: int, base: int, width: int) -> nn.Module:
-    """`b c h w` informed latents -> `b e`, zero at birth."""
-    last = nn.Linear(2 * base, width)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(
-        nn.Conv2d(latent_channels, base, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(base, 2 * base, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        last,
-    )
-
-
-def _appearance_encoder(num_classes: int, width: int) -> nn.Module:
-    """`b 2k` class means and presence -> `b e`, zero at birth."""
-    last = nn.Linear(width // 2, width)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(2 * num_classes, width // 2), nn.SiLU(), last)
-
-
-def _levels(levels: nn.ModuleList) -> Iterator[Level]:
-    return (cast(Level, level) for level in levels)
-
-
-def _attention(preset: Preset, channels: int, size: int) -> nn.Module | None:
+def _attentions(preset: Preset, channels: int, size: int | None) -> list[nn.Module | None]:
+    """Self- and cross-attention at a resolution; the middle (`size` None) always has them."""
     spec = preset.denoiser
-    return PseudoAttention(channels, spec.head_width) if size in spec.attention_px else None
+    if size is not None and size not in spec.attention_px:
+        return [None, None]
+    return [build_attention(channels, spec), build_crossing(channels, spec)]
+
+
+def _build_middle(preset: Preset, channels: int, width: int) -> Level:
+    middle = Level()
+    middle.add(ResBlock(channels, channels, width), *_attentions(preset, channels, None))
+    middle.add(ResBlock(channels, channels, width), None)
+    return middle
 
 
 def _build_down(
@@ -282,7 +250,7 @@ def _build_down(
     for i, (c, size) in enumerate(zip(channels, sizes, strict=True)):
         level = Level()
         for _ in range(preset.denoiser.num_res_blocks):
-            level.add(ResBlock(current, c, width), _attention(preset, c, size))
+            level.add(ResBlock(current, c, width), *_attentions(preset, c, size))
             current = c
             skips.append(c)
         if i < len(channels) - 1:
@@ -290,6 +258,18 @@ def _build_down(
             skips.append(c)
         levels.append(level)
     return levels, skips
+
+
+def _build_control(
+    preset: Preset, num_classes: int, channels: list[int], sizes: list[int], skips: list[int]
+) -> ControlBranch:
+    width = 4 * preset.denoiser.base_channels
+    return ControlBranch(
+        PseudoConv(preset.input_channels(num_classes), channels[0]),
+        _build_down(preset, channels, sizes, width)[0],
+        _build_middle(preset, channels[-1], width),
+        [*skips, channels[-1]],
+    )
 
 
 def _build_up(
@@ -301,7 +281,7 @@ def _build_up(
         for _ in range(preset.denoiser.num_res_blocks + 1):
             level.add(
                 ResBlock(current + skips.pop(), channels[i], width),
-                _attention(preset, channels[i], sizes[i]),
+                *_attentions(preset, channels[i], sizes[i]),
             )
             current = channels[i]
         if i > 0:

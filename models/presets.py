@@ -63,6 +63,16 @@ class DenoiserSpec(_Spec):
             contrast wherever they are. Classes that the informed slice lacks are marked so.
         fade_noisy_input: noisy latents enter multiplied by their signal amplitude alpha_t, so that
             pure noise, which says nothing, is not seen at all.
+        conditioning: how the conditions that `concatenate` stacks reach the network (the paper's
+            Table 3). `concatenate`: all enter beside the noisy latents. `controlnet`: only noisy
+            latents enter; a second encoder, trained together with the first, reads the whole stack
+            and adds to the skips and the middle through zero convolutions. `image_attention`: the
+            informed slice enters only by cross-attention to tokens, all else beside the latents.
+        image_token_width: `image_attention` only: width of tokens that the caller gives (a CLIP
+            vision tower's); None trains a small encoder of the informed latents with the model.
+        slice_position: slice attention knows the place of each slice in its window.
+        layout: attention block of this engine, or `openai`: that of the public GEM-3D weights
+            (group normalisation shared by both attentions, no slice position).
     """
 
     base_channels: int
@@ -77,12 +87,44 @@ class DenoiserSpec(_Spec):
     style_embedding: bool = False
     class_intensity_input: bool = False
     fade_noisy_input: bool = False
+    conditioning: Literal["concatenate", "controlnet", "image_attention"] = "concatenate"
+    image_token_width: int | None = None
+    slice_position: bool = True
+    layout: Literal["engine", "openai"] = "engine"
 
     @model_validator(mode="after")
     def _painted_masks_are_one_hot(self) -> DenoiserSpec:
         if self.class_intensity_input and self.mask_encoding != "one_hot":
             raise ValueError("class_intensity_input needs mask_encoding one_hot")
         return self
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> DenoiserSpec:
+        if self.image_token_width is not None and self.conditioning != "image_attention":
+            raise ValueError("image_token_width needs conditioning image_attention")
+        if self.layout == "openai" and self.slice_position:
+            raise ValueError("layout openai has no slice position: set slice_position false")
+        return self
+
+
+class PositionSpec(_Spec):
+    """2D LDM that makes informed slices at a height (the paper's IG).
+
+    Attributes:
+        base_channels: channels at full latent resolution.
+        multipliers: channel multiples at each resolution.
+        num_res_blocks: residual blocks a resolution on the way down (one more on the way up).
+        attention_px: latent resolutions (pixels) that carry self- and cross-attention.
+        head_width: channels of one attention head.
+        position_width: width of the sinusoid of the normalised height.
+    """
+
+    base_channels: int
+    multipliers: tuple[int, ...]
+    num_res_blocks: int
+    attention_px: tuple[int, ...]
+    head_width: int
+    position_width: int = 128
 
 
 class Preset(_Spec):
@@ -91,6 +133,7 @@ class Preset(_Spec):
     Attributes:
         size_px: edge of the square slice.
         window: slices denoised together (n).
+        position: the model of informed slices at a height, where there is one.
     """
 
     name: str
@@ -98,6 +141,13 @@ class Preset(_Spec):
     window: int
     autoencoder: AutoencoderSpec
     denoiser: DenoiserSpec
+    position: PositionSpec | None = None
+
+    def same_slices(self, other: Preset) -> bool:
+        """Whether weights of one serve the other: all but the position model agree."""
+        return self.model_copy(update={"position": None}) == other.model_copy(
+            update={"position": None}
+        )
 
     @property
     def latent_px(self) -> int:
@@ -116,6 +166,14 @@ class Preset(_Spec):
         painted = 2 * self.denoiser.mask_subpixels**2 if self.denoiser.class_intensity_input else 0
         flag = int(self.denoiser.known_slice_input)
         return latents + self.mask_channels(num_classes) + flag + painted
+
+    def entry_channels(self, num_classes: int) -> int:
+        """Those of the stacked channels that enter the main branch."""
+        latent = self.autoencoder.latent_channels
+        if self.denoiser.conditioning == "controlnet":
+            return latent
+        left_out = latent if self.denoiser.conditioning == "image_attention" else 0
+        return self.input_channels(num_classes) - left_out
 
 
 _KL_F8 = AutoencoderSpec(
@@ -164,6 +222,13 @@ PRESETS: dict[str, Preset] = {
             class_intensity_input=True,
             fade_noisy_input=True,
         ),
+        position=PositionSpec(
+            base_channels=32,
+            multipliers=(1, 2, 4),
+            num_res_blocks=1,
+            attention_px=(8, 4),
+            head_width=32,
+        ),
     ),
     "gem3d_256": Preset(
         name="gem3d_256",
@@ -177,6 +242,13 @@ PRESETS: dict[str, Preset] = {
             attention_px=(16, 8, 4),
             head_width=32,
             mask_encoding="grey_vae",
+        ),
+        position=PositionSpec(
+            base_channels=64,
+            multipliers=(1, 2, 4, 4),
+            num_res_blocks=2,
+            attention_px=(32, 16, 8),
+            head_width=32,
         ),
     ),
     "gem3d_512": Preset(
@@ -192,5 +264,23 @@ PRESETS: dict[str, Preset] = {
             head_width=32,
             mask_encoding="grey_vae",
         ),
+        position=PositionSpec(
+            base_channels=224,
+            multipliers=(1, 2, 4, 4),
+            num_res_blocks=2,
+            attention_px=(64, 32, 16),
+            head_width=32,
+        ),
     ),
 }
+
+# The paper's model with the attention block of its public weights (models/public_weights.py).
+_PAPER = PRESETS["gem3d_512"]
+PRESETS["gem3d_512_public"] = _PAPER.model_copy(
+    update={
+        "name": "gem3d_512_public",
+        "denoiser": _PAPER.denoiser.model_copy(
+            update={"layout": "openai", "slice_position": False}
+        ),
+    }
+)

@@ -20,9 +20,9 @@ import yaml
 from engine.config import FrozenConfig
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.folder import put
-from models.weights import AUTOENCODER, CONFIG, DENOISER, WeightsFileError, weights_sha256
+from models.weights import AUTOENCODER, CONFIG, DENOISER, POSITION, WeightsFileError, weights_sha256
 
-WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER)
+WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER, POSITION)
 
 _PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")
 _BLOCK = 1 << 20
@@ -99,7 +99,8 @@ def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
         digest = weights_sha256(folder)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
-    return digest, {name: hash_file(folder / name) for name in WEIGHT_FILES}
+    present = [name for name in WEIGHT_FILES if name != POSITION or (folder / name).is_file()]
+    return digest, {name: hash_file(folder / name) for name in present}
 
 
 def hash_file(path: Path) -> str:
