@@ -210,6 +210,7 @@ def _head_env(folder: Path) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     env["RAY_prestart_worker_first_driver"] = "0"  # idle workers would only cost memory
+    env.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of a team would starve another's
     # a job that Ray runs in a copy of the code still reads and writes beside the original
     env.setdefault("GEM3D_RUNS", str(Path.cwd()))
     if (data := Path.cwd().parent / "shared" / "data").is_dir():

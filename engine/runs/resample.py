@@ -39,7 +39,7 @@ from engine.runs.summary import JobFacts, RunSummary, summarize
 from engine.runs.worker import LoadSampler, ResampleWorker, WorkerTask, load_sampler, peak_memory_mb
 from engine.sampling.config import SamplingConfig
 from engine.volumes.manifest import PreparedManifest, read_manifest
-from models.weights import WeightsFileError, check_files
+from models.weights import WeightsFileError
 from models.weights import read_manifest as read_weights_manifest
 
 log = get_logger(__name__)
@@ -185,7 +185,6 @@ def _check_fit(
     try:
         model = read_weights_manifest(weights)
         config.sampling.resolved(model)
-        check_files(weights, model)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
     size_yx = (model.preset.size_px, model.preset.size_px)
