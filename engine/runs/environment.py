@@ -17,7 +17,7 @@ def set_local_defaults() -> None:
     decided on authentication (RAY_AUTH_MODE). The token is in the environment only, so that Ray's
     processes inherit it and no file keeps it.
     """
-    # Denoising and decoding have a team of threads each: idle ones sleep, or they starve the others.
+    # Denoising and decoding have a team of threads each; idle ones must not starve the others.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
         return
