@@ -1,6 +1,7 @@
-"""How the mask and the informed slice enter the denoiser: concatenation with the noisy latents.
+"""The conditions as channels stacked on the noisy latents, and how they are dropped for guidance.
 
-Knows tensors and presets; encodings that need the autoencoder get it from the caller.
+Every conditioning of models/denoiser.py starts from this one stack. Knows tensors and presets;
+encodings that need the autoencoder get it from the caller.
 """
 
 from __future__ import annotations
@@ -88,6 +89,84 @@ def informed_channels(stacked: Tensor, preset: Preset, num_classes: int) -> Tens
     return stacked[:, start : start + latent]
 
 
+def entry_channels(stacked: Tensor, preset: Preset, num_classes: int) -> Tensor:
+    """The part of the stack that enters the main branch (see `DenoiserSpec.conditioning`)."""
+    latent = preset.autoencoder.latent_channels
+    if preset.denoiser.conditioning == "controlnet":
+        return stacked[:, :latent]
+    if preset.denoiser.conditioning == "concatenate":
+        return stacked
+    start = latent + preset.mask_channels(num_classes)
+    return torch.cat([stacked[:, :start], stacked[:, start + latent :]], dim=1)
+
+
+def drop_conditions(
+    stacked: Tensor,
+    drop: Tensor,
+    preset: Preset,
+    num_classes: int,
+    *,
+    mask: bool = True,
+    informed: bool = True,
+) -> Tensor:
+    """Blank conditions of chosen items, for condition dropout and classifier-free guidance.
+
+    The null is 0 in every blanked channel. For latents (`grey_vae`, the informed slice) that is
+    the mean latent; for `one_hot` it is "half of every class", which no mask of three classes or
+    more has, so that the network can tell "not given" from "empty" (-1); for painted channels
+    "no class known". Noisy latents and the known-slice flag stay.
+
+    What does not travel in the stack (`image_tokens`, `appearance`) is dropped by `blank`.
+
+    Args:
+        stacked: `(b n) c h w` of `concatenate`.
+        drop: `(b n)` bool.
+        preset: tells the channels.
+        num_classes: classes, background not counted.
+        mask: blank the mask; painted channels go with either.
+        informed: blank the informed slice.
+
+    Raises:
+        ValueError: channels or length do not fit.
+    """
+    expected = preset.input_channels(num_classes)
+    if stacked.shape[1] != expected:
+        raise ValueError(f"stack of {stacked.shape[1]} channels, but the preset has {expected}")
+    keep = torch.ones(expected, dtype=torch.bool, device=stacked.device)
+    latent, num_mask = preset.autoencoder.latent_channels, preset.mask_channels(num_classes)
+    if mask:
+        keep[latent : latent + num_mask] = False
+    if informed:
+        keep[latent + num_mask : 2 * latent + num_mask] = False
+    if mask or informed:
+        keep[2 * latent + num_mask + int(preset.denoiser.known_slice_input) :] = False
+    _check_choice(stacked, drop)
+    chosen = drop.to(stacked.device)[:, None] & ~keep
+    return stacked.masked_fill(chosen[:, :, None, None], 0.0)
+
+
+def blank(values: Tensor, drop: Tensor) -> Tensor:
+    """Zeros in place of the chosen items of `b ...`: the null of `image_tokens` and `appearance`.
+
+    Raises:
+        ValueError: `drop` is not `b` bool.
+    """
+    _check_choice(values, drop)
+    shape = (-1, *(1,) * (values.ndim - 1))
+    return values.masked_fill(drop.to(values.device).reshape(shape), 0.0)
+
+
+def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Eq. 6, arXiv:2207.12598, with scale = 1 + w).
+
+    Args:
+        cond: prediction with conditions.
+        uncond: prediction with dropped ones, same shape.
+        scale: 1 is `cond`, 0 is `uncond`, more pushes towards the conditions.
+    """
+    return uncond + scale * (cond - uncond)
+
+
 def class_appearance(image: Tensor, mask: Tensor, num_classes: int, min_pixels: int = 12) -> Tensor:
     """Mean intensity of each class in each slice, and whether the slice has that class.
 
@@ -127,3 +206,11 @@ def paint_mask(mask: Tensor, appearance: Tensor | None, preset: Preset) -> Tenso
 
 def _folded(preset: Preset) -> int:
     return preset.denoiser.mask_subpixels**2
+
+
+def _check_choice(values: Tensor, drop: Tensor) -> None:
+    if drop.dtype != torch.bool or drop.shape != values.shape[:1]:
+        raise ValueError(
+            f"drop must be {len(values)} bool values, one an item; it is {drop.dtype} of "
+            f"{tuple(drop.shape)}"
+        )

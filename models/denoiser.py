@@ -1,8 +1,9 @@
 """The pseudo-3D U-Net: (x_t, t, conditions) -> prediction.
 
 One class serves both stages: with `num_slices=None` it is the 2D slice model of stage 1, otherwise
-its volumetric layers mix the n slices of each window. Knows nothing of schedules or of how its
-conditions were made (models/conditioning.py stacks them).
+its volumetric layers mix the n slices of each window. Conditions reach it as channels stacked on
+the noisy latents; `DenoiserSpec.conditioning` says which part reads them. Knows nothing of
+schedules or of how conditions were made (models/conditioning.py stacks them).
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.conditioning import informed_channels
+from models.conditioning import entry_channels, informed_channels
+from models.control import ControlBranch, walk_down
+from models.global_conditions import appearance_encoder, style_encoder
+from models.image_attention import (
+    CrossAttention,
+    LatentTokens,
+    build_crossing,
+    repeat_tokens,
+    token_width,
+)
 from models.layers import (
     Downsample,
-    PseudoAttention,
     PseudoConv,
     ResBlock,
     Upsample,
@@ -24,6 +33,7 @@ from models.layers import (
     sinusoid,
 )
 from models.presets import Preset
+from models.slice_attention import build_attention
 
 VOLUMETRIC_MARK = ".slices."
 
@@ -35,19 +45,31 @@ class Level(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList()
         self.attentions = nn.ModuleList()
+        self.crossings = nn.ModuleList()
         self.resize: nn.Module | None = None
 
-    def add(self, block: nn.Module, attention: nn.Module | None) -> None:
-        """Append a residual block and the attention behind it."""
+    def add(
+        self, block: nn.Module, attention: nn.Module | None, crossing: nn.Module | None = None
+    ) -> None:
+        """Append a residual block, the attention behind it and its cross-attention to tokens."""
         self.blocks.append(block)
         self.attentions.append(attention if attention is not None else nn.Identity())
+        self.crossings.append(crossing if crossing is not None else nn.Identity())
 
-    def step(self, index: int, x: Tensor, embedding: Tensor, num_slices: int | None) -> Tensor:
-        """Block and attention number `index` on `(b n) c h w`."""
+    def step(
+        self,
+        index: int,
+        x: Tensor,
+        embedding: Tensor,
+        num_slices: int | None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
+        """Block and attentions number `index` on `(b n) c h w`; `tokens` are `(b n) t k`."""
         x = self.blocks[index](x, embedding, num_slices)
-        attention = self.attentions[index]
-        if isinstance(attention, PseudoAttention):
-            x = attention(x, num_slices)
+        if not isinstance(self.attentions[index], nn.Identity):
+            x = self.attentions[index](x, num_slices)
+        if isinstance(self.crossings[index], CrossAttention):
+            x = self.crossings[index](x, tokens)
         return x
 
 
@@ -71,22 +93,23 @@ class Denoiser(nn.Module):
             )
         self.style: nn.Module | None = None
         if spec.style_embedding:
-            self.style = _style_encoder(preset.autoencoder.latent_channels, self.base, width)
+            self.style = style_encoder(preset.autoencoder.latent_channels, self.base, width)
         self.appearance: nn.Module | None = None
         if spec.class_intensity_input:
-            self.appearance = _appearance_encoder(num_classes, width)
+            self.appearance = appearance_encoder(num_classes, width)
             self.register_buffer("appearance_mean", torch.zeros(num_classes))
             self.register_buffer("appearance_std", torch.ones(num_classes))
         channels = [spec.base_channels * m for m in spec.multipliers]
         sizes = [preset.latent_px // 2**i for i in range(len(channels))]
-        self.enter = PseudoConv(preset.input_channels(num_classes), channels[0])
+        self.tokens: nn.Module | None = None
+        if spec.conditioning == "image_attention" and spec.image_token_width is None:
+            self.tokens = LatentTokens(preset.autoencoder.latent_channels, token_width(spec))
+        self.enter = PseudoConv(preset.entry_channels(num_classes), channels[0])
         self.down, skips = _build_down(preset, channels, sizes, width)
-        self.middle = Level()
-        self.middle.add(
-            ResBlock(channels[-1], channels[-1], width),
-            PseudoAttention(channels[-1], spec.head_width),
-        )
-        self.middle.add(ResBlock(channels[-1], channels[-1], width), None)
+        self.middle = _build_middle(preset, channels[-1], width)
+        self.control: nn.Module | None = None
+        if spec.conditioning == "controlnet":
+            self.control = _build_control(preset, num_classes, channels, sizes, [*skips])
         self.up = _build_up(preset, channels, sizes, width, skips)
         self.norm = group_norm(channels[0])
         self.leave = PseudoConv(channels[0], preset.autoencoder.latent_channels)
@@ -101,6 +124,7 @@ class Denoiser(nn.Module):
         heights: Tensor | None = None,
         num_slices: int | None = None,
         appearance: Tensor | None = None,
+        image_tokens: Tensor | None = None,
     ) -> Tensor:
         """Predict eps, v, x_0 or flow, whatever the weights were trained for.
 
@@ -112,30 +136,32 @@ class Denoiser(nn.Module):
             num_slices: n, or None to leave the volumetric layers out (stage 1).
             appearance: `(b n) 2 k` of `normalise_appearance`, where the preset uses it; None says
                 that it is not known.
+            image_tokens: `(b n) t k`, or `b t k` for whole windows: embedding of the informed
+                slice, where the preset has an `image_token_width` k.
 
         Returns:
             `(b n) latent_channels h w`.
+
+        Raises:
+            ValueError: heights or tokens that the preset needs are missing or of another shape.
         """
         embedding = self._embed(t, heights)
+        tokens = self._tokens(x, image_tokens)
         if self.style is not None:
             embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
         if self.appearance is not None and appearance is not None:
             embedding = embedding + self.appearance(appearance.flatten(1))
-        x = self.enter(x, num_slices)
-        skips = [x]
-        for level in _levels(self.down):
-            for index in range(len(level.blocks)):
-                x = level.step(index, x, embedding, num_slices)
-                skips.append(x)
-            if level.resize is not None:
-                x = level.resize(x, num_slices)
-                skips.append(x)
-        for index in range(2):
-            x = self.middle.step(index, x, embedding, num_slices)
+        stacked = x
+        x = self.enter(entry_channels(x, self.preset, self.num_classes), num_slices)
+        features = walk_down(self.down, self.middle, x, embedding, num_slices, tokens)
+        if self.control is not None:
+            added = self.control(stacked, embedding, num_slices)
+            features = [own + more for own, more in zip(features, added, strict=True)]
+        *skips, x = features
         for level in _levels(self.up):
             for index in range(len(level.blocks)):
                 x = torch.cat([x, skips.pop()], dim=1)
-                x = level.step(index, x, embedding, num_slices)
+                x = level.step(index, x, embedding, num_slices, tokens)
             if level.resize is not None:
                 x = level.resize(x, num_slices)
         return torch.as_tensor(self.leave(nn.functional.silu(self.norm(x)), num_slices))
@@ -167,6 +193,17 @@ class Denoiser(nn.Module):
             embedding = embedding + self.position(place)
         return torch.as_tensor(embedding)
 
+    def _tokens(self, stacked: Tensor, given: Tensor | None) -> Tensor | None:
+        if self.tokens is not None:
+            informed = informed_channels(stacked, self.preset, self.num_classes)
+            return torch.as_tensor(self.tokens(informed))
+        width = self.preset.denoiser.image_token_width
+        if width is None:
+            return None
+        if given is None:
+            raise ValueError("this denoiser attends to an image embedding: give `image_tokens`")
+        return repeat_tokens(given, len(stacked), width)
+
     def volumetric_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of slice convolutions and slice attentions (stage 2 tunes only these)."""
         return (p for name, p in self.named_parameters() if VOLUMETRIC_MARK in f".{name}")
@@ -184,37 +221,23 @@ def to_channels_last(model: Denoiser) -> Denoiser:
     return model
 
 
-def _style_encoder(latent_channels: int, base: int, width: int) -> nn.Module:
-    """`b c h w` informed latents -> `b e`, zero at birth."""
-    last = nn.Linear(2 * base, width)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(
-        nn.Conv2d(latent_channels, base, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(base, 2 * base, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        last,
-    )
-
-
-def _appearance_encoder(num_classes: int, width: int) -> nn.Module:
-    """`b 2k` class means and presence -> `b e`, zero at birth."""
-    last = nn.Linear(width // 2, width)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(2 * num_classes, width // 2), nn.SiLU(), last)
-
-
 def _levels(levels: nn.ModuleList) -> Iterator[Level]:
     return (cast(Level, level) for level in levels)
 
 
-def _attention(preset: Preset, channels: int, size: int) -> nn.Module | None:
+def _attentions(preset: Preset, channels: int, size: int | None) -> list[nn.Module | None]:
+    """Self- and cross-attention at a resolution; the middle (`size` None) always has them."""
     spec = preset.denoiser
-    return PseudoAttention(channels, spec.head_width) if size in spec.attention_px else None
+    if size is not None and size not in spec.attention_px:
+        return [None, None]
+    return [build_attention(channels, spec), build_crossing(channels, spec)]
+
+
+def _build_middle(preset: Preset, channels: int, width: int) -> Level:
+    middle = Level()
+    middle.add(ResBlock(channels, channels, width), *_attentions(preset, channels, None))
+    middle.add(ResBlock(channels, channels, width), None)
+    return middle
 
 
 def _build_down(
@@ -225,7 +248,7 @@ def _build_down(
     for i, (c, size) in enumerate(zip(channels, sizes, strict=True)):
         level = Level()
         for _ in range(preset.denoiser.num_res_blocks):
-            level.add(ResBlock(current, c, width), _attention(preset, c, size))
+            level.add(ResBlock(current, c, width), *_attentions(preset, c, size))
             current = c
             skips.append(c)
         if i < len(channels) - 1:
@@ -233,6 +256,18 @@ def _build_down(
             skips.append(c)
         levels.append(level)
     return levels, skips
+
+
+def _build_control(
+    preset: Preset, num_classes: int, channels: list[int], sizes: list[int], skips: list[int]
+) -> ControlBranch:
+    width = 4 * preset.denoiser.base_channels
+    return ControlBranch(
+        PseudoConv(preset.input_channels(num_classes), channels[0]),
+        _build_down(preset, channels, sizes, width)[0],
+        _build_middle(preset, channels[-1], width),
+        [*skips, channels[-1]],
+    )
 
 
 def _build_up(
@@ -244,7 +279,7 @@ def _build_up(
         for _ in range(preset.denoiser.num_res_blocks + 1):
             level.add(
                 ResBlock(current + skips.pop(), channels[i], width),
-                _attention(preset, channels[i], sizes[i]),
+                *_attentions(preset, channels[i], sizes[i]),
             )
             current = channels[i]
         if i > 0:

@@ -63,6 +63,16 @@ class DenoiserSpec(_Spec):
             contrast wherever they are. Classes that the informed slice lacks are marked so.
         fade_noisy_input: noisy latents enter multiplied by their signal amplitude alpha_t, so that
             pure noise, which says nothing, is not seen at all.
+        conditioning: how the conditions that `concatenate` stacks reach the network (the paper's
+            Table 3). `concatenate`: all enter beside the noisy latents. `controlnet`: only noisy
+            latents enter; a second encoder, trained together with the first, reads the whole stack
+            and adds to the skips and the middle through zero convolutions. `image_attention`: the
+            informed slice enters only by cross-attention to tokens, all else beside the latents.
+        image_token_width: `image_attention` only: width of tokens that the caller gives (a CLIP
+            vision tower's); None trains a small encoder of the informed latents with the model.
+        slice_position: slice attention knows the place of each slice in its window.
+        layout: attention block of this engine, or `openai`: that of the public GEM-3D weights
+            (group normalisation shared by both attentions, no slice position).
     """
 
     base_channels: int
@@ -77,11 +87,23 @@ class DenoiserSpec(_Spec):
     style_embedding: bool = False
     class_intensity_input: bool = False
     fade_noisy_input: bool = False
+    conditioning: Literal["concatenate", "controlnet", "image_attention"] = "concatenate"
+    image_token_width: int | None = None
+    slice_position: bool = True
+    layout: Literal["engine", "openai"] = "engine"
 
     @model_validator(mode="after")
     def _painted_masks_are_one_hot(self) -> DenoiserSpec:
         if self.class_intensity_input and self.mask_encoding != "one_hot":
             raise ValueError("class_intensity_input needs mask_encoding one_hot")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> DenoiserSpec:
+        if self.image_token_width is not None and self.conditioning != "image_attention":
+            raise ValueError("image_token_width needs conditioning image_attention")
+        if self.layout == "openai" and self.slice_position:
+            raise ValueError("layout openai has no slice position: set slice_position false")
         return self
 
 
@@ -116,6 +138,14 @@ class Preset(_Spec):
         painted = 2 * self.denoiser.mask_subpixels**2 if self.denoiser.class_intensity_input else 0
         flag = int(self.denoiser.known_slice_input)
         return latents + self.mask_channels(num_classes) + flag + painted
+
+    def entry_channels(self, num_classes: int) -> int:
+        """Those of the stacked channels that enter the main branch."""
+        latent = self.autoencoder.latent_channels
+        if self.denoiser.conditioning == "controlnet":
+            return latent
+        left_out = latent if self.denoiser.conditioning == "image_attention" else 0
+        return self.input_channels(num_classes) - left_out
 
 
 _KL_F8 = AutoencoderSpec(

@@ -86,3 +86,12 @@ def test_a_broken_configuration_is_refused(folder: Path) -> None:
     (folder / CONFIG).write_text('{"preset": 3}')
     with pytest.raises(WeightsFileError, match="not a model configuration"):
         read_manifest(folder)
+
+
+def test_the_committed_demo_weights_load_with_todays_code() -> None:
+    folder = Path(__file__).parents[2] / "weights" / "demo_abdomen"
+    manifest = read_manifest(folder)
+    assert manifest.preset.denoiser.conditioning == "concatenate"
+    assert manifest.preset.denoiser == PRESETS["demo"].denoiser
+    assert load_denoiser(folder, manifest).control is None
+    load_autoencoder(folder, manifest)
