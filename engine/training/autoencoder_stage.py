@@ -42,7 +42,7 @@ class AutoencoderStage(StageModel):
         self.net = net
         self.data = CropDataset(images, config.crop_px, config.case_weight)
         self.probe = CropDataset(held_out, config.crop_px, {}) if held_out else self.data
-        self.num_cases, self.optimizer_step = self.data.num_cases, 0
+        self.num_cases = self.data.num_cases
         # not submodules: neither is trained by DeepSpeed nor exported
         self._features: tuple[FeatureLoss, ...] = ()
         if config.perceptual is not None:
@@ -75,10 +75,9 @@ class AutoencoderStage(StageModel):
 
     def begin_step(self, step: int, ema: Ema) -> None:
         """Make the discriminator when its time has come."""
-        del ema
+        del step, ema
         if self.config.adversarial_weight > 0.0 and self._adversary is None:
             self._adversary = self._new_adversary()
-        self.optimizer_step = step
 
     def end_step(self) -> None:
         """Let the discriminator learn."""
@@ -136,12 +135,3 @@ class AutoencoderStage(StageModel):
             fooled = self._adversary.accumulate(real, decoded, self.share)
         self.trace.parts |= {"adversarial": own.detach(), "discriminator": fooled}
         return own
-
-    @property
-    def share(self) -> float:
-        """Part of an optimiser step that a micro-batch is; the loop sets it."""
-        return getattr(self, "_share", 1.0)
-
-    @share.setter
-    def share(self, value: float) -> None:
-        self._share = value

@@ -127,6 +127,9 @@ class DistillStage(DenoiserStage):
         teacher = self.teacher.to(self.device)
         return distill_loss(self.net, teacher, self.schedule, batch, draw, self.objective)
 
+    def draw_probe(self) -> None:
+        """Losses of different rounds do not compare."""
+
     def begin_step(self, step: int, ema: Ema) -> None:
         """At the start of a round the student's average becomes the teacher."""
         index = self.rounds.index(step)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import TrainingError
@@ -21,6 +22,9 @@ from engine.volumes.store import read_prepared
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask
 from models.presets import Preset
+
+if TYPE_CHECKING:
+    from models.image_encoder import ImageTower
 
 ENCODE_BATCH = 16
 
@@ -36,6 +40,7 @@ class LatentCase:
         mask: `z k h w` float16 condition channels.
         appearance: `z 2 k` float32, mean intensity and presence of each class in each slice.
         classes: those that its mask has somewhere.
+        tokens: `z t k` float16 image embedding of each slice, where a preset asks for it.
     """
 
     case_id: str
@@ -44,6 +49,7 @@ class LatentCase:
     mask: Tensor
     appearance: Tensor
     classes: tuple[int, ...] = ()
+    tokens: Tensor | None = None
 
     @property
     def num_slices(self) -> int:
@@ -78,11 +84,17 @@ class EncodeTask:
 
 
 def encode_latents(
-    task: EncodeTask, autoencoder: Autoencoder, preset: Preset, num_classes: int
+    task: EncodeTask,
+    autoencoder: Autoencoder,
+    preset: Preset,
+    num_classes: int,
+    tower: ImageTower | None = None,
 ) -> None:
     """Encode one case or copy and write it into the cache."""
     images, masks = _planes(task)
     arrays = latent_arrays(images, masks, autoencoder, preset, num_classes)
+    if tower is not None:
+        arrays["tokens"] = image_tokens(images, tower)
     classes = [int(k) for k in np.unique(masks.numpy()) if k > 0]
     write_arrays(task.target, task.key, arrays, {**_attributes(task), "classes": classes})
 
@@ -123,6 +135,14 @@ def latent_arrays(
         "mask": torch.cat(encoded).numpy(),
         "appearance": class_appearance(images, masks, num_classes).numpy(),
     }
+
+
+@torch.no_grad()
+def image_tokens(images: Tensor, tower: ImageTower) -> NDArray[np.float16]:
+    """Embedding of every slice that may become an informed one, `z t k`."""
+    device = next(tower.parameters()).device
+    parts = [tower(part[:, None].to(device)).cpu() for part in images.split(ENCODE_BATCH)]
+    return np.asarray(torch.cat(parts).half().numpy())
 
 
 def _planes(task: EncodeTask) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -25,6 +25,9 @@ from engine.volumes.array_store import open_arrays, read_key
 from engine.volumes.store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.weights import AUTOENCODER, Manifest, load_autoencoder
+
+if TYPE_CHECKING:
+    from models.image_encoder import ImageTower
 
 log = get_logger(__name__)
 _FORMAT = "latents/3"
@@ -40,6 +43,7 @@ class CachePlan:
         weights: folder of the autoencoder; `latents` only.
         manifest: of those weights; `latents` only.
         device: where to encode.
+        image_encoder: folder of the vision tower; only for presets that take its tokens.
     """
 
     kind: Literal["latents", "pixels"]
@@ -47,6 +51,7 @@ class CachePlan:
     weights: Path | None = None
     manifest: Manifest | None = None
     device: str = "cpu"
+    image_encoder: Path | None = None
 
     def missing(self) -> list[EncodeTask]:
         """Tasks whose folder is not there, torn, or made from something else."""
@@ -64,10 +69,18 @@ def plan_latents(
         "size_px": manifest.preset.size_px,
         "autoencoder": _file_sha256(config.weights / AUTOENCODER),
     }
+    tower = config.image_encoder if spec.image_token_width is not None else None
+    if spec.image_token_width is not None:
+        if tower is None:
+            raise TrainingError(
+                f"preset {manifest.preset.name} attends to image tokens of width "
+                f"{spec.image_token_width}: give image_encoder, the folder of a vision tower"
+            )
+        encoding["image_encoder"] = _folder_sha256(tower)
     model = hashlib.sha256(json.dumps(encoding, sort_keys=True).encode()).hexdigest()[:16]
     tasks = _tasks(cases, config, config.work / "latents" / model, model, ("image", "mask"))
     device = "cuda" if config.use_gpu else "cpu"
-    return CachePlan("latents", tasks, config.weights, manifest, device)
+    return CachePlan("latents", tasks, config.weights, manifest, device, tower)
 
 
 def plan_pixels(cases: Sequence[PreparedHeader], config: TrainConfig) -> CachePlan:
@@ -145,7 +158,8 @@ class _Encoder:
     """Makes folders of one plan; loads the autoencoder when the first is due."""
 
     plan: CachePlan
-    autoencoder: Autoencoder | None = field(default=None)
+    autoencoder: Autoencoder | None = None
+    tower: ImageTower | None = None
 
     def make(self, task: EncodeTask) -> None:
         if self.plan.kind == "pixels":
@@ -156,7 +170,12 @@ class _Encoder:
         assert manifest is not None
         if self.autoencoder is None:
             self.autoencoder = load_autoencoder(self.plan.weights, manifest).to(self.plan.device)
-        encode_latents(task, self.autoencoder, manifest.preset, manifest.num_classes)
+            if self.plan.image_encoder is not None:
+                from models.image_encoder import load_image_tower
+
+                self.tower = load_image_tower(self.plan.image_encoder).to(self.plan.device)
+        preset, num_classes = manifest.preset, manifest.num_classes
+        encode_latents(task, self.autoencoder, preset, num_classes, self.tower)
 
 
 class _CacheWorker:
@@ -197,3 +216,11 @@ def _tasks(
 def _file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    """Digest of the files of a vision tower."""
+    files = sorted(p for p in folder.glob("*") if p.suffix in (".json", ".safetensors"))
+    if not files:
+        raise TrainingError(f"{folder}: no vision tower there; give its folder as image_encoder")
+    return hashlib.sha256("".join(map(_file_sha256, files)).encode()).hexdigest()

@@ -21,7 +21,7 @@ from engine.training.randomness import normal
 from engine.training.timesteps import TimestepDraw, loss_weights
 from engine.training.windows_dataset import DenoiserBatch
 from models.autoencoder import Autoencoder
-from models.conditioning import concatenate, drop_conditions
+from models.conditioning import blank, concatenate, drop_conditions
 from models.denoiser import Denoiser
 from models.presets import Preset
 
@@ -138,6 +138,7 @@ class NoisyBatch:
         heights: `m 2`.
         appearance: `m 2 k`, normalised.
         num_slices: n, or None.
+        tokens: `m t k`, or None.
     """
 
     x_t: Tensor
@@ -151,6 +152,7 @@ class NoisyBatch:
     heights: Tensor
     appearance: Tensor
     num_slices: int | None
+    tokens: Tensor | None = None
 
 
 def make_noisy(
@@ -173,6 +175,7 @@ def make_noisy(
         heights=batch.heights.to(device),
         appearance=model.normalise_appearance(batch.appearance.to(device)),
         num_slices=batch.num_slices,
+        tokens=None if batch.tokens is None else batch.tokens.to(device),
     )
 
 
@@ -183,11 +186,14 @@ def predict(model: Denoiser, schedule: Schedule, noisy: NoisyBatch) -> Tensor:
     stacked = concatenate(
         noisy.x_t, noisy.mask, noisy.informed, noisy.known, alpha.to(device), seen, preset
     )
+    tokens = noisy.tokens
     if bool(noisy.drop.any()):
         stacked = drop_conditions(stacked, noisy.drop, preset, model.num_classes)
-        seen = seen * ~noisy.drop[:, None, None]
+        seen = blank(seen, noisy.drop)
+        tokens = None if tokens is None else blank(tokens, noisy.drop)
     stacked = stacked.contiguous(memory_format=torch.channels_last)
-    output = model(stacked, noisy.t.to(device), noisy.heights, noisy.num_slices, seen)
+    more = {} if tokens is None else {"image_tokens": tokens}
+    output = model(stacked, noisy.t.to(device), noisy.heights, noisy.num_slices, seen, **more)
     return torch.as_tensor(output).float()
 
 

@@ -57,6 +57,7 @@ class StageModel(nn.Module):
         num_cases: cases and copies that are drawn from.
         num_skipped: cases that are too short.
         missing_classes: names of classes that no mask has.
+        share: part of an optimiser step that a micro-batch is.
     """
 
     weights_file: ClassVar[str]
@@ -67,14 +68,18 @@ class StageModel(nn.Module):
         self.config, self.preset, self.trace = config, preset, Trace()
         self.num_cases = self.num_skipped = 0
         self.missing_classes: tuple[str, ...] = ()
+        self.share = 1.0
 
     def draw(self, step: int, indices: Sequence[int]) -> Any:
         """Examples of optimiser step `step` (from 0) by their numbers, on the CPU."""
         generators = example_generators(self.config.seed, self.config.stage, step, indices)
         return self.sample(generators, step, probe=False)
 
-    def draw_probe(self) -> Any:
-        """The fixed examples on which checkpoints are compared; held-out cases where there are."""
+    def draw_probe(self) -> Any | None:
+        """Fixed examples on which checkpoints are compared, held-out ones where there are any.
+
+        None where the loss of one step does not compare with that of another.
+        """
         generators = example_generators(self.config.seed, "probe", 0, range(NUM_PROBES))
         return self.sample(generators, self.config.num_iterations - 1, probe=True)
 

@@ -31,6 +31,7 @@ class DenoiserBatch:
         appearance: `m 2 k`, class means and presence in the informed slice; all absent in a tenth
             of the examples, so that an informed slice without a mask can be used as well.
         num_slices: n of a window, or None for independent slices.
+        tokens: `m t k` image embedding of the informed slice, where the cases have one.
     """
 
     x_0: Tensor
@@ -40,6 +41,7 @@ class DenoiserBatch:
     known: Tensor
     appearance: Tensor
     num_slices: int | None
+    tokens: Tensor | None = None
 
 
 class CaseDraw:
@@ -117,11 +119,11 @@ class LatentDataset:
     def batch(self, generators: Sequence[Generator]) -> DenoiserBatch:
         """A window (or slice) a generator."""
         parts = [self._example(g) for g in generators]
-        x_0, mask, informed, heights, known, seen = (
+        x_0, mask, informed, heights, known, seen, *tokens = (
             torch.cat(values) for values in zip(*parts, strict=True)
         )
-        num_slices = self.window if self.window > 1 else None
-        return DenoiserBatch(x_0, mask, informed, heights, known, seen, num_slices)
+        n = self.window if self.window > 1 else None
+        return DenoiserBatch(x_0, mask, informed, heights, known, seen, n, *tokens)
 
     def _example(self, generator: Generator) -> tuple[Tensor, ...]:
         case = self.cases[self.draw.case(generator)]
@@ -135,7 +137,10 @@ class LatentDataset:
         seen = case.appearance[source] * float(below(10, generator) > 0)
         seen = seen.expand(self.window, -1, -1)
         x_0, mask = draw_latent(case, here, generator), case.mask[here].float()
-        return x_0, mask, informed, heights, self._known(generator), seen
+        example = (x_0, mask, informed, heights, self._known(generator), seen)
+        if case.tokens is None:
+            return example
+        return *example, case.tokens[there].float().expand(self.window, -1, -1)
 
     def _known(self, generator: Generator) -> Tensor:
         known = torch.zeros(self.window, dtype=torch.bool)
