@@ -107,12 +107,33 @@ class DenoiserSpec(_Spec):
         return self
 
 
+class PositionSpec(_Spec):
+    """2D LDM that makes informed slices at a height (the paper's IG).
+
+    Attributes:
+        base_channels: channels at full latent resolution.
+        multipliers: channel multiples at each resolution.
+        num_res_blocks: residual blocks a resolution on the way down (one more on the way up).
+        attention_px: latent resolutions (pixels) that carry self- and cross-attention.
+        head_width: channels of one attention head.
+        position_width: width of the sinusoid of the normalised height.
+    """
+
+    base_channels: int
+    multipliers: tuple[int, ...]
+    num_res_blocks: int
+    attention_px: tuple[int, ...]
+    head_width: int
+    position_width: int = 128
+
+
 class Preset(_Spec):
     """One whole model: autoencoder, denoiser and the grid they are made for.
 
     Attributes:
         size_px: edge of the square slice.
         window: slices denoised together (n).
+        position: the model of informed slices at a height, where there is one.
     """
 
     name: str
@@ -120,6 +141,13 @@ class Preset(_Spec):
     window: int
     autoencoder: AutoencoderSpec
     denoiser: DenoiserSpec
+    position: PositionSpec | None = None
+
+    def same_slices(self, other: Preset) -> bool:
+        """Whether weights of one serve the other: all but the position model agree."""
+        return self.model_copy(update={"position": None}) == other.model_copy(
+            update={"position": None}
+        )
 
     @property
     def latent_px(self) -> int:
@@ -184,6 +212,13 @@ PRESETS: dict[str, Preset] = {
             class_intensity_input=True,
             fade_noisy_input=True,
         ),
+        position=PositionSpec(
+            base_channels=32,
+            multipliers=(1, 2, 4),
+            num_res_blocks=1,
+            attention_px=(8, 4),
+            head_width=32,
+        ),
     ),
     "gem3d_256": Preset(
         name="gem3d_256",
@@ -198,6 +233,13 @@ PRESETS: dict[str, Preset] = {
             head_width=32,
             mask_encoding="grey_vae",
         ),
+        position=PositionSpec(
+            base_channels=64,
+            multipliers=(1, 2, 4, 4),
+            num_res_blocks=2,
+            attention_px=(32, 16, 8),
+            head_width=32,
+        ),
     ),
     "gem3d_512": Preset(
         name="gem3d_512",
@@ -211,6 +253,13 @@ PRESETS: dict[str, Preset] = {
             attention_px=(32, 16, 8),
             head_width=32,
             mask_encoding="grey_vae",
+        ),
+        position=PositionSpec(
+            base_channels=224,
+            multipliers=(1, 2, 4, 4),
+            num_res_blocks=2,
+            attention_px=(64, 32, 16),
+            head_width=32,
         ),
     ),
 }

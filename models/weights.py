@@ -1,5 +1,6 @@
 """A weights folder: config.json, autoencoder.safetensors, denoiser.safetensors (EMA), README.md.
 
+Where the position model (the paper's IG) was trained, position.safetensors lies beside them.
 The only file format of `models/`. Pickles are never read. Tensors are stored as float16 to keep
 folders small and computed with as float32.
 """
@@ -19,9 +20,11 @@ from torch import nn
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.position import PositionModel
 from models.presets import Preset
 
 CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
+POSITION = "position.safetensors"
 
 
 class Manifest(BaseModel):
@@ -92,6 +95,22 @@ def load_denoiser(folder: Path, manifest: Manifest) -> Denoiser:
     return model.eval()
 
 
+def load_position(folder: Path, manifest: Manifest) -> PositionModel:
+    """EMA position model in float32 evaluation mode.
+
+    Raises:
+        WeightsFileError: the preset has no position model, or its file cannot be used.
+    """
+    if manifest.preset.position is None:
+        raise WeightsFileError(
+            f"{folder / CONFIG}: preset {manifest.preset.name} has no position model; train the "
+            "stage position first"
+        )
+    model = PositionModel(manifest.preset)
+    _load_into(model, folder / POSITION)
+    return model.eval()
+
+
 def save_weights(
     path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16
 ) -> None:
@@ -107,9 +126,13 @@ def save_weights(
 
 
 def weights_sha256(folder: Path) -> str:
-    """One digest over config and tensors, in a fixed order; names the weights in provenance."""
+    """One digest over config and tensors, in a fixed order; names the weights in provenance.
+
+    A position model counts where there is one.
+    """
     digest = hashlib.sha256()
-    for name in (CONFIG, AUTOENCODER, DENOISER):
+    optional = (POSITION,) if (folder / POSITION).is_file() else ()
+    for name in (CONFIG, AUTOENCODER, DENOISER, *optional):
         path = folder / name
         if not path.is_file():
             raise WeightsFileError(f"{path}: not found; give a folder made by train_model")
