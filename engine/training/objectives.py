@@ -124,7 +124,7 @@ def draw_timesteps(
     With strong conditions the noisiest steps decide nearly everything, and few-step solvers take
     most of their steps there.
     """
-    length = len(schedule.alphas_cumprod)
+    length = schedule.num_timesteps
     uniform = torch.randint(length, (num,), generator=generator)
     high = torch.randint(3 * length // 4, length, (num,), generator=generator)
     picked = torch.rand(num, generator=generator) < high_noise_share

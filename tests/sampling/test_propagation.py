@@ -12,8 +12,8 @@ from engine.errors import SamplingError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.inpainting import KnownSlices
 from engine.sampling.propagation import DenoiseItem, Propagation
-from engine.sampling.schedule import ScheduleConfig, make_schedule
-from engine.sampling.solvers import Level, make_solver
+from engine.sampling.schedule import Level, ScheduleConfig, make_schedule
+from engine.sampling.solvers import make_solver
 from engine.sampling.windows import plan_windows
 
 SHAPE = (2, 3, 3)
