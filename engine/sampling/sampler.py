@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.config import validate
 from engine.errors import SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.precision import choose_precision
@@ -123,7 +124,8 @@ class Sampler:
             manifest = read_manifest(weights)
             resolved = config.resolved(manifest.num_inference_steps)
             resolved.check_against(manifest.preset)
-            resolved.check_schedule(ScheduleConfig.model_validate(manifest.schedule))
+            where = f"{weights}/config.json, schedule"
+            resolved.check_schedule(validate(ScheduleConfig, manifest.schedule, where=where))
             return cls(
                 manifest,
                 load_autoencoder(weights, manifest),

@@ -6,7 +6,7 @@ leaves an integral over x_0, which the last estimates extrapolate:
     x_s = (sigma_s / sigma_t) e^(-w h) x_t + alpha_s (phi_0 D_0 + phi_1 D_1 + phi_2 D_2) + noise
 
 D_k are divided differences of x_0 in lambda, scaled by h^k; w is 0 for the ODE and 1 for the SDE.
-Order 3 weighs D_2 with half of what Taylor's formula gives, as all published implementations do.
+Order 3 weighs D_2 with half of what Taylor's formula gives, as diffusers does, to agree with it.
 """
 
 from __future__ import annotations
