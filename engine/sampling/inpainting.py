@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.sampling.solvers import Level
+from engine.sampling.schedule import Level
 
 
 @dataclass(frozen=True)

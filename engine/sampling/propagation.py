@@ -7,7 +7,7 @@ a batch. Knows the model only as a function (`Denoise`), so tests put a fake one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.errors import SamplingError
 from engine.sampling.inpainting import KnownSlices
 from engine.sampling.noise import draw_noise
+from engine.sampling.schedule import Level
 from engine.sampling.solvers import Solver, SolverState
 from engine.sampling.windows import Window, WindowPlan
 
@@ -28,13 +29,15 @@ class DenoiseItem:
         window: which slices.
         x: `n c h w`, noisy, known slices pinned.
         known: `n` bool, slices shown clean (conditioned inpainting only).
-        t: timestep.
+        t: timestep, as the network is told.
+        level: amplitudes of x.
     """
 
     window: Window
     x: Tensor
     known: Tensor
-    t: int
+    t: float
+    level: Level
 
 
 Denoise = Callable[[Sequence[DenoiseItem]], list[Tensor]]
@@ -105,14 +108,14 @@ class Propagation:
             level = self.solver.levels[index]
             pinned = [k.pin(s.x, level) for k, s in zip(known, states, strict=True)]
             items = [
-                DenoiseItem(w, x, k.flags & self.conditioned, t)
+                DenoiseItem(w, x, k.flags & self.conditioned, t, level)
                 for w, x, k in zip(batch, pinned, known, strict=True)
             ]
             estimates = denoise(items)
             for i, (window, x_0) in enumerate(zip(batch, estimates, strict=True)):
                 self._check_finite(x_0, window, index)
-                noise = self._noise(window, f"step {index}") if self.solver.eta > 0.0 else None
-                state = SolverState(pinned[i], index, states[i].last_x_0)
+                noise = self._noise(window, f"step {index}") if self.solver.needs_noise else None
+                state = replace(states[i], x=pinned[i])
                 states[i] = self.solver.step(state, known[i].restore(x_0), noise)
         return [k.restore(s.x) for k, s in zip(known, states, strict=True)]
 
@@ -134,6 +137,6 @@ class Propagation:
         if not torch.isfinite(x_0).all():
             raise SamplingError(
                 f"{self.sample_id}: latents of slices {window.start} to {window.stop - 1} are not "
-                f"finite at step {index + 1} of {self.solver.num_steps}; check the weights, or "
-                "sample in float32"
+                f"finite at step {index + 1} of {self.solver.num_evaluations}; check the weights, "
+                "or sample in float32"
             )

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.config import validate
 from engine.errors import SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.precision import choose_precision
@@ -121,7 +122,10 @@ class Sampler:
         """
         try:
             manifest = read_manifest(weights)
-            config.resolved(manifest.num_inference_steps).check_against(manifest.preset)
+            resolved = config.resolved(manifest.num_inference_steps)
+            resolved.check_against(manifest.preset)
+            where = f"{weights}/config.json, schedule"
+            resolved.check_schedule(validate(ScheduleConfig, manifest.schedule, where=where))
             return cls(
                 manifest,
                 load_autoencoder(weights, manifest),
@@ -225,19 +229,25 @@ class Sampler:
         z = torch.cat([torch.arange(i.window.start, i.window.stop) for i in items])
         t = torch.tensor([item.t for item in items]).repeat_interleave(size)
         known = torch.cat([item.known for item in items]).to(self.device)
+        levels = [(item.level.alpha, item.level.sigma) for item in items]
         informed = conditions.informed.expand(len(x), -1, -1, -1)
         z = z.to(self.device)
-        alpha = self.schedule.alpha_sigma(t)[0].to(self.device)
+        alpha, sigma = (
+            torch.tensor([pair[i] for pair in levels], dtype=torch.float64).repeat_interleave(size)
+            for i in range(2)
+        )
         seen = conditions.appearance
         seen = None if seen is None else seen.expand(len(x), -1, -1)
         preset = self.manifest.preset
-        stacked = concatenate(x, conditions.mask[z], informed, known, alpha, seen, preset)
+        stacked = concatenate(
+            x, conditions.mask[z], informed, known, alpha.to(self.device), seen, preset
+        )
         stacked = stacked.contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
         ):
             output = self.denoiser(stacked, t.to(self.device), conditions.heights[z], size, seen)
-        x_0 = predicted_x_0(self.schedule, output.float(), x, t)
+        x_0 = predicted_x_0(self.schedule.prediction_type, output.float(), x, alpha, sigma)
         return list(torch.split(x_0.cpu(), size))
 
     def _decode(self, latents: Tensor) -> NDArray[np.float32]:

@@ -56,7 +56,7 @@ class AutoencoderStage(StageModel):
         data = self.probe if probe else self.data
         return data.batch(generators), list(generators), step
 
-    def forward(self, batch: Any) -> Tensor:
+    def compute(self, batch: Any) -> Tensor:
         """L1 and KL of a batch of crops, and the other terms where they are asked for."""
         crops, generators, step = batch
         images = crops.to(self.device)

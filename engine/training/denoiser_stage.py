@@ -68,7 +68,7 @@ class DenoiserStage(StageModel):
         dropout = 0.0 if probe else self.config.condition_dropout
         return batch, draw_noise(batch, self.schedule, timesteps, dropout, generators)
 
-    def forward(self, batch: tuple[DenoiserBatch, Any]) -> Tensor:
+    def compute(self, batch: tuple[DenoiserBatch, Any]) -> Tensor:
         """Denoising error of a batch of slices or windows."""
         loss = self.loss(*batch)
         self.trace.add(loss.each, loss.t)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from engine.sampling.schedule import Schedule, training_target
+from engine.sampling.schedule import Schedule, predicted_x_0, training_target
+from engine.sampling.timesteps import spaced_timesteps
 from engine.training.objectives import (
     DenoiserLoss,
     NoiseDraw,
@@ -58,12 +59,6 @@ class Rounds:
         return self.counts[self.index(step)]
 
 
-def trailing_ladder(num_train_timesteps: int, num_steps: int) -> list[int]:
-    """Timesteps from the last trained one down (Table 2, arXiv:2305.08891); halves nest exactly."""
-    ratio = num_train_timesteps / num_steps
-    return [round(num_train_timesteps - i * ratio) - 1 for i in range(num_steps)]
-
-
 @dataclass(frozen=True)
 class DistillDraw:
     """Noise of a batch and the timesteps of one student step; `m` each.
@@ -83,7 +78,8 @@ def draw_distill(
     batch: DenoiserBatch, schedule: Schedule, num_steps: int, generators: Sequence[Generator]
 ) -> DistillDraw:
     """A step of the student's ladder an example."""
-    fine = [*trailing_ladder(len(schedule.alphas_cumprod), 2 * num_steps), -1]
+    # trailing ladders nest: every second of the teacher's timesteps is the student's
+    fine = [*spaced_timesteps("trailing", 2 * num_steps, schedule.num_timesteps), -1]
     index = torch.tensor([2 * below(num_steps, g) for g in generators])
     index = index.repeat_interleave(batch.num_slices or 1)
     start, middle, end = (torch.tensor(fine)[index + offset] for offset in range(3))
@@ -128,21 +124,10 @@ def _ddim(teacher: Denoiser, schedule: Schedule, noisy: NoisyBatch, to: Tensor) 
     """One deterministic step (Eq. 12, arXiv:2010.02502); known slices stay as they are."""
     output = predict(teacher, schedule, noisy)
     alpha, sigma = _amplitudes(schedule, noisy.t, output)
-    x_0 = _x_0_of(schedule, output, noisy.x_t, alpha, sigma)
+    x_0 = predicted_x_0(schedule.prediction_type, output, noisy.x_t, alpha, sigma)
     eps = (noisy.x_t - alpha * x_0) / sigma
     alpha_to, sigma_to = _amplitudes(schedule, to, output)
     return torch.where(noisy.known[:, None, None, None], noisy.x_t, alpha_to * x_0 + sigma_to * eps)
-
-
-def _x_0_of(
-    schedule: Schedule, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
-) -> Tensor:
-    """Estimate of x_0 from the prediction types that a student can have."""
-    if schedule.prediction_type == "x_0":
-        return output
-    if schedule.prediction_type == "v":
-        return alpha * x_t - sigma * output
-    return (x_t - sigma * output) / (alpha + sigma)  # flow: output is eps - x_0
 
 
 def _amplitudes(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from engine.volumes.array_store import StoredArrays, write_arrays
 from engine.volumes.store import read_prepared
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask
+from models.image_encoder import ImageTower
 from models.presets import Preset
-
-if TYPE_CHECKING:
-    from models.image_encoder import ImageTower
 
 ENCODE_BATCH = 16
 

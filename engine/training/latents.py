@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -24,10 +24,8 @@ from engine.training.encoding import EncodeTask, LatentCase, encode_latents, wri
 from engine.volumes.array_store import open_arrays, read_key
 from engine.volumes.store import PreparedHeader
 from models.autoencoder import Autoencoder
+from models.image_encoder import ImageTower, load_image_tower
 from models.weights import AUTOENCODER, Manifest, load_autoencoder
-
-if TYPE_CHECKING:
-    from models.image_encoder import ImageTower
 
 log = get_logger(__name__)
 _FORMAT = "latents/3"
@@ -171,8 +169,6 @@ class _Encoder:
         if self.autoencoder is None:
             self.autoencoder = load_autoencoder(self.plan.weights, manifest).to(self.plan.device)
             if self.plan.image_encoder is not None:
-                from models.image_encoder import load_image_tower
-
                 self.tower = load_image_tower(self.plan.image_encoder).to(self.plan.device)
         preset, num_classes = manifest.preset, manifest.num_classes
         encode_latents(task, self.autoencoder, preset, num_classes, self.tower)

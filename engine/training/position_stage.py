@@ -84,7 +84,7 @@ class PositionStage(StageModel):
         t = timesteps.draw(self.schedule, generators)
         return PositionBatch(x_0, torch.tensor(heights), t, normal(x_0.shape, generators))
 
-    def forward(self, batch: PositionBatch) -> Tensor:
+    def compute(self, batch: PositionBatch) -> Tensor:
         """Mean squared error of the prediction."""
         x_0, eps = batch.x_0.to(self.device), batch.eps.to(self.device)
         x_t = add_noise(self.schedule, x_0, eps, batch.t)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.training.config import TrainConfig
 from engine.training.ema import Ema
+from engine.training.precision import autocast
 from engine.training.randomness import example_generators
 from models.presets import Preset
 
@@ -90,7 +91,15 @@ class StageModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Any) -> Tensor:
-        """Mean loss of what `sample` gave."""
+        """Mean loss of what `sample` gave, in the settings' precision.
+
+        Autocast stands here because DeepSpeed switches off one that is entered outside.
+        """
+        with autocast(self.config.precision, self.device):
+            return self.compute(batch)
+
+    def compute(self, batch: Any) -> Tensor:
+        """The stage's own loss."""
         raise NotImplementedError
 
     def begin_step(self, step: int, ema: Ema) -> None:

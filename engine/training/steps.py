@@ -27,7 +27,7 @@ from engine.training.config import TrainConfig
 from engine.training.ema import Ema
 from engine.training.export import export_stage, measurements
 from engine.training.monitor import Monitor
-from engine.training.precision import LossScale, autocast
+from engine.training.precision import LossScale
 from engine.training.progress import Pace, learning_rate_factor
 from engine.training.sharding import (
     backward,
@@ -99,6 +99,8 @@ class Training:
 
     def run(self) -> None:
         """Step until a limit is reached."""
+        if self.pace.done:
+            return
         batch = self._fetch(self.pace.step, 0)
         while not self.pace.done:
             step = self.pace.step
@@ -134,9 +136,7 @@ class Training:
 
     def _micro_step(self, examples: Any) -> float:
         """Forward, backward and, behind the last micro-batch, the optimiser's step; the loss."""
-        with self.monitor.working(self.stage, examples), autocast(
-            self.config.precision, self.stage.device
-        ):
+        with self.monitor.working():
             loss = self.engine(examples)
         value = self.workers.mean(loss.detach())
         if value != value or value in (float("inf"), -float("inf")):
@@ -231,8 +231,7 @@ class Training:
     def _trial(self, micro: int) -> None:
         """Forward and backward pass of `micro` examples, for batch_size auto."""
         examples = self.stage.draw(0, range(micro))
-        with autocast(self.config.precision, self.stage.device):
-            self.stage(examples).backward()
+        self.stage(examples).backward()
         self.stage.zero_grad(set_to_none=True)
         self.stage.trace.take()
 

@@ -34,7 +34,7 @@ class TimestepDraw:
 
     def draw(self, schedule: Schedule, generators: Sequence[Generator]) -> Tensor:
         """A timestep a generator, `b` int64."""
-        length = len(schedule.alphas_cumprod)
+        length = schedule.num_timesteps
         chosen = []
         for generator in generators:
             u, share, high = torch.rand(3, generator=generator, dtype=torch.float64).tolist()

@@ -1,6 +1,7 @@
 """Propagation over a fake denoiser: nothing made twice, known slices exact, order of no matter."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 import torch
@@ -9,18 +10,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.errors import SamplingError
-from engine.sampling.config import SamplingConfig
+from engine.sampling.config import FLOW_SOLVERS, SamplingConfig, SolverName
 from engine.sampling.inpainting import KnownSlices
 from engine.sampling.propagation import DenoiseItem, Propagation
-from engine.sampling.schedule import ScheduleConfig, make_schedule
-from engine.sampling.solvers import Level, make_solver
+from engine.sampling.schedule import Level, ScheduleConfig, make_schedule
+from engine.sampling.solvers import make_solver
 from engine.sampling.windows import plan_windows
 
 SHAPE = (2, 3, 3)
+SOLVERS = get_args(SolverName)
 
 
 def propagation(solver: str, steps: int, conditioned: bool, paired: bool = True) -> Propagation:
-    schedule = make_schedule(ScheduleConfig(prediction_type="v", zero_terminal_snr=True))
+    diffusion = ScheduleConfig(prediction_type="v", zero_terminal_snr=True)
+    if solver in FLOW_SOLVERS:
+        diffusion = ScheduleConfig(kind="flow", prediction_type="flow")
+    schedule = make_schedule(diffusion)
     config = SamplingConfig(solver=solver, num_inference_steps=steps)
     return Propagation("s", 1, SHAPE, make_solver(config, schedule), conditioned, paired)
 
@@ -47,7 +52,7 @@ class SliceTruth:
     st.integers(2, 20),
     st.integers(1, 19),
     st.integers(0, 60),
-    st.sampled_from(["ddim", "dpmpp_2m"]),
+    st.sampled_from(SOLVERS),
     st.booleans(),
 )
 def test_every_slice_is_made_at_its_own_height(
@@ -61,7 +66,7 @@ def test_every_slice_is_made_at_its_own_height(
 
 
 @pytest.mark.parametrize("conditioned", [True, False])
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_known_slices_come_out_bit_equal(solver: str, conditioned: bool) -> None:
     made: dict[int, Tensor] = {}
 

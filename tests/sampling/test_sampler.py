@@ -135,12 +135,37 @@ def test_impossible_settings_are_refused_before_any_model_is_loaded(
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solver": "euler"}, "solver euler"),
+        ({"solver": "heun"}, "solver heun"),
+        ({"timestep_spacing": "karras"}, "karras"),
+        ({"timestep_spacing": "leading", "num_inference_steps": 1}, "leading"),
+    ],
+)
+def test_what_the_schedule_cannot_do_is_refused_before_anything_is_loaded(
+    weights: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "config.json").write_text((weights / "config.json").read_text())
+    with pytest.raises(ConfigError, match=message):  # not that the weights are missing
+        Sampler.load(tmp_path, SamplingConfig.model_validate({"overlap": 2, **changes}))
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "dpmpp_3m_sde", "unipc"])
+def test_every_kind_of_solver_samples(weights: Path, solver: Any) -> None:
+    config = SamplingConfig(solver=solver, num_inference_steps=2, overlap=2, precision="float32")
+    sampler = Sampler.load(weights, config)
+    first, second = (sampler.sample(request()).image for _ in range(2))
+    assert np.isfinite(first).all() and np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         {"num_inference_steps": 0},
         {"overlap": 0},
         {"eta": 0.5},
-        {"solver": "euler"},
+        {"solver": "plms"},
         {"steps": 3},
     ],
 )
@@ -157,6 +182,6 @@ def test_damaged_weights_stop_the_volume_with_a_name(weights: Path) -> None:
 
 
 def test_the_steps_are_the_weights_unless_the_user_says(weights: Path) -> None:
-    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_steps == 10
+    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_evaluations == 10
     given = SamplingConfig(overlap=2, num_inference_steps=3)
-    assert Sampler.load(weights, given).solver.num_steps == 3
+    assert Sampler.load(weights, given).solver.num_evaluations == 3

@@ -1,135 +1,165 @@
-"""Solvers against diffusers' schedulers, the oracle."""
+"""Solvers against diffusers' schedulers, the oracle, to 1e-8 in float64 (see oracles.py)."""
 
+from itertools import product
+from typing import Any
+
+import diffusers.schedulers.scheduling_ddpm as scheduling_ddpm
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
-
-from engine.errors import ConfigError
-from engine.sampling.config import SamplingConfig
-from engine.sampling.schedule import (
-    PredictionType,
-    ScheduleConfig,
-    make_schedule,
-    predicted_x_0,
-    training_target,
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
-from engine.sampling.solvers import SolverState, make_solver
+from torch import Tensor
 
-NAMES = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
-COMMON = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "timestep_spacing": "trailing",
-}
+from engine.sampling.schedule import ScheduleConfig
+from tests.sampling.oracles import (
+    DpmSolver,
+    give_sigmas,
+    give_table,
+    lay_out,
+    noises,
+    ours,
+    scheduler,
+    theirs,
+)
 
+pytestmark = pytest.mark.usefixtures("float64")
 
-def fake_network(x: torch.Tensor, t: int) -> torch.Tensor:
-    return 0.3 * x + 0.1 * torch.sin(3.0 * x + t / 300.0)
-
-
-def ours(prediction: PredictionType, zero_snr: bool, config: SamplingConfig) -> torch.Tensor:
-    schedule = make_schedule(ScheduleConfig(prediction_type=prediction, zero_terminal_snr=zero_snr))
-    solver = make_solver(config, schedule)
-    state = SolverState(
-        torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+VARIANCE_PRESERVING = [
+    ScheduleConfig(kind=kind, zero_terminal_snr=zero_snr, prediction_type=prediction)
+    for kind, zero_snr, prediction in product(
+        ("scaled_linear", "cosine"), (False, True), ("eps", "v", "x_0")
     )
-    noise = torch.Generator().manual_seed(1)
-    for t in solver.timesteps:
-        output = fake_network(state.x, t)
-        x_0 = predicted_x_0(schedule, output, state.x, torch.full((2,), t))
-        fresh = torch.randn(state.x.shape, generator=noise, dtype=torch.float64)
-        state = solver.step(state, x_0, fresh)
-    return state.x
+    if not (zero_snr and prediction == "eps")
+]
+FLOW = ScheduleConfig(kind="flow", prediction_type="flow")
+ORDERS = {"dpmpp_2m": 2, "dpmpp_3m": 3, "dpmpp_2m_sde": 2, "dpmpp_3m_sde": 3}
 
 
-def run_oracle(oracle: DDIMScheduler | DPMSolverMultistepScheduler, steps: int, **options: object):
-    oracle.set_timesteps(steps)
-    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).double()
-    noise = torch.Generator().manual_seed(1)
-    for t in oracle.timesteps:
-        fresh = torch.randn(x.shape, generator=noise, dtype=torch.float64)
-        extra = {"variance_noise": fresh, **options} if options else {}
-        x = oracle.step(fake_network(x, int(t)), t, x, **extra).prev_sample
-    return x
+def spacings(schedule: ScheduleConfig) -> tuple[str, ...]:
+    return (
+        ("trailing", "linspace") if schedule.ends_in_noise else ("trailing", "linspace", "karras")
+    )
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def dpm_solver(solver: str, schedule: ScheduleConfig, **options: Any) -> Any:
+    algorithm = "sde-dpmsolver++" if solver.endswith("sde") else "dpmsolver++"
+    options |= {"algorithm_type": algorithm, "solver_order": ORDERS[solver]}
+    return scheduler(DpmSolver, schedule, **options)
+
+
+@pytest.mark.parametrize("schedule", VARIANCE_PRESERVING, ids=str)
+@pytest.mark.parametrize("steps", [1, 8, 30])
+def test_ddpm(schedule: ScheduleConfig, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for spacing in spacings(schedule):
+        settings = {"num_inference_steps": steps, "timestep_spacing": spacing, "solver": "ddpm"}
+        plan, noise = lay_out(schedule, **settings), noises()
+        # DDPMScheduler draws its own noise; hand it the sequence of ours.
+        monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, n=noise, **__: next(n))
+        oracle = give_table(DDPMScheduler, schedule, plan)
+        close(ours(schedule, **settings), theirs(oracle, plan.timesteps))
+
+
+@pytest.mark.parametrize("schedule", VARIANCE_PRESERVING, ids=str)
+@pytest.mark.parametrize("steps", [1, 8, 30])
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize(
-    "steps", [1, 8, 50]
-)  # divisors of 1000: else diffusers drifts off its ladder
-def test_ddim_equals_diffusers(prediction: PredictionType, eta: float, steps: int) -> None:
-    oracle = DDIMScheduler(
-        **COMMON,
-        prediction_type=NAMES[prediction],
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
-    expected = run_oracle(oracle, steps, eta=eta)
-    config = SamplingConfig(solver="ddim", eta=eta, num_inference_steps=steps)
-    torch.testing.assert_close(ours(prediction, False, config), expected, atol=1e-5, rtol=1e-5)
+def test_ddim(schedule: ScheduleConfig, steps: int, eta: float) -> None:
+    for spacing in spacings(schedule):
+        settings = {"num_inference_steps": steps, "timestep_spacing": spacing, "eta": eta}
+        settings["solver"] = "ddim"
+        plan = lay_out(schedule, **settings)
+        oracle = give_table(DDIMScheduler, schedule, plan)
+        close(ours(schedule, **settings), theirs(oracle, plan.timesteps, eta=eta, noisy=True))
 
 
+@pytest.mark.parametrize("steps", [1, 8, 50])  # divisors of 1000, see oracles.py
 @pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
-@pytest.mark.parametrize("steps", [2, 5, 20])
-def test_dpmpp_2m_equals_diffusers(prediction: PredictionType, steps: int) -> None:
-    oracle = DPMSolverMultistepScheduler(
-        **COMMON,
-        prediction_type=NAMES[prediction],
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        final_sigmas_type="zero",
-    )
-    expected = run_oracle(oracle, steps)
-    config = SamplingConfig(solver="dpmpp_2m", num_inference_steps=steps)
-    torch.testing.assert_close(ours(prediction, False, config), expected, atol=1e-4, rtol=1e-4)
+def test_ddim_on_the_oracles_own_ladder(prediction: Any, steps: int) -> None:
+    schedule = ScheduleConfig(prediction_type=prediction)
+    oracle = scheduler(DDIMScheduler, schedule, clip_sample=False)
+    oracle.set_timesteps(steps)
+    settings = {"solver": "ddim", "num_inference_steps": steps, "eta": 0.4}
+    told = tuple(oracle.timesteps.tolist())
+    close(ours(schedule, **settings), theirs(oracle, told, eta=0.4, noisy=True))
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
-def test_zero_terminal_snr_starts_from_pure_noise_and_ends_finite(solver: str) -> None:
-    result = ours("v", True, SamplingConfig(solver=solver, num_inference_steps=10))
-    assert torch.isfinite(result).all()
+@pytest.mark.parametrize("schedule", [*VARIANCE_PRESERVING, FLOW], ids=str)
+@pytest.mark.parametrize("solver", list(ORDERS))
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])  # below 15 the last orders differ
+def test_dpm_solvers(schedule: ScheduleConfig, solver: str, steps: int) -> None:
+    for spacing in spacings(schedule):
+        settings = {"solver": solver, "num_inference_steps": steps, "timestep_spacing": spacing}
+        plan = lay_out(schedule, **settings)
+        oracle = dpm_solver(solver, schedule)
+        give_sigmas(oracle, plan, schedule.kind == "flow")
+        expected = theirs(oracle, plan.timesteps, noisy=solver.endswith("sde"))
+        close(ours(schedule, **settings), expected)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
-def test_a_perfect_network_is_followed_exactly(solver: str) -> None:
-    schedule = make_schedule(ScheduleConfig(prediction_type="v", zero_terminal_snr=True))
-    truth = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    plan = make_solver(SamplingConfig(solver=solver, num_inference_steps=6), schedule)
-    state = SolverState(torch.randn(truth.shape, generator=torch.Generator().manual_seed(6)))
-    for _ in plan.timesteps:
-        state = plan.step(state, truth, None)
-    torch.testing.assert_close(state.x, truth)
+@pytest.mark.parametrize("schedule", [*VARIANCE_PRESERVING, FLOW], ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20])
+def test_unipc(schedule: ScheduleConfig, steps: int) -> None:
+    for spacing in spacings(schedule):
+        settings = {"solver": "unipc", "num_inference_steps": steps, "timestep_spacing": spacing}
+        plan = lay_out(schedule, **settings)
+        oracle = scheduler(UniPCMultistepScheduler, schedule, solver_order=2, solver_type="bh2")
+        give_sigmas(oracle, plan, schedule.kind == "flow")
+        close(ours(schedule, **settings), theirs(oracle, plan.timesteps))
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v", "x_0"])
-def test_prediction_types_are_inverse_to_their_training_targets(prediction: PredictionType) -> None:
-    schedule = make_schedule(ScheduleConfig(prediction_type=prediction))
-    x_0, eps = torch.randn(2, 4, 3, 3).double(), torch.randn(2, 4, 3, 3).double()
-    t = torch.tensor([10, 900])
-    alpha, sigma = (a[:, None, None, None] for a in schedule.alpha_sigma(t))
-    target = training_target(schedule, x_0, eps, t)
-    found = predicted_x_0(schedule, target, alpha * x_0 + sigma * eps, t)
-    torch.testing.assert_close(found, x_0)
+@pytest.mark.parametrize("schedule", VARIANCE_PRESERVING, ids=str)
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_3m", "unipc"])
+@pytest.mark.parametrize("steps", [5, 20])
+def test_on_the_oracles_own_trailing_ladder(
+    schedule: ScheduleConfig, solver: str, steps: int
+) -> None:
+    unipc = scheduler(UniPCMultistepScheduler, schedule, solver_order=2)
+    oracle = unipc if solver == "unipc" else dpm_solver(solver, schedule)
+    oracle.set_timesteps(steps)
+    expected = theirs(oracle, tuple(oracle.timesteps.tolist()))
+    close(ours(schedule, solver=solver, num_inference_steps=steps), expected)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_euler(steps: int, spacing: str) -> None:
+    settings = {"solver": "euler", "num_inference_steps": steps, "timestep_spacing": spacing}
+    plan = lay_out(FLOW, **settings)
+    oracle = FlowMatchEulerDiscreteScheduler()
+    give_sigmas(oracle, plan, True)
+    close(ours(FLOW, **settings), theirs(oracle, plan.timesteps))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_heun(steps: int, spacing: str) -> None:
+    settings = {"solver": "heun", "num_inference_steps": steps, "timestep_spacing": spacing}
+    plan = lay_out(FLOW, **settings)
+    assert plan.num_evaluations == 2 * steps - 1
+    oracle = FlowMatchHeunDiscreteScheduler()
+    give_sigmas(oracle, plan, True)
+    close(ours(FLOW, **settings), theirs(oracle, plan.timesteps))
+
+
+@pytest.mark.parametrize("steps", [4, 10, 28])  # 999 / (steps - 1) is whole: no rounding of t
 @pytest.mark.parametrize(
-    "bad",
-    [
-        {"beta_start": 0.5, "beta_end": 0.1},
-        {"beta_start": 0.0},
-        {"num_train_timesteps": 1},
-        {"zero_terminal_snr": True, "prediction_type": "eps"},
-    ],
+    ("solver", "kind"),
+    [("euler", FlowMatchEulerDiscreteScheduler), ("heun", FlowMatchHeunDiscreteScheduler)],
 )
-def test_impossible_schedules_are_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        make_schedule(ScheduleConfig.model_validate(bad))
-
-
-def test_more_steps_than_the_schedule_has_are_refused() -> None:
-    schedule = make_schedule(ScheduleConfig(num_train_timesteps=10))
-    with pytest.raises(ConfigError, match="num_inference_steps"):
-        make_solver(SamplingConfig(num_inference_steps=11), schedule)
+def test_flow_solvers_on_the_oracles_own_ladder(solver: str, kind: type, steps: int) -> None:
+    oracle = kind()
+    oracle.set_timesteps(steps)
+    oracle.set_begin_index(0)
+    told = tuple((oracle.timesteps - 1.0).tolist())  # it counts from 1 to T, we from 0
+    settings = {"solver": solver, "num_inference_steps": steps, "timestep_spacing": "linspace"}
+    # Ours sets out from alpha = 2^-24 (6e-8), the oracle from 0.
+    close(ours(FLOW, **settings), theirs(oracle, told), tolerance=2e-7)
