@@ -76,14 +76,14 @@ class Adversary:
             torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float() for loss in losses
         )
         ratio = of_image.norm() / (of_patches.norm() + 1e-6)
-        return weight * ratio.clamp(max=_LARGEST).detach() * fooled
+        return torch.as_tensor(weight * ratio.clamp(max=_LARGEST).detach() * fooled)
 
     def accumulate(self, real: Tensor, decoded: Tensor, share: float) -> float:
         """Add the gradient of its hinge loss on a micro-batch, as `share` of a step; the loss."""
         self.net.requires_grad_(True)
         scores = self.net(real), self.net(decoded.detach())
         loss = torch.relu(1.0 - scores[0]).mean() + torch.relu(1.0 + scores[1]).mean()
-        (0.5 * share * loss).backward()
+        torch.autograd.backward(0.5 * share * loss)
         return float(loss.detach())
 
     def step(self) -> None:

@@ -60,9 +60,7 @@ class AutoencoderStage(StageModel):
         """L1 and KL of a batch of crops, and the other terms where they are asked for."""
         crops, generators, step = batch
         images = crops.to(self.device)
-        loss, decoded, real = autoencoder_loss(
-            self.net, images, self.config.kl_weight, generators
-        )
+        loss, decoded, real = autoencoder_loss(self.net, images, self.config.kl_weight, generators)
         self.trace.parts = {"reconstruction": loss.detach()}
         for features in self._features:
             distance = features.to(self.device)(decoded, real)

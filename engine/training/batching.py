@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -135,14 +136,14 @@ def checkpoint_activations(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -
     """Make modules of these kinds keep their inputs only, and compute again going backwards."""
 
     def again(module: nn.Module) -> None:
-        forward = module.forward
+        forward: Callable[..., Any] = module.forward
 
-        def recompute(*args: object, **kwargs: object) -> object:
+        def recompute(*args: Any, **kwargs: Any) -> Any:
             if not torch.is_grad_enabled():
                 return forward(*args, **kwargs)
             return torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-        module.forward = recompute  # type: ignore[method-assign]
+        module.forward = recompute
 
     for module in net.modules():
         if isinstance(module, kinds):

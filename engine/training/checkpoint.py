@@ -191,7 +191,7 @@ def _listed(root: Path) -> list[Checkpoint]:
 
 def _intact(found: Checkpoint) -> bool:
     try:
-        return _sha256(found.path / _TENSORS) == found.state["sha256"]
+        return _sha256(found.path / _TENSORS) == str(found.state["sha256"])
     except (OSError, KeyError):
         return False
 

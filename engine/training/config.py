@@ -28,8 +28,8 @@ class TrainConfig(FrozenConfig):
         work: folder of checkpoints, the latent cache and TensorBoard files.
         about: one sentence on data and purpose, for the model card.
         preset: architecture (models/presets.py); must match what the folder already holds.
-        denoiser: fields of the preset's denoiser to replace, `{mask_encoding: one_hot}` for example.
-        autoencoder: fields of the preset's autoencoder to replace, `{image_channels: 3}` for example.
+        denoiser: fields of the preset's denoiser to replace, `{mask_encoding: one_hot}` say.
+        autoencoder: fields of the preset's autoencoder to replace, `{image_channels: 3}` say.
         start_from: weights folder to begin with instead of random weights: the autoencoder to tune
             (or, with num_iterations 0, only to measure), or for `distill` the teacher.
         schedule: diffusion of the denoiser stages.

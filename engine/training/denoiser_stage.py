@@ -109,7 +109,7 @@ class DistillStage(DenoiserStage):
         teacher = Denoiser(net.preset, net.num_classes).eval().requires_grad_(False)
         teacher.load_state_dict(net.state_dict())
         self._teacher = (teacher,)  # not a submodule: neither trained nor exported
-        self._round = 0
+        self.current_round = 0
 
     @property
     def teacher(self) -> Denoiser:
@@ -133,18 +133,18 @@ class DistillStage(DenoiserStage):
     def begin_step(self, step: int, ema: Ema) -> None:
         """At the start of a round the student's average becomes the teacher."""
         index = self.rounds.index(step)
-        if index > self._round:
+        if index > self.current_round:
             self.teacher.load_state_dict(ema.full_state(self.net))
-        self._round = index
+        self.current_round = index
 
     def extra_state(self) -> dict[str, Tensor]:
         """The teacher of this round."""
-        tensors: dict[str, Tensor] = {"round": torch.tensor(self._round)}
+        tensors: dict[str, Tensor] = {"round": torch.tensor(self.current_round)}
         return tensors | {f"teacher/{k}": v for k, v in self.teacher.state_dict().items()}
 
     def load_extra(self, state: Mapping[str, Tensor]) -> None:
         """The teacher of the checkpoint's round."""
-        self._round = int(state["round"])
+        self.current_round = int(state["round"])
         self.teacher.load_state_dict(
             {k.removeprefix("teacher/"): v for k, v in state.items() if k.startswith("teacher/")}
         )

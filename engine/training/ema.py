@@ -18,7 +18,9 @@ class Ema:
     def __init__(self, model: nn.Module, half_life: int) -> None:
         self.target_decay = 0.5 ** (1.0 / half_life)
         self.state = {
-            name: p.detach().clone().float() for name, p in model.named_parameters() if p.requires_grad
+            name: p.detach().clone().float()
+            for name, p in model.named_parameters()
+            if p.requires_grad
         }
 
     @torch.no_grad()

@@ -121,7 +121,7 @@ def latent_arrays(
     """
     device = next(autoencoder.parameters()).device
     means, log_variances, encoded = [], [], []
-    for image, mask in zip(images.split(ENCODE_BATCH), masks.split(ENCODE_BATCH), strict=True):
+    for image, mask in zip(*(torch.split(x, ENCODE_BATCH) for x in (images, masks)), strict=True):
         moments = autoencoder.encode(image[:, None].to(device))
         means.append(moments.mean.cpu())
         log_variances.append(moments.log_variance.half().cpu())
@@ -139,7 +139,7 @@ def latent_arrays(
 def image_tokens(images: Tensor, tower: ImageTower) -> NDArray[np.float16]:
     """Embedding of every slice that may become an informed one, `z t k`."""
     device = next(tower.parameters()).device
-    parts = [tower(part[:, None].to(device)).cpu() for part in images.split(ENCODE_BATCH)]
+    parts = [tower(part[:, None].to(device)).cpu() for part in torch.split(images, ENCODE_BATCH)]
     return np.asarray(torch.cat(parts).half().numpy())
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -60,12 +60,15 @@ def plan_latents(
     cases: Sequence[PreparedHeader], manifest: Manifest, config: TrainConfig
 ) -> CachePlan:
     """The latent cache of these cases and their planned copies."""
-    spec = manifest.preset.denoiser
+    spec, weights = manifest.preset.denoiser, config.weights
+    if config.stage == "distill":
+        assert config.start_from is not None
+        weights = config.start_from
     encoding = {
         "format": _FORMAT,
         "mask": [spec.mask_encoding, spec.mask_subpixels, manifest.num_classes],
         "size_px": manifest.preset.size_px,
-        "autoencoder": _file_sha256(config.weights / AUTOENCODER),
+        "autoencoder": _file_sha256(weights / AUTOENCODER),
     }
     tower = config.image_encoder if spec.image_token_width is not None else None
     if spec.image_token_width is not None:
@@ -78,7 +81,7 @@ def plan_latents(
     model = hashlib.sha256(json.dumps(encoding, sort_keys=True).encode()).hexdigest()[:16]
     tasks = _tasks(cases, config, config.work / "latents" / model, model, ("image", "mask"))
     device = "cuda" if config.use_gpu else "cpu"
-    return CachePlan("latents", tasks, config.weights, manifest, device, tower)
+    return CachePlan("latents", tasks, weights, manifest, device, tower)
 
 
 def plan_pixels(cases: Sequence[PreparedHeader], config: TrainConfig) -> CachePlan:
@@ -134,7 +137,7 @@ def fill_on_ray(plan: CachePlan, num_workers: int) -> int:
     status = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(
-            _CacheWorker,
+            cast(Any, _CacheWorker),  # typed for functions only
             fn_constructor_args=(plan, missing),
             compute=pool,
             num_cpus=1,

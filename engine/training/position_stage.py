@@ -66,13 +66,9 @@ class PositionStage(StageModel):
         self.probe_draw = _draw_of(self.probe_cases, {})
         self.timesteps = TimestepDraw.of(config)
 
-    def sample(
-        self, generators: Sequence[Generator], step: int, *, probe: bool
-    ) -> PositionBatch:
+    def sample(self, generators: Sequence[Generator], step: int, *, probe: bool) -> PositionBatch:
         """A slice a generator."""
-        cases, draw = (
-            (self.probe_cases, self.probe_draw) if probe else (self.cases, self.case_draw)
-        )
+        cases, draw = (self.probe_cases, self.probe_draw) if probe else (self.cases, self.case_draw)
         planes, heights = [], []
         for generator in generators:
             case = cases[draw.case(generator)]
@@ -95,7 +91,7 @@ class PositionStage(StageModel):
             self.config.loss_weighting, self.config.min_snr_gamma, self.schedule, batch.t
         )
         self.trace.add(each, batch.t)
-        return (each * weights.to(each.device)).mean()
+        return torch.as_tensor((each * weights.to(each.device)).mean())
 
 
 def _draw_of(cases: list[LatentCase], weight: Mapping[str, float]) -> CaseDraw:

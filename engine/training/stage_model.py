@@ -84,9 +84,7 @@ class StageModel(nn.Module):
         generators = example_generators(self.config.seed, "probe", 0, range(NUM_PROBES))
         return self.sample(generators, self.config.num_iterations - 1, probe=True)
 
-    def sample(
-        self, generators: Sequence[torch.Generator], step: int, *, probe: bool
-    ) -> Any:
+    def sample(self, generators: Sequence[torch.Generator], step: int, *, probe: bool) -> Any:
         """A batch with an example a generator."""
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""From settings to a stage that can be trained: cases, caches, networks and what they start from."""
+"""From settings to a stage that can be trained: cases, caches, networks and their first weights."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ def survey(config: TrainConfig) -> tuple[list[PreparedHeader], Manifest]:
     return cases, manifest
 
 
-def plan_cache(
-    config: TrainConfig, cases: list[PreparedHeader], manifest: Manifest
-) -> CachePlan:
+def plan_cache(config: TrainConfig, cases: list[PreparedHeader], manifest: Manifest) -> CachePlan:
     """What the stage needs in its cache."""
     if config.stage == "autoencoder":
         return plan_pixels(cases, config)
@@ -115,9 +113,7 @@ def resolve_preset(config: TrainConfig) -> Preset:
         raise TrainingError(f"preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
     preset = PRESETS[config.preset]
     try:
-        denoiser = DenoiserSpec.model_validate(
-            {**preset.denoiser.model_dump(), **config.denoiser}
-        )
+        denoiser = DenoiserSpec.model_validate({**preset.denoiser.model_dump(), **config.denoiser})
         autoencoder = AutoencoderSpec.model_validate(
             {**preset.autoencoder.model_dump(), **config.autoencoder}
         )
@@ -147,7 +143,9 @@ def _denoiser(
     stage: StageModel
     if config.stage == "position":
         if manifest.preset.position is None:
-            raise TrainingError(f"preset {manifest.preset.name}: has no position model; see PRESETS")
+            raise TrainingError(
+                f"preset {manifest.preset.name}: has no position model; see PRESETS"
+            )
         net = PositionModel(manifest.preset)
         stage = PositionStage(config, manifest.preset, net, cases, held_out, schedule)
     else:
@@ -159,9 +157,7 @@ def _denoiser(
     return stage
 
 
-def _start_denoiser(
-    config: TrainConfig, manifest: Manifest, cases: list[LatentCase]
-) -> Denoiser:
+def _start_denoiser(config: TrainConfig, manifest: Manifest, cases: list[LatentCase]) -> Denoiser:
     """Random weights in stage 1, else the EMA weights of what was trained before."""
     if config.stage == "distill":
         assert config.start_from is not None
@@ -231,7 +227,9 @@ def _adopt(
 ) -> Manifest:
     """The manifest with the settings' denoiser and schedule, which the first one to train fixes."""
     if config.stage != "distill" and not set(manifest.stages) - {"autoencoder"}:
-        fixed = manifest.preset.model_copy(update={"name": preset.name, "denoiser": preset.denoiser})
+        fixed = manifest.preset.model_copy(
+            update={"name": preset.name, "denoiser": preset.denoiser}
+        )
         manifest = manifest.model_copy(
             update={"preset": fixed, "schedule": config.schedule.model_dump()}
         )

@@ -15,7 +15,7 @@ import torch
 from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.training.autoencoder_stage import AutoencoderStage
-from engine.training.batching import Batching, checkpoint_activations, resolve_batching
+from engine.training.batching import checkpoint_activations, resolve_batching
 from engine.training.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -88,7 +88,10 @@ class Training:
             if isinstance(self.stage.net, Denoiser) and config.zero_stage == 0:
                 # after DeepSpeed's broadcast, which wants contiguous weights; ZeRO's flat ones stay
                 to_channels_last(self.stage.net)
-        self.ema, self.scale = Ema(self.stage.net, config.ema_half_life), LossScale(config.precision)
+        self.ema, self.scale = (
+            Ema(self.stage.net, config.ema_half_life),
+            LossScale(config.precision),
+        )
         self.pace = Pace(config.num_iterations, config.max_minutes)
         self.losses: list[float] = []
         if found is not None:

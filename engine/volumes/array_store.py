@@ -1,8 +1,8 @@
 """Folders of plain arrays that are read in pieces: caches of what is costly to compute.
 
-Each array is Zarr v3 with one uncompressed chunk, so that its bytes on disk are its bytes in memory:
-they are mapped, not read, and a cohort larger than memory can be drawn from at random. Written whole
-or not at all. Knows nothing of what the arrays mean.
+Each array is Zarr v3 with one uncompressed chunk, so that its bytes on disk are its bytes in
+memory: they are mapped, not read, and a cohort larger than memory can be drawn from at random.
+Written whole or not at all. Knows nothing of what the arrays mean.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ def write_arrays(
             )
             stored[...] = array
         digests = {name: _sha256(array) for name, array in arrays.items()}
-        group.attrs.update(
-            {**attributes, "format": ARRAYS_FORMAT, "key": key, "sha256": digests}
-        )
+        group.attrs.update({**attributes, "format": ARRAYS_FORMAT, "key": key, "sha256": digests})
         flush_tree(staged)
         if path.exists():
             shutil.rmtree(path)
@@ -126,4 +124,4 @@ def _mapped(path: Path, group: zarr.Group, name: str) -> NDArray[Any]:
 
 
 def _sha256(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -46,9 +46,7 @@ def test_torn_and_damaged_arrays_are_seen(tmp_path: Path) -> None:
     assert read_key(tmp_path / "none.zarr") is None
 
 
-def test_a_full_disk_leaves_the_old_arrays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.zarr"
     write_arrays(path, "key", ARRAYS, {})
 
