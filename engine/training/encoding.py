@@ -6,6 +6,8 @@ Knows neither Ray nor when this is done (latents.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,18 @@ def latent_arrays(
         Arrays of `LatentCase` by name.
     """
     device = next(autoencoder.parameters()).device
+    with _one_thread():
+        return _encoded(images, masks, autoencoder, preset, num_classes, device)
+
+
+def _encoded(
+    images: Tensor,
+    masks: Tensor,
+    autoencoder: Autoencoder,
+    preset: Preset,
+    num_classes: int,
+    device: torch.device,
+) -> dict[str, Any]:
     means, log_variances, encoded = [], [], []
     for image, mask in zip(*(torch.split(x, ENCODE_BATCH) for x in (images, masks)), strict=True):
         moments = autoencoder.encode(image[:, None].to(device))
@@ -149,6 +163,17 @@ def _planes(task: EncodeTask) -> tuple[Tensor, Tensor]:
         raise TrainingError(f"{case.case_id}: has no image; train on cases with images")
     images = apply_move(torch.from_numpy(case.image), task.move, labels=False)
     return images, apply_move(torch.from_numpy(case.mask), task.move, labels=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out in one order, so that a cache has the same bytes however it was made."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _attributes(task: EncodeTask) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,18 @@ def measurements(
         "examples_per_step": batching.examples,
         "num_workers": batching.world,
     }
+
+
+def losses_file(config: TrainConfig) -> Path:
+    """The loss of every step of a finished stage, a number a line."""
+    return config.work / "progress" / f"{config.stage}_losses.txt"
+
+
+def write_losses(config: TrainConfig, losses: list[float]) -> None:
+    """Write the loss curve, interruptions and all."""
+    path = losses_file(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{loss:.9g}\n" for loss in losses), encoding="utf-8")
 
 
 def read_stage_entry(config: TrainConfig) -> dict[str, Any]:

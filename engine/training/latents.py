@@ -181,7 +181,6 @@ class _CacheWorker:
     """Ray Data's worker: ids in, status rows out; arrays go straight to the disk."""
 
     def __init__(self, plan: CachePlan, missing: list[EncodeTask]) -> None:
-        torch.set_num_threads(1)  # several encoders share a machine
         self.encoder, self.missing = _Encoder(plan), missing
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -87,14 +87,19 @@ def take_step(engine: Any, grad_clip: float, scale: LossScale) -> float:
 
 def gather_state(engine: Any, net: nn.Module) -> dict[str, Tensor]:
     """Weights, buffers and AdamW's moments as whole CPU tensors; every worker calls this."""
-    tensors = {f"net/{name}": _copy(value) for name, value in net.state_dict().items()}
+    tensors = {f"net/{name}": cpu_copy(value) for name, value in net.state_dict().items()}
     for name, parameter in _trained(net):
         for key in MOMENTS:
             moment = _moment(engine, parameter, key)
             if moment is not None:
-                tensors[f"{key}/{name}"] = _copy(moment)
+                tensors[f"{key}/{name}"] = cpu_copy(moment)
     tensors[_STEP] = torch.tensor(_optimizer_step(engine))
     return tensors
+
+
+def cpu_copy(value: Tensor) -> Tensor:
+    """A plainly laid out copy in CPU memory, which training does not change any more."""
+    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def scatter_state(engine: Any, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -160,7 +165,3 @@ def _fill_partitions(zero: Any, step: float) -> None:
             **{key: torch.zeros_like(flat) for key in MOMENTS},
         }
     zero._lazy_init_hp_params_optimizer_state()
-
-
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True).contiguous()

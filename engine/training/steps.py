@@ -25,12 +25,13 @@ from engine.training.checkpoint import (
 )
 from engine.training.config import TrainConfig
 from engine.training.ema import Ema
-from engine.training.export import export_stage, measurements
+from engine.training.export import export_stage, measurements, write_losses
 from engine.training.monitor import Monitor
 from engine.training.precision import LossScale
 from engine.training.progress import Pace, learning_rate_factor
 from engine.training.sharding import (
     backward,
+    cpu_copy,
     gather_state,
     scatter_state,
     start_deepspeed,
@@ -133,6 +134,7 @@ class Training:
                 if best is not None:
                     self._load_average(best)
                     measured["exported_step"] = best.step
+            write_losses(self.config, self.losses)
             export_stage(self.stage, self.ema, self.manifest, self.config, measured)
         self.workers.wait()
         return measured
@@ -171,9 +173,9 @@ class Training:
         self.pace.checkpointed()
         if self.workers.rank != 0:
             return
-        tensors |= {f"ema/{name}": value.cpu().clone() for name, value in self.ema.state.items()}
+        tensors |= {f"ema/{name}": cpu_copy(value) for name, value in self.ema.state.items()}
         extra = self.stage.extra_state()
-        tensors |= {f"extra/{k}": v.detach().cpu().clone() for k, v in extra.items()}
+        tensors |= {f"extra/{name}": cpu_copy(value) for name, value in extra.items()}
         tensors["losses"] = torch.tensor(self.losses)
         state = {
             "elapsed_s": self.pace.elapsed_s,
