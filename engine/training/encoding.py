@@ -107,7 +107,12 @@ def write_pixels(task: EncodeTask) -> None:
 
 @torch.no_grad()
 def latent_arrays(
-    images: Tensor, masks: Tensor, autoencoder: Autoencoder, preset: Preset, num_classes: int
+    images: Tensor,
+    masks: Tensor,
+    autoencoder: Autoencoder,
+    preset: Preset,
+    num_classes: int,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Encode slices in bounded batches.
 
@@ -117,12 +122,14 @@ def latent_arrays(
         autoencoder: on any device; the results come back.
         preset: tells the encoding of masks.
         num_classes: background not counted.
+        threads: of the CPU; with one, sums come out in one order, so that a cache has the same
+            bytes however it was made.
 
     Returns:
         Arrays of `LatentCase` by name.
     """
     device = next(autoencoder.parameters()).device
-    with _one_thread():
+    with _num_threads(threads):
         return _encoded(images, masks, autoencoder, preset, num_classes, device)
 
 
@@ -166,10 +173,9 @@ def _planes(task: EncodeTask) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums come out in one order, so that a cache has the same bytes however it was made."""
+def _num_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
