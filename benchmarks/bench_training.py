@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from engine.training.config import TrainConfig
 from engine.training.denoiser_stage import DenoiserStage
@@ -143,9 +144,7 @@ def measure(trial: Trial) -> dict[str, float]:
     """Run a trial in processes of its own; rates of the first worker."""
     out, store = trial.folder / "measured.json", trial.folder / "store"
     store.unlink(missing_ok=True)
-    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        _worker, (trial, out, store), nprocs=trial.workers, start_method="spawn"
-    )
+    spawn(_worker, (trial, out, store), nprocs=trial.workers)  # type: ignore[no-untyped-call]
     measured: dict[str, float] = json.loads(out.read_text(encoding="utf-8"))
     return measured
 

@@ -5,7 +5,8 @@
 
 Each stage adds its weights to the folder; the next stage reads them there. `distill` reads its
 teacher from `--start-from` and writes a folder of its own. A stage that was broken off goes on from
-its last checkpoint, with any number of workers. Exit code 0: the stage's weights are written. 2: refused.
+its last checkpoint, with any number of workers. Exit code 0: the stage's weights are written. 2:
+refused.
 """
 
 from __future__ import annotations
