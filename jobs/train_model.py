@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Train one stage of a model: autoencoder, slice or volume.
+"""Train one stage of a model: autoencoder, slice, volume, position or distill.
 
     python jobs/train_model.py --stage autoencoder --data prepared/abdomen_ct --weights weights/mine
 
-Each stage adds its weights to the folder; the next stage reads them there. A stage that was broken
-off goes on from its last checkpoint. Exit code 0: the stage's weights are written. 2: refused.
+Each stage adds its weights to the folder; the next stage reads them there. `distill` reads its
+teacher from `--start-from` and writes a folder of its own. A stage that was broken off goes on from
+its last checkpoint, with any number of workers. Exit code 0: the stage's weights are written. 2:
+refused.
 """
 
 from __future__ import annotations

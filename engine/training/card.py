@@ -47,16 +47,36 @@ def render_card(name: str, manifest: Manifest) -> str:
         "",
         "## Training",
         "",
-        "| stage | steps | minutes | batch | cases | held out | workers | parameters | loss |",
+        "| stage | steps | minutes | examples a step | cases | held out | workers | parameters "
+        "| loss |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for stage, e in manifest.stages.items():
         held_out = ", ".join(e["holdout"]) or "none"
         lines.append(
-            f"| {stage} | {e['iterations']} | {e['seconds'] / 60:.0f} | {e['batch_size']} "
+            f"| {stage} | {e['iterations']} | {e['seconds'] / 60:.0f} "
+            f"| {e.get('examples_per_step', e['batch_size'])} "
             f"| {e['num_cases']} | {held_out} | {e['num_workers']} "
             f"| {e['num_parameters'] / 1e6:.2f} M | {e['loss']} |"
         )
+    lines += ["", *_remarks(manifest)]
     about = dict.fromkeys(e["about"] for e in manifest.stages.values() if e.get("about"))
     lines += ["", *(f"{text}\n" for text in about), _USE]
     return "\n".join(lines)
+
+
+def _remarks(manifest: Manifest) -> list[str]:
+    """What a user of these weights has to know beside the table."""
+    remarks = []
+    for stage, e in manifest.stages.items():
+        if e.get("missing_classes"):
+            names = ", ".join(e["missing_classes"])
+            remarks.append(f"Stage {stage} saw no mask with {names}: it cannot make them.\n")
+        if e.get("num_skipped"):
+            remarks.append(f"Stage {stage} left out {e['num_skipped']} cases that are too short.\n")
+        if e.get("solver"):
+            remarks.append(
+                f"Distilled: sample with solver {e['solver']}, eta 0 and "
+                f"{e['num_inference_steps']} steps.\n"
+            )
+    return [*remarks, "The settings of each stage are in train_STAGE.yaml.\n"]

@@ -1,69 +1,163 @@
-"""Checkpoints of a stage: whole or not at all, the last two kept, the newest whole one resumed.
+"""Checkpoints of a stage: written beside the training, whole or not at all, the best and the last.
 
-DeepSpeed's state is a pickle and is read only from the work folder that this code wrote; what is
-published is safetensors (models/weights.py).
+A checkpoint is `step_NNNNNNNN/` with the gathered state (safetensors, no pickle) and `state.json`,
+whose digest of the tensors is checked before they are used: a half-written or damaged one is passed
+over for the one before. Knows neither DeepSpeed nor what is learnt.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from engine.errors import TrainingError
+from engine.log import get_logger
 from engine.training.config import TrainConfig
+from engine.volumes.durable import flush_tree
+from models.presets import Preset
 
-_DONE = "COMPLETE"
-_KEEP = 2
+log = get_logger(__name__)
+
+_TENSORS, _STATE = "state.safetensors", "state.json"
+_KEEP_LAST = 2
 # What may change between a checkpoint and its resume without changing what is learnt.
 _FREE = {
-    "num_iterations",
-    "max_minutes",
-    "num_workers",
-    "threads",
-    "checkpoint_minutes",
-    "work",
-    "about",
-}
+    "num_iterations", "max_minutes", "num_workers", "batch_size", "global_batch_size", "use_gpu",
+    "zero_stage", "activation_checkpointing", "threads", "checkpoint_minutes", "checkpoint_steps",
+    "export", "log_steps", "sample_steps", "trackers", "peak_tflops", "work", "about",
+}  # fmt: skip
 
 
-def checkpoint_root(config: TrainConfig) -> Path:
-    """Folder of the stage's checkpoints."""
-    return config.work / "checkpoints" / config.stage
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk.
+
+    Attributes:
+        path: its folder.
+        step: optimiser steps done.
+        score: probe loss, lower is better; None when it was not measured.
+        state: JSON values.
+    """
+
+    path: Path
+    step: int
+    score: float | None
+    state: Mapping[str, Any]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The gathered state, in CPU memory."""
+        return load_file(self.path / _TENSORS)
 
 
-def save_checkpoint(engine: Any, config: TrainConfig, step: int, state: dict[str, Any]) -> None:
-    """Write DeepSpeed's state and ours; every rank calls this."""
-    root, tag = checkpoint_root(config), f"step_{step:08d}"
-    engine.save_checkpoint(
-        str(root), tag=tag, client_state={"stage_config": _identity(config), **state}
-    )
-    if torch.distributed.get_rank() == 0:
-        (root / tag / _DONE).write_text(str(step), encoding="utf-8")
-        for old in _whole(root)[:-_KEEP]:
-            shutil.rmtree(old, ignore_errors=True)
+class CheckpointWriter:
+    """Writes checkpoints in a thread of its own, one at a time.
+
+    A write that fails (a full disk) is logged and leaves the older checkpoints as they were; the
+    training goes on, and its last write, at the end or at an interrupt, raises.
+    """
+
+    def __init__(self, config: TrainConfig, preset: Preset) -> None:
+        self.root, self.identity = checkpoint_root(config), stage_identity(config, preset)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def put(
+        self, step: int, tensors: dict[str, Tensor], state: Mapping[str, Any], score: float | None
+    ) -> None:
+        """Write `tensors` (CPU copies that nobody changes any more) and JSON values."""
+        self._settle()
+        self._pending = self._thread.submit(self._write, step, tensors, dict(state), score)
+
+    def close(self) -> None:
+        """Wait for the last write.
+
+        Raises:
+            TrainingError: it failed.
+        """
+        pending, self._pending = self._pending, None
+        self._thread.shutdown(wait=True)
+        if pending is not None:
+            try:
+                pending.result()
+            except OSError as error:
+                raise TrainingError(
+                    f"{self.root}: the checkpoint cannot be written ({error}); free some space; "
+                    "older checkpoints are untouched"
+                ) from None
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            try:
+                self._pending.result()
+            except OSError as error:
+                log.error("%s: no checkpoint written (%s); older ones are kept", self.root, error)
+
+    def _write(
+        self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], score: float | None
+    ) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        staged = self.root / f".step_{step:08d}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            staged.mkdir()
+            save_file(tensors, staged / _TENSORS)
+            record = {
+                **state,
+                "step": step,
+                "score": score,
+                "identity": self.identity,
+                "sha256": _sha256(staged / _TENSORS),
+            }
+            (staged / _STATE).write_text(json.dumps(record), encoding="utf-8")
+            flush_tree(staged)
+            final = self.root / f"step_{step:08d}"
+            shutil.rmtree(final, ignore_errors=True)
+            staged.rename(final)
+        except BaseException as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            if isinstance(error, OSError) or not isinstance(error, Exception):
+                raise
+            raise OSError(str(error)) from error  # safetensors has errors of its own
+        _prune(self.root)
 
 
-def load_checkpoint(engine: Any, config: TrainConfig) -> dict[str, Any] | None:
-    """Restore the newest whole checkpoint into `engine`; our state, or None when there is none.
+def newest_checkpoint(config: TrainConfig) -> Checkpoint | None:
+    """The newest whole checkpoint of the stage; damaged ones are passed over with a warning."""
+    for found in reversed(_listed(checkpoint_root(config))):
+        if _intact(found):
+            return found
+        log.warning("%s: half-written or damaged; passed over", found.path)
+    return None
+
+
+def best_checkpoint(config: TrainConfig) -> Checkpoint | None:
+    """The whole checkpoint with the lowest score, or None when none was scored."""
+    best = _best(_listed(checkpoint_root(config)))
+    return best if best is not None and _intact(best) else None
+
+
+def check_identity(found: Checkpoint, config: TrainConfig, preset: Preset) -> None:
+    """Refuse to go on from a checkpoint of other settings.
 
     Raises:
-        TrainingError: the checkpoint belongs to other settings; names them.
+        TrainingError: names what differs.
     """
-    whole = _whole(checkpoint_root(config))
-    if not whole:
-        return None
-    _, state = engine.load_checkpoint(str(whole[-1].parent), tag=whole[-1].name)
-    then, now = dict(state.pop("stage_config")), _identity(config)
-    changed = sorted(key for key in now if then.get(key) != now[key])
+    then, now = found.state["identity"], stage_identity(config, preset)
+    changed = sorted(key for key in {*now, *then} if then.get(key) != now.get(key))
     if changed:
         raise TrainingError(
-            f"{whole[-1]}: was made with other settings ({', '.join(changed)}); "
+            f"{found.path}: was made with other settings ({', '.join(changed)}); "
             "restore them, or give another work folder"
         )
-    return dict(state)
 
 
 def discard_checkpoints(config: TrainConfig) -> None:
@@ -71,9 +165,50 @@ def discard_checkpoints(config: TrainConfig) -> None:
     shutil.rmtree(checkpoint_root(config), ignore_errors=True)
 
 
-def _identity(config: TrainConfig) -> dict[str, Any]:
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
+def checkpoint_root(config: TrainConfig) -> Path:
+    """Folder of the stage's checkpoints."""
+    return config.work / "checkpoints" / config.stage
 
 
-def _whole(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob(f"step_*/{_DONE}"))
+def stage_identity(config: TrainConfig, preset: Preset) -> dict[str, Any]:
+    """What decides what is learnt: settings, and the architecture under its name."""
+    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
+    architecture = hashlib.sha256(preset.model_dump_json().encode()).hexdigest()[:16]
+    return {**settings, "architecture": architecture}
+
+
+def _listed(root: Path) -> list[Checkpoint]:
+    """Checkpoints whose `state.json` can be read, oldest first."""
+    found = []
+    for path in sorted(root.glob(f"step_*/{_STATE}")):
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            found.append(Checkpoint(path.parent, int(state["step"]), state["score"], state))
+        except (OSError, ValueError, KeyError):
+            log.warning("%s: half-written or damaged; passed over", path.parent)
+    return found
+
+
+def _intact(found: Checkpoint) -> bool:
+    try:
+        return _sha256(found.path / _TENSORS) == str(found.state["sha256"])
+    except (OSError, KeyError):
+        return False
+
+
+def _best(found: list[Checkpoint]) -> Checkpoint | None:
+    scored = [c for c in found if c.score is not None]
+    return min(scored, key=lambda c: c.score or 0.0, default=None)
+
+
+def _prune(root: Path) -> None:
+    found = _listed(root)
+    best = _best(found)
+    for old in found[:-_KEEP_LAST]:
+        if best is None or old.path != best.path:
+            shutil.rmtree(old.path, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,42 +1,91 @@
-"""From a finished stage to a weights folder: EMA tensors, measured latent statistics, manifest."""
+"""From a finished stage to a weights folder: EMA tensors, measured latents, manifest, card."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import yaml
 
+from engine.errors import TrainingError
+from engine.training.autoencoder_stage import AutoencoderStage
+from engine.training.batching import Batching
 from engine.training.card import write_card
 from engine.training.config import TrainConfig
+from engine.training.denoiser_stage import DistillStage
 from engine.training.ema import Ema
-from engine.training.stages import AnyStage, AutoencoderStage
-from models.autoencoder import Autoencoder
-from models.weights import Manifest, read_manifest, save_weights, write_manifest
+from engine.training.progress import Pace
+from engine.training.stage_model import StageModel
+from models.weights import AUTOENCODER, Manifest, read_manifest, save_weights, write_manifest
 
 
 def export_stage(
-    stage: AnyStage, ema: Ema, manifest: Manifest, config: TrainConfig, measured: dict[str, Any]
+    stage: StageModel, ema: Ema, manifest: Manifest, config: TrainConfig, measured: dict[str, Any]
 ) -> None:
-    """Write the stage's EMA weights and add the stage to the folder's manifest."""
-    state = ema.state
+    """Write the stage's EMA weights, its settings and its entry in the folder's manifest.
+
+    Raises:
+        TrainingError: the folder cannot be written; what was there is untouched, and so are the
+            checkpoints, from which the same command goes on.
+    """
+    state = ema.full_state(stage.net)
     if isinstance(stage, AutoencoderStage):
         stage.net.load_state_dict(state)
-        measure_latents(stage.net, stage)
+        stage.measure_latents()
         state = dict(stage.net.state_dict())
-    save_weights(config.weights / stage.weights_file, state)
-    entry = {
-        **measured,
-        "batch_size": config.batch_size,
-        "num_workers": config.num_workers,
-        "learning_rate": config.learning_rate,
-        "precision": config.precision,
-        "seed": config.seed,
-        "holdout": list(config.holdout),
-        "about": config.about,
+    try:
+        config.weights.mkdir(parents=True, exist_ok=True)
+        if isinstance(stage, DistillStage) and config.start_from != config.weights:
+            assert config.start_from is not None
+            shutil.copyfile(config.start_from / AUTOENCODER, config.weights / AUTOENCODER)
+        save_weights(config.weights / stage.weights_file, state)
+        _write_settings(config)
+        entry = {**measured, **_entry(config)}
+        update: dict[str, Any] = {"stages": {**manifest.stages, config.stage: entry}}
+        if isinstance(stage, DistillStage):
+            steps = stage.rounds.steps(max(int(measured["iterations"]) - 1, 0))
+            entry |= {"solver": "ddim", "num_inference_steps": steps}
+            update["num_inference_steps"] = steps
+        write_manifest(config.weights, manifest.model_copy(update=update))
+        write_card(config.weights)
+    except OSError as error:
+        raise TrainingError(
+            f"{config.weights}: the weights cannot be written ({error}); free some space and start "
+            "the same command again, it goes on from its last checkpoint"
+        ) from None
+
+
+def measurements(
+    stage: StageModel, batching: Batching, pace: Pace, losses: list[float]
+) -> dict[str, Any]:
+    """What a finished stage tells about itself."""
+    return {
+        "iterations": pace.step,
+        "seconds": round(pace.elapsed_s, 1),
+        "loss": round(float(np.mean(losses[-200:])), 5) if losses else None,
+        "num_cases": stage.num_cases,
+        "num_skipped": stage.num_skipped,
+        "missing_classes": list(stage.missing_classes),
+        "num_parameters": sum(p.numel() for p in stage.net.parameters()),
+        "num_trained": sum(p.numel() for p in stage.net.parameters() if p.requires_grad),
+        "batch_size": batching.micro,
+        "examples_per_step": batching.examples,
+        "num_workers": batching.world,
     }
-    stages = {**manifest.stages, config.stage: entry}
-    write_manifest(config.weights, manifest.model_copy(update={"stages": stages}))
-    write_card(config.weights)
+
+
+def losses_file(config: TrainConfig) -> Path:
+    """The loss of every step of a finished stage, a number a line."""
+    return config.work / "progress" / f"{config.stage}_losses.txt"
+
+
+def write_losses(config: TrainConfig, losses: list[float]) -> None:
+    """Write the loss curve, interruptions and all."""
+    path = losses_file(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{loss:.9g}\n" for loss in losses), encoding="utf-8")
 
 
 def read_stage_entry(config: TrainConfig) -> dict[str, Any]:
@@ -44,15 +93,20 @@ def read_stage_entry(config: TrainConfig) -> dict[str, Any]:
     return dict(read_manifest(config.weights).stages[config.stage])
 
 
-@torch.no_grad()
-def measure_latents(model: Autoencoder, stage: AutoencoderStage, num_slices: int = 256) -> None:
-    """Set the latent scale and offset from posterior means of whole training slices."""
-    model.eval()
-    draw, means = stage.data.draw, []
-    for _ in range(num_slices):
-        volume = stage.data.volumes[draw.case()]
-        plane = volume[draw.below(len(volume))].float()[None, None]
-        means.append(model.net.encode(plane.expand(-1, model.spec.image_channels, -1, -1)))
-    values = torch.cat([m.latent_dist.mean for m in means])
-    std, mean = torch.std_mean(values, dim=(0, 2, 3))
-    model.set_statistics(mean, std)
+def _entry(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "learning_rate": config.learning_rate,
+        "precision": config.precision,
+        "seed": config.seed,
+        "holdout": list(config.holdout),
+        "about": config.about,
+    }
+
+
+def _write_settings(config: TrainConfig) -> None:
+    """The resolved settings, from which the stage can be trained again."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    path = config.weights / f"train_{config.stage}.yaml"
+    staged = path.with_suffix(".new")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(path)

@@ -1,139 +1,224 @@
-"""The latent cache: what the denoiser stages train on, encoded once.
+"""The caches: what the stages train on, computed once and reused by all of them.
 
-Means and log-variances are kept (never one draw), beside the class maps. A cache file belongs to
-one autoencoder and one prepared case and is made anew when either changes.
+A folder in a cache is named by the architecture and autoencoder it was made with, and belongs to
+the bytes of one prepared case; it is whole or not there. Missing ones are made in this process, or
+beforehand by a Ray Data job, with the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from engine.errors import EngineError, TrainingError
 from engine.log import get_logger
-from engine.volumes.store import list_prepared, read_prepared
-from engine.volumes.volume import PreparedCase
+from engine.training.augment import copy_name, plan_move
+from engine.training.config import TrainConfig
+from engine.training.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
+from engine.volumes.array_store import open_arrays, read_key
+from engine.volumes.store import PreparedHeader
 from models.autoencoder import Autoencoder
-from models.conditioning import class_appearance, encode_mask
-from models.presets import Preset
+from models.image_encoder import ImageTower, load_image_tower
+from models.weights import AUTOENCODER, Manifest, load_autoencoder
 
 log = get_logger(__name__)
-ENCODE_BATCH = 16
+_FORMAT = "latents/3"
 
 
 @dataclass(frozen=True)
-class LatentCase:
-    """One case in latents.
+class CachePlan:
+    """What a stage needs in its cache.
 
     Attributes:
-        case_id: of the prepared case.
-        mean: `z c h w`, float32 scaled latents.
-        log_variance: `z c h w`, float16.
-        mask: `z k h w` float16 condition channels.
-        appearance: `z 2 k` float32, mean intensity and presence of each class in each slice.
+        kind: `latents`, or `pixels` for the autoencoder.
+        tasks: a folder each, sorted by name.
+        weights: folder of the autoencoder; `latents` only.
+        manifest: of those weights; `latents` only.
+        device: where to encode.
+        image_encoder: folder of the vision tower; only for presets that take its tokens.
     """
 
-    case_id: str
-    mean: Tensor
-    log_variance: Tensor
-    mask: Tensor
-    appearance: Tensor
+    kind: Literal["latents", "pixels"]
+    tasks: tuple[EncodeTask, ...]
+    weights: Path | None = None
+    manifest: Manifest | None = None
+    device: str = "cpu"
+    image_encoder: Path | None = None
 
-    @property
-    def num_slices(self) -> int:
-        """Z of the prepared case."""
-        return len(self.mean)
-
-
-def load_cases(folder: Path, holdout: tuple[str, ...]) -> list[PreparedCase]:
-    """Prepared training cases, without those held out."""
-    names = [name for name in list_prepared(folder) if name not in holdout]
-    return [read_prepared(folder / f"{name}.zarr") for name in names]
+    def missing(self) -> list[EncodeTask]:
+        """Tasks whose folder is not there, torn, or made from something else."""
+        return [task for task in self.tasks if read_key(task.target) != task.key]
 
 
-def cached_latents(
-    cases: list[PreparedCase],
-    autoencoder: Autoencoder,
-    preset: Preset,
-    num_classes: int,
-    cache: Path,
-) -> list[LatentCase]:
-    """Latents of all cases, from `cache` where they are still valid."""
-    denoiser = preset.denoiser
-    encoding = f"{denoiser.mask_encoding} {denoiser.mask_subpixels} {preset.size_px} {num_classes}"
-    key = f"latents/2 {encoding} {_state_digest(autoencoder)}"
-    cache.mkdir(parents=True, exist_ok=True)
-    result = []
-    for case in cases:
-        path, wanted = cache / f"{case.case_id}.safetensors", _case_key(case, key)
-        stored = _read(path, wanted, case.case_id)
-        if stored is None:
-            stored = encode_case(case, autoencoder, preset, num_classes)
-            _write(path, wanted, stored)
-        result.append(stored)
-    log.info("latents of %d cases ready", len(result))
-    return result
-
-
-@torch.no_grad()
-def encode_case(
-    case: PreparedCase, autoencoder: Autoencoder, preset: Preset, num_classes: int
-) -> LatentCase:
-    """Encode image and mask of one case, slice by slice in bounded batches."""
-    assert case.image is not None
-    images = torch.from_numpy(case.image)[:, None]
-    masks = torch.from_numpy(case.mask)
-    moments = [autoencoder.encode(part) for part in torch.split(images, ENCODE_BATCH)]
-    encoded = [
-        encode_mask(part, preset, num_classes, autoencoder)
-        for part in torch.split(masks, ENCODE_BATCH)
-    ]
-    return LatentCase(
-        case_id=case.case_id,
-        mean=torch.cat([m.mean for m in moments]),
-        log_variance=torch.cat([m.log_variance for m in moments]).half(),
-        mask=torch.cat(encoded).half(),
-        appearance=class_appearance(images[:, 0], masks, num_classes),
-    )
-
-
-def _state_digest(autoencoder: Autoencoder) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(autoencoder.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _case_key(case: PreparedCase, key: str) -> str:
-    assert case.image is not None
-    digest = hashlib.sha256(key.encode() + case.image.tobytes() + case.mask.tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path, key: str, case_id: str) -> LatentCase | None:
-    try:
-        with safe_open(path, "pt") as stored:
-            if (stored.metadata() or {}).get("key") != key:
-                return None
-            return LatentCase(
-                case_id,
-                stored.get_tensor("mean"),
-                stored.get_tensor("log_variance"),
-                stored.get_tensor("mask"),
-                stored.get_tensor("appearance"),
+def plan_latents(
+    cases: Sequence[PreparedHeader], manifest: Manifest, config: TrainConfig
+) -> CachePlan:
+    """The latent cache of these cases and their planned copies."""
+    spec, weights = manifest.preset.denoiser, config.weights
+    if config.stage == "distill":
+        assert config.start_from is not None
+        weights = config.start_from
+    encoding = {
+        "format": _FORMAT,
+        "mask": [spec.mask_encoding, spec.mask_subpixels, manifest.num_classes],
+        "size_px": manifest.preset.size_px,
+        "autoencoder": _file_sha256(weights / AUTOENCODER),
+    }
+    tower = config.image_encoder if spec.image_token_width is not None else None
+    if spec.image_token_width is not None:
+        if tower is None:
+            raise TrainingError(
+                f"preset {manifest.preset.name} attends to image tokens of width "
+                f"{spec.image_token_width}: give image_encoder, the folder of a vision tower"
             )
-    except (OSError, SafetensorError, json.JSONDecodeError):
-        return None
+        encoding["image_encoder"] = _folder_sha256(tower)
+    model = hashlib.sha256(json.dumps(encoding, sort_keys=True).encode()).hexdigest()[:16]
+    tasks = _tasks(cases, config, config.work / "latents" / model, model, ("image", "mask"))
+    device = "cuda" if config.use_gpu else "cpu"
+    return CachePlan("latents", tasks, weights, manifest, device, tower)
 
 
-def _write(path: Path, key: str, case: LatentCase) -> None:
-    tensors = {k: v for k, v in vars(case).items() if k != "case_id"}
-    staged = path.with_suffix(".new")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, staged, metadata={"key": key})
-    staged.replace(path)
+def plan_pixels(cases: Sequence[PreparedHeader], config: TrainConfig) -> CachePlan:
+    """The pixel cache of these cases and their planned copies."""
+    tasks = _tasks(cases, config, config.work / "pixels", "pixels/1", ("image",))
+    return CachePlan("pixels", tasks)
+
+
+def open_latents(plan: CachePlan) -> list[LatentCase]:
+    """All cases of a latent cache; what is missing is encoded in this process first."""
+    fill_here(plan)
+    return [LatentCase.of(open_arrays(task.target)) for task in plan.tasks]
+
+
+def open_pixels(plan: CachePlan) -> dict[str, torch.Tensor]:
+    """`z y x` float16 images by name; what is missing is written first."""
+    fill_here(plan)
+    stored = {task.name: open_arrays(task.target) for task in plan.tasks}
+    return {name: torch.from_numpy(found.arrays["image"]) for name, found in stored.items()}
+
+
+def fill_here(plan: CachePlan) -> int:
+    """Make what is missing in this process; the number of folders made."""
+    missing = plan.missing()
+    encoder = _Encoder(plan)
+    for task in missing:
+        encoder.make(task)
+    if missing:
+        log.info("%s of %d cases and copies made", plan.kind, len(missing))
+    return len(missing)
+
+
+def fill_on_ray(plan: CachePlan, num_workers: int) -> int:
+    """Make what is missing with Ray Data, a case a block; the number of folders made.
+
+    Args:
+        plan: what is needed.
+        num_workers: encoders at once; less than all CPUs, which Ray Data's own tasks need.
+
+    Raises:
+        TrainingError: cases that could not be encoded, by name and reason.
+    """
+    import ray.data
+
+    missing = plan.missing()
+    if not missing:
+        return 0
+    log.info("making %s of %d cases and copies with Ray Data", plan.kind, len(missing))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    rows = [{"index": index} for index in range(len(missing))]
+    pool = ray.data.ActorPoolStrategy(size=min(num_workers, len(missing)))
+    status = (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map(
+            cast(Any, _CacheWorker),  # typed for functions only
+            fn_constructor_args=(plan, missing),
+            compute=pool,
+            num_cpus=1,
+            num_gpus=1 if plan.device == "cuda" else 0,
+        )
+        .take_all()
+    )
+    failed = sorted(f"{row['name']}: {row['error']}" for row in status if row["error"])
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of {len(missing)} cases cannot be encoded ({'; '.join(failed[:3])}); "
+            "repair or remove them, the others are kept"
+        )
+    return len(missing)
+
+
+@dataclass
+class _Encoder:
+    """Makes folders of one plan; loads the autoencoder when the first is due."""
+
+    plan: CachePlan
+    autoencoder: Autoencoder | None = None
+    tower: ImageTower | None = None
+
+    def make(self, task: EncodeTask) -> None:
+        if self.plan.kind == "pixels":
+            write_pixels(task)
+            return
+        manifest = self.plan.manifest
+        assert self.plan.weights is not None
+        assert manifest is not None
+        if self.autoencoder is None:
+            self.autoencoder = load_autoencoder(self.plan.weights, manifest).to(self.plan.device)
+            if self.plan.image_encoder is not None:
+                self.tower = load_image_tower(self.plan.image_encoder).to(self.plan.device)
+        preset, num_classes = manifest.preset, manifest.num_classes
+        encode_latents(task, self.autoencoder, preset, num_classes, self.tower)
+
+
+class _CacheWorker:
+    """Ray Data's worker: ids in, status rows out; arrays go straight to the disk."""
+
+    def __init__(self, plan: CachePlan, missing: list[EncodeTask]) -> None:
+        self.encoder, self.missing = _Encoder(plan), missing
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        task = self.missing[int(row["index"])]
+        try:
+            self.encoder.make(task)
+        except EngineError as error:
+            return {"name": task.name, "error": str(error)}
+        return {"name": task.name, "error": ""}
+
+
+def _tasks(
+    cases: Sequence[PreparedHeader],
+    config: TrainConfig,
+    folder: Path,
+    model: str,
+    parts: tuple[str, ...],
+) -> tuple[EncodeTask, ...]:
+    tasks = []
+    for case in cases:
+        for copy in range(config.num_augmented + 1):
+            move = plan_move(config.seed, case.case_id, copy, flips=config.augment_flip)
+            depends = [model, *(case.sha256[part] for part in parts), move.as_record()]
+            key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+            name = copy_name(case.case_id, copy)
+            source, target = config.data / f"{case.case_id}.zarr", folder / f"{name}.zarr"
+            tasks.append(EncodeTask(name, source, target, key, move))
+    return tuple(tasks)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    """Digest of the files of a vision tower."""
+    files = sorted(p for p in folder.glob("*") if p.suffix in (".json", ".safetensors"))
+    if not files:
+        raise TrainingError(f"{folder}: no vision tower there; give its folder as image_encoder")
+    return hashlib.sha256("".join(map(_file_sha256, files)).encode()).hexdigest()

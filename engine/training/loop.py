@@ -19,6 +19,8 @@ from engine.log import show_log
 from engine.training.checkpoint import discard_checkpoints
 from engine.training.config import TrainConfig
 from engine.training.export import read_stage_entry
+from engine.training.latents import fill_on_ray
+from engine.training.stages import plan_cache, survey
 from engine.training.steps import run_stage
 
 MAX_FAILURES = 3
@@ -50,6 +52,7 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
     )
     config.work.mkdir(parents=True, exist_ok=True)
     _refusal(config).unlink(missing_ok=True)
+    _fill_cache(config)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -58,6 +61,17 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
         raise TrainingError(_refusal(config).read_text(encoding="utf-8"))
     discard_checkpoints(config)
     return read_stage_entry(config)
+
+
+def _fill_cache(config: TrainConfig) -> None:
+    """Make what the stage trains on before its workers start; a second run makes nothing."""
+    cases, manifest = survey(config)
+    plan = plan_cache(config, cases, manifest)
+    if not plan.missing():
+        return
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    count = int(resources.get("GPU" if config.use_gpu else "CPU", 1))
+    fill_on_ray(plan, count if config.use_gpu else max(1, count - 1))
 
 
 def _worker(raw: dict[str, Any]) -> None:

@@ -1,81 +1,238 @@
-"""Losses of the stages, as functions of a model and a batch."""
+"""Losses of the stages, as functions of a model and a batch.
+
+Each is a mean over examples that does not depend on how they are grouped into batches, so that
+micro-batch, accumulation and number of workers do not change what is learnt.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from engine.sampling.schedule import Schedule, add_noise, training_target
+from engine.training.config import TrainConfig
+from engine.training.randomness import normal
+from engine.training.timesteps import TimestepDraw, loss_weights
 from engine.training.windows_dataset import DenoiserBatch
 from models.autoencoder import Autoencoder
-from models.conditioning import concatenate
+from models.conditioning import blank, concatenate, drop_conditions
 from models.denoiser import Denoiser
 from models.presets import Preset
 
 JOIN_WEIGHT = 4.0
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a denoiser is trained for, beside its schedule.
+
+    Attributes:
+        weighting: of timesteps in the loss.
+        min_snr_gamma: of `min_snr`.
+        slice_gradient_weight: of errors that differ between neighbouring slices.
+        class_weight: `k` extra weights of positions inside a class, or None.
+    """
+
+    weighting: Literal["uniform", "min_snr"] = "uniform"
+    min_snr_gamma: float = 5.0
+    slice_gradient_weight: float = 0.0
+    class_weight: Tensor | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig, class_weight: Tensor | None) -> Objective:
+        """The settings' objective."""
+        return cls(
+            config.loss_weighting,
+            config.min_snr_gamma,
+            config.slice_gradient_weight,
+            class_weight,
+        )
+
+
+@dataclass(frozen=True)
+class NoiseDraw:
+    """What is random about a batch once its examples are chosen.
+
+    Attributes:
+        t: `m` timesteps, equal within a window.
+        eps: `m c h w`.
+        drop: `m` bool, examples without conditions.
+    """
+
+    t: Tensor
+    eps: Tensor
+    drop: Tensor
+
+
+@dataclass(frozen=True)
+class DenoiserLoss:
+    """A loss and where it comes from.
+
+    Attributes:
+        total: mean over examples, with gradients.
+        each: `b`, of each window or slice, unweighted by timestep and without gradients.
+        t: `b`, their timesteps.
+    """
+
+    total: Tensor
+    each: Tensor
+    t: Tensor
+
+
 def autoencoder_loss(
-    model: Autoencoder, images: Tensor, kl_weight: float, generator: torch.Generator
-) -> Tensor:
+    model: Autoencoder, images: Tensor, kl_weight: float, eps: Sequence[Generator]
+) -> tuple[Tensor, Tensor, Tensor]:
     """L1 + KL of the raw posterior against a unit Gaussian, mean over values.
 
     Args:
         model: in training; its latent scale is not used.
         images: `b 1 y x` in [-1, 1].
         kl_weight: weight of the mean KL term.
-        generator: of the posterior draw.
+        eps: a generator an image, of the posterior draw.
+
+    Returns:
+        Loss, and decoded and true images `b c y x` with the autoencoder's channels.
     """
     grey = images.expand(-1, model.spec.image_channels, -1, -1)
     posterior = model.net.encode(grey).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-    decoded = model.net.decode(posterior.mean + posterior.std * noise).sample
+    noise = normal(posterior.mean.shape, eps).to(posterior.mean)
+    decoded = model.net.decode(posterior.mean + posterior.std * noise).sample.float()
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-    return torch.as_tensor(F.l1_loss(decoded, grey) + kl_weight * kl)
+    return F.l1_loss(decoded, grey) + kl_weight * kl, decoded, grey
+
+
+def draw_noise(
+    batch: DenoiserBatch,
+    schedule: Schedule,
+    timesteps: TimestepDraw,
+    condition_dropout: float,
+    generators: Sequence[Generator],
+) -> NoiseDraw:
+    """Timestep and dropout an example (a window has one), noise a slice."""
+    n = batch.num_slices or 1
+    t = timesteps.draw(schedule, generators)
+    drop = torch.tensor([float(torch.rand(1, generator=g)) < condition_dropout for g in generators])
+    eps = normal(batch.x_0.shape, generators)
+    return NoiseDraw(t.repeat_interleave(n), eps, drop.repeat_interleave(n))
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """What a denoiser sees of a batch, on its device; `m = b n` slices.
+
+    Attributes:
+        x_t: `m c h w`, known slices clean.
+        x_0: `m c h w`.
+        eps: `m c h w`.
+        t: `m`, on the CPU like the schedule.
+        known: `m` bool, known slices that the model is told of.
+        drop: `m` bool, slices without conditions.
+        mask: `m k h w`.
+        informed: `m c h w`.
+        heights: `m 2`.
+        appearance: `m 2 k`, normalised.
+        num_slices: n, or None.
+        tokens: `m t k`, or None.
+    """
+
+    x_t: Tensor
+    x_0: Tensor
+    eps: Tensor
+    t: Tensor
+    known: Tensor
+    drop: Tensor
+    mask: Tensor
+    informed: Tensor
+    heights: Tensor
+    appearance: Tensor
+    num_slices: int | None
+    tokens: Tensor | None = None
+
+
+def make_noisy(
+    model: Denoiser, schedule: Schedule, batch: DenoiserBatch, draw: NoiseDraw
+) -> NoisyBatch:
+    """Noise a batch; known slices stay clean where the model has an input that says so."""
+    device = next(model.parameters()).device
+    x_0, eps = batch.x_0.to(device), draw.eps.to(device)
+    known = batch.known.to(device) & model.preset.denoiser.known_slice_input
+    x_t = torch.where(_as_planes(known), x_0, add_noise(schedule, x_0, eps, draw.t))
+    return NoisyBatch(
+        x_t=x_t,
+        x_0=x_0,
+        eps=eps,
+        t=draw.t,
+        known=known,
+        drop=draw.drop.to(device),
+        mask=batch.mask.to(device),
+        informed=batch.informed.to(device),
+        heights=batch.heights.to(device),
+        appearance=model.normalise_appearance(batch.appearance.to(device)),
+        num_slices=batch.num_slices,
+        tokens=None if batch.tokens is None else batch.tokens.to(device),
+    )
+
+
+def predict(model: Denoiser, schedule: Schedule, noisy: NoisyBatch) -> Tensor:
+    """The model's output for a batch as it stands, `m c h w` float32."""
+    alpha, _ = schedule.alpha_sigma(noisy.t)
+    device, preset, seen = noisy.x_t.device, model.preset, noisy.appearance
+    stacked = concatenate(
+        noisy.x_t, noisy.mask, noisy.informed, noisy.known, alpha.to(device), seen, preset
+    )
+    tokens = noisy.tokens
+    if bool(noisy.drop.any()):
+        stacked = drop_conditions(stacked, noisy.drop, preset, model.num_classes)
+        seen = blank(seen, noisy.drop)
+        tokens = None if tokens is None else blank(tokens, noisy.drop)
+    stacked = stacked.contiguous(memory_format=torch.channels_last)
+    more = {} if tokens is None else {"image_tokens": tokens}
+    output = model(stacked, noisy.t.to(device), noisy.heights, noisy.num_slices, seen, **more)
+    return torch.as_tensor(output).float()
 
 
 def denoiser_loss(
     model: Denoiser,
     schedule: Schedule,
     batch: DenoiserBatch,
-    generator: torch.Generator,
-    high_noise_share: float = 0.0,
-    slice_gradient_weight: float = 0.0,
-    class_weight: Tensor | None = None,
-) -> Tensor:
+    draw: NoiseDraw,
+    objective: Objective,
+) -> DenoiserLoss:
     """Mean squared error of the prediction over the slices that are not known (Eq. 1).
 
-    A window has one timestep, independent slices one each. With a known-slice input, known slices
-    enter clean and flagged; without it, every slice is noised and counted.
+    With a known-slice input, known slices enter clean and flagged; without it, every slice is
+    noised and counted.
     """
-    num = len(batch.x_0)
-    per_window = batch.num_slices or 1
-    draws = draw_timesteps(num // per_window, schedule, high_noise_share, generator)
-    draws = draws.repeat_interleave(per_window)
-    eps = torch.randn(batch.x_0.shape, generator=generator)
-    device = next(model.parameters()).device
-    x_0, eps, t = batch.x_0.to(device), eps.to(device), draws.to(device)
-    known = batch.known.to(device) & model.preset.denoiser.known_slice_input
-    noisy = add_noise(schedule, x_0, eps, draws)
-    x_t = torch.where(known[:, None, None, None], x_0, noisy)
-    alpha, _ = schedule.alpha_sigma(draws)
-    mask, informed = batch.mask.to(device), batch.informed.to(device)
-    seen = model.normalise_appearance(batch.appearance.to(device))
-    stacked = concatenate(x_t, mask, informed, known, alpha.to(device), seen, model.preset)
-    stacked = stacked.contiguous(memory_format=torch.channels_last)
-    output = model(stacked, t, batch.heights.to(device), batch.num_slices, seen)
-    target = training_target(schedule, x_0, eps, draws)
-    made = (~known).float()
-    errors = (output.float() - target) * made[:, None, None, None]
-    if class_weight is not None:
-        errors = errors * class_weight_map(mask, class_weight.to(device), model.preset).sqrt()
-    loss = errors.square().mean(dim=(1, 2, 3)).sum() / made.sum().clamp(min=1.0)
-    if batch.num_slices is not None and slice_gradient_weight > 0.0:
-        gradient = slice_gradient_error(errors, known, batch.num_slices)
-        loss = loss + slice_gradient_weight * gradient
-    return torch.as_tensor(loss)
+    noisy = make_noisy(model, schedule, batch, draw)
+    target = training_target(schedule, noisy.x_0, noisy.eps, noisy.t)
+    errors = predict(model, schedule, noisy) - target
+    return weigh_errors(errors, noisy, schedule, objective, model.preset)
+
+
+def weigh_errors(
+    errors: Tensor, noisy: NoisyBatch, schedule: Schedule, objective: Objective, preset: Preset
+) -> DenoiserLoss:
+    """Errors of the output `m c h w` to a loss: by class, by window, by timestep."""
+    made = (~noisy.known).float()
+    errors = errors * made[:, None, None, None]
+    if objective.class_weight is not None:
+        weight = class_weight_map(noisy.mask, objective.class_weight.to(errors.device), preset)
+        errors = errors * weight.sqrt()
+    n = noisy.num_slices or 1
+    squares = rearrange(errors.square().mean(dim=(1, 2, 3)), "(b n) -> b n", n=n).sum(dim=1)
+    each = squares / rearrange(made, "(b n) -> b n", n=n).sum(dim=1).clamp(min=1.0)
+    if noisy.num_slices is not None and objective.slice_gradient_weight > 0.0:
+        gradient = slice_gradient_error(errors, noisy.known, n)
+        each = each + objective.slice_gradient_weight * gradient
+    t = noisy.t[::n]
+    weights = loss_weights(objective.weighting, objective.min_snr_gamma, schedule, t)
+    return DenoiserLoss((each * weights.to(each.device)).mean(), each.detach(), t)
 
 
 def class_weight_map(mask: Tensor, class_weight: Tensor, preset: Preset) -> Tensor:
@@ -97,7 +254,7 @@ def class_weight_map(mask: Tensor, class_weight: Tensor, preset: Preset) -> Tens
 
 
 def slice_gradient_error(errors: Tensor, known: Tensor, num_slices: int) -> Tensor:
-    """Weighted mean squared difference of the errors of neighbouring slices.
+    """Weighted mean squared difference of the errors of neighbouring slices, a window each.
 
     An error that all slices share blurs or shifts a volume; one that differs from slice to slice
     makes it rough, and beside a known slice (whose error is 0) it is a seam. A window has one or
@@ -107,25 +264,17 @@ def slice_gradient_error(errors: Tensor, known: Tensor, num_slices: int) -> Tens
         errors: `(b n) c h w`, 0 on known slices.
         known: `(b n)` bool.
         num_slices: n.
+
+    Returns:
+        `b`.
     """
     windows = rearrange(errors, "(b n) c h w -> b n c h w", n=num_slices)
     given = rearrange(known, "(b n) -> b n", n=num_slices)
     steps = (windows[:, 1:] - windows[:, :-1]).square().mean(dim=(2, 3, 4))
     at_join = given[:, 1:] ^ given[:, :-1]
     weights = torch.where(at_join, JOIN_WEIGHT, 1.0)
-    return torch.as_tensor((steps * weights).mean())
+    return (steps * weights).mean(dim=1)
 
 
-def draw_timesteps(
-    num: int, schedule: Schedule, high_noise_share: float, generator: torch.Generator
-) -> Tensor:
-    """`num` timesteps: a share from the noisiest quarter of the schedule, the rest uniform.
-
-    With strong conditions the noisiest steps decide nearly everything, and few-step solvers take
-    most of their steps there.
-    """
-    length = schedule.num_timesteps
-    uniform = torch.randint(length, (num,), generator=generator)
-    high = torch.randint(3 * length // 4, length, (num,), generator=generator)
-    picked = torch.rand(num, generator=generator) < high_noise_share
-    return torch.where(picked, high, uniform)
+def _as_planes(flags: Tensor) -> Tensor:
+    return flags[:, None, None, None]

@@ -18,11 +18,27 @@ class Pace:
         self.num_iterations, self.max_minutes = num_iterations, max_minutes
         self.step = self._step_at_start = 0
         self._earlier_s, self._started = 0.0, time.monotonic()
+        self._checkpointed_s, self._agreed_s = 0.0, 0.0
 
     def resume(self, step: int, elapsed_s: float) -> None:
         """Go on from a checkpoint."""
         self.step = self._step_at_start = step
         self._earlier_s = elapsed_s
+        self._started = time.monotonic()
+        self._checkpointed_s = self._agreed_s = elapsed_s
+
+    def agree(self, elapsed_s: float) -> None:
+        """Take the first worker's clock for what follows from it, so that all decide alike."""
+        self._agreed_s = elapsed_s
+
+    def checkpointed(self) -> None:
+        """Count the time to the next checkpoint from here."""
+        self._checkpointed_s = self._agreed_s
+
+    @property
+    def since_checkpoint_s(self) -> float:
+        """Seconds since the last checkpoint, by the agreed clock."""
+        return self._agreed_s - self._checkpointed_s
 
     def advance(self) -> None:
         """Count one step."""
@@ -36,8 +52,8 @@ class Pace:
     @property
     def fraction(self) -> float:
         """0 at the start, 1 at the end."""
-        by_steps = self.step / self.num_iterations
-        by_time = self.elapsed_s / (60.0 * self.max_minutes) if self.max_minutes else 0.0
+        by_steps = self.step / self.num_iterations if self.num_iterations else 1.0
+        by_time = self._agreed_s / (60.0 * self.max_minutes) if self.max_minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
     @property

@@ -1,4 +1,4 @@
-"""One worker's steps: build the stage, resume, step until done, export.
+"""One worker's training: build the stage, resume, step until done, export.
 
 DeepSpeed makes the steps; a process group exists by then. Knows neither Ray nor what a stage
 learns (stages.py).
@@ -7,25 +7,43 @@ learns (stages.py).
 from __future__ import annotations
 
 import os
-import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from engine.errors import TrainingError
 from engine.log import get_logger
-from engine.training.checkpoint import load_checkpoint, save_checkpoint
+from engine.training.autoencoder_stage import AutoencoderStage
+from engine.training.batching import checkpoint_activations, resolve_batching
+from engine.training.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    best_checkpoint,
+    check_identity,
+    newest_checkpoint,
+)
 from engine.training.config import TrainConfig
 from engine.training.ema import Ema
-from engine.training.export import export_stage
+from engine.training.export import export_stage, measurements, write_losses
+from engine.training.monitor import Monitor
+from engine.training.precision import LossScale
 from engine.training.progress import Pace, learning_rate_factor
-from engine.training.stages import AnyStage, build_stage
+from engine.training.sharding import (
+    backward,
+    cpu_copy,
+    gather_state,
+    scatter_state,
+    start_deepspeed,
+    take_step,
+)
+from engine.training.stage_model import StageModel
+from engine.training.stages import build_stage
+from engine.training.workers import Workers
 from models.denoiser import Denoiser, to_channels_last
+from models.layers import PseudoAttention, ResBlock
 
 log = get_logger(__name__)
-LOG_EVERY_S = 15.0
 
 
 def run_stage(config: TrainConfig, rank: int = 0, num_local_workers: int = 1) -> dict[str, Any]:
@@ -38,139 +56,210 @@ def run_stage(config: TrainConfig, rank: int = 0, num_local_workers: int = 1) ->
 
     Returns:
         What was measured: iterations, seconds, loss, cases, parameters.
+
+    Raises:
+        TrainingError: see `build_stage`; or the loss or its gradients are not finite.
     """
     cores = os.cpu_count() or 1
     torch.set_num_threads(config.threads or max(1, cores // num_local_workers))
-    stage, manifest = build_stage(config, seed=config.seed * 1000 + rank)
-    generator = torch.Generator().manual_seed(config.seed * 1000 + rank + 500_000)
-    engine = _deepspeed(stage, config)
-    if isinstance(stage.net, Denoiser):
-        to_channels_last(stage.net)  # not before: DeepSpeed's broadcast wants contiguous weights
-    ema = Ema(stage.net, config.ema_half_life)
-    pace = Pace(config.num_iterations, config.max_minutes)
-    _resume(engine, stage, ema, pace, generator, config)
-    writer = SummaryWriter(config.work / "tensorboard" / config.stage) if rank == 0 else None
-    losses = _steps(engine, stage, ema, pace, generator, config, writer)
-    measured = {
-        "iterations": pace.step,
-        "seconds": round(pace.elapsed_s, 1),
-        "loss": round(float(np.mean(losses[-200:])), 5) if losses else None,
-        "num_cases": len(stage.data.draw.weights),
-        "num_parameters": sum(p.numel() for p in stage.net.parameters()),
-    }
-    if rank == 0:
-        export_stage(stage, ema, manifest, config, measured)
-    return measured
+    training = Training(config, rank)
+    try:
+        training.run()
+    finally:
+        training.close()
+    return training.finish()
 
 
-def _steps(
-    engine: Any,
-    stage: AnyStage,
-    ema: Ema,
-    pace: Pace,
-    generator: torch.Generator,
-    config: TrainConfig,
-    writer: SummaryWriter | None,
-) -> list[float]:
-    losses: list[float] = []
-    saved = logged = time.monotonic()
-    while not pace.done:
-        factor = learning_rate_factor(pace.step, pace.fraction, config.warmup)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        loss = engine(generator)
-        engine.backward(loss)
-        engine.step()
-        pace.advance()
-        ema.update(stage.net, pace.step)
-        losses.append(_finite(float(loss.detach()), pace.step, config))
-        now = time.monotonic()
-        if writer is not None and (now - logged > LOG_EVERY_S or pace.done):
-            _show(writer, pace, losses, engine, config)
-            logged = now
-        if now - saved > 60.0 * config.checkpoint_minutes:
-            save_checkpoint(engine, config, pace.step, _state(stage, ema, pace, generator))
-            saved = now
-    return losses
+class Training:
+    """State of one worker's training: what a checkpoint holds, and what makes the steps."""
 
-
-def _show(
-    writer: SummaryWriter, pace: Pace, losses: list[float], engine: Any, config: TrainConfig
-) -> None:
-    recent = float(np.mean(losses[-100:]))
-    norm = float(engine.get_global_grad_norm() or 0.0)
-    writer.add_scalar("loss", recent, pace.step)
-    writer.add_scalar("gradient_norm", norm, pace.step)
-    writer.add_scalar("steps_per_s", pace.steps_per_s, pace.step)
-    writer.add_scalar("learning_rate", engine.optimizer.param_groups[0]["lr"], pace.step)
-    log.info(
-        "%s: step %d of %d, loss %.4f, %.2f steps/s, %.0f s elapsed, about %.0f s left",
-        config.stage, pace.step, config.num_iterations, recent, pace.steps_per_s,
-        pace.elapsed_s, pace.left_s,
-    )  # fmt: skip
-
-
-def _finite(loss: float, step: int, config: TrainConfig) -> float:
-    if not np.isfinite(loss):
-        raise TrainingError(
-            f"{config.stage}: loss is {loss} at step {step}; lower learning_rate, or look for "
-            f"damaged cases in {config.data}; the last checkpoint is untouched"
+    def __init__(self, config: TrainConfig, rank: int) -> None:
+        self.config, self.workers = config, Workers(rank, config.use_gpu)
+        self.stage, self.manifest = build_stage(config)
+        found = self._found()
+        _prepare_memory(self.stage, config)
+        earlier = None if found is None else int(found.state["examples"])
+        self.batching = resolve_batching(config, earlier, self.workers.world, self._trial)
+        self.stage.share = 1.0 / self.batching.accumulate
+        self.engine: Any = None
+        if config.num_iterations > 0:
+            self.engine = start_deepspeed(
+                self.stage, config, self.batching.micro, self.batching.accumulate
+            )
+            if isinstance(self.stage.net, Denoiser) and config.zero_stage == 0:
+                # after DeepSpeed's broadcast, which wants contiguous weights; ZeRO's flat ones stay
+                to_channels_last(self.stage.net)
+        self.ema, self.scale = (
+            Ema(self.stage.net, config.ema_half_life),
+            LossScale(config.precision),
         )
-    return loss
+        self.pace = Pace(config.num_iterations, config.max_minutes)
+        self.losses: list[float] = []
+        if found is not None:
+            self._resume(found)
+        self.writer = CheckpointWriter(config, self.stage.preset)
+        self.monitor = Monitor(config, self.stage, self.manifest, self.batching, shown=rank == 0)
+        self._ahead = ThreadPoolExecutor(1, "examples")
+
+    def run(self) -> None:
+        """Step until a limit is reached."""
+        if self.pace.done:
+            return
+        batch = self._fetch(self.pace.step, 0)
+        while not self.pace.done:
+            step = self.pace.step
+            self._set_learning_rate()
+            self.stage.begin_step(step, self.ema)
+            loss = 0.0
+            for part in range(self.batching.accumulate):
+                with self.monitor.waiting():
+                    examples = batch.result()
+                last = part == self.batching.accumulate - 1
+                batch = self._fetch(step + 1, 0) if last else self._fetch(step, part + 1)
+                loss += self._micro_step(examples)
+            self._end_step(loss / self.batching.accumulate)
+
+    def close(self) -> None:
+        """End the threads; a checkpoint that is being written is finished first."""
+        self._ahead.shutdown(wait=True, cancel_futures=True)
+        self.monitor.close()
+        self.writer.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Export on rank 0; what was measured."""
+        measured = measurements(self.stage, self.batching, self.pace, self.losses)
+        if self.workers.rank == 0:
+            if self.config.export == "best":
+                best = best_checkpoint(self.config)
+                if best is not None:
+                    self._load_average(best)
+                    measured["exported_step"] = best.step
+            write_losses(self.config, self.losses)
+            export_stage(self.stage, self.ema, self.manifest, self.config, measured)
+        self.workers.wait()
+        return measured
+
+    def _micro_step(self, examples: Any) -> float:
+        """Forward, backward and, behind the last micro-batch, the optimiser's step; the loss."""
+        with self.monitor.working():
+            loss = self.engine(examples)
+        value = self.workers.mean(loss.detach())
+        if value != value or value in (float("inf"), -float("inf")):
+            raise self._not_finite("loss", value)
+        with self.monitor.working():
+            backward(self.engine, loss, self.scale)
+            norm = take_step(self.engine, self.config.grad_clip, self.scale)
+        if not self.scale.dynamic and (norm != norm or norm == float("inf")):
+            raise self._not_finite("gradient", norm)
+        self.monitor.norm = norm
+        return value
+
+    def _end_step(self, loss: float) -> None:
+        self.stage.end_step()
+        self.pace.advance()
+        self.ema.update(self.stage.net, self.pace.step)
+        self.losses.append(loss)
+        self.pace.agree(self.workers.first(self.pace.elapsed_s))
+        self.monitor.after_step(self.pace, self.losses, self.engine, self.scale)
+        self.monitor.samples(self.pace, self.ema)
+        every = self.config.checkpoint_steps
+        due = self.pace.since_checkpoint_s > 60.0 * self.config.checkpoint_minutes
+        if due or (every is not None and self.pace.step % every == 0):
+            self.save()
+
+    def save(self) -> None:
+        """Copy the whole state and have it written; every worker calls this at the same step."""
+        tensors = gather_state(self.engine, self.stage.net)
+        self.pace.checkpointed()
+        if self.workers.rank != 0:
+            return
+        tensors |= {f"ema/{name}": cpu_copy(value) for name, value in self.ema.state.items()}
+        extra = self.stage.extra_state()
+        tensors |= {f"extra/{name}": cpu_copy(value) for name, value in extra.items()}
+        tensors["losses"] = torch.tensor(self.losses)
+        state = {
+            "elapsed_s": self.pace.elapsed_s,
+            "examples": self.batching.examples,
+            "num_workers": self.workers.world,
+            "loss_scale": self.scale.state(),
+        }
+        self.writer.put(self.pace.step, tensors, state, self._probe())
+
+    def _resume(self, found: Checkpoint) -> None:
+        tensors = found.tensors()
+        scatter_state(self.engine, self.stage.net, tensors)
+        self._load_average(found)
+        extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra/")}
+        self.stage.load_extra(extra)
+        self.scale.load(dict(found.state["loss_scale"]))
+        self.losses = tensors["losses"].tolist()
+        self.pace.resume(found.step, float(found.state["elapsed_s"]))
+        log.info(
+            "%s: resumed at step %d (written by %d workers, now %d)",
+            self.config.stage, found.step, found.state["num_workers"], self.workers.world,
+        )  # fmt: skip
+
+    def _load_average(self, found: Checkpoint) -> None:
+        tensors = found.tensors()
+        self.ema.load({k[4:]: v for k, v in tensors.items() if k.startswith("ema/")})
+
+    def _found(self) -> Checkpoint | None:
+        """The checkpoint to go on from; all workers take the same."""
+        if self.config.num_iterations == 0:
+            return None
+        found = newest_checkpoint(self.config)
+        step = self.workers.first(-1.0 if found is None else float(found.step))
+        if (found.step if found is not None else -1) != int(step):
+            raise TrainingError(
+                f"{self.config.work}: workers see different checkpoints; give a work folder that "
+                "all of them share"
+            )
+        if found is not None:
+            check_identity(found, self.config, self.stage.preset)
+        return found
+
+    def _probe(self) -> float | None:
+        """Loss of the average on fixed examples; tells which checkpoint is the best."""
+        examples = self.stage.draw_probe()
+        if examples is None:
+            return None
+        with self.ema.applied(self.stage.net), torch.no_grad():
+            loss = float(self.stage(examples))
+        self.stage.trace.take()
+        return loss
+
+    def _fetch(self, step: int, part: int) -> Future[Any]:
+        """Draw a micro-batch while the one before is computed."""
+        indices = self.batching.indices(self.workers.rank, part)
+        return self._ahead.submit(self.stage.draw, step, indices)
+
+    def _trial(self, micro: int) -> None:
+        """Forward and backward pass of `micro` examples, for batch_size auto."""
+        examples = self.stage.draw(0, range(micro))
+        self.stage(examples).backward()
+        self.stage.zero_grad(set_to_none=True)
+        self.stage.trace.take()
+
+    def _set_learning_rate(self) -> None:
+        factor = learning_rate_factor(self.pace.step, self.pace.fraction, self.config.warmup)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+
+    def _not_finite(self, what: str, value: float) -> TrainingError:
+        return TrainingError(
+            f"{self.config.stage}: {what} is {value} at step {self.pace.step + 1}; lower "
+            f"learning_rate, or look for damaged cases in {self.config.data}; the last checkpoint "
+            "is untouched"
+        )
 
 
-def _deepspeed(stage: AnyStage, config: TrainConfig) -> Any:
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__ as compatible_ops
-
-    if not config.use_gpu:
-        # Gloo serves the CPU; the shared-memory extension would need a compiler at first use.
-        compatible_ops["deepspeed_shm_comm"] = False
-    trained = [p for p in stage.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.batch_size,
-        "gradient_clipping": config.grad_clip,
-        "zero_optimization": {"stage": config.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-    }
-    if config.precision != "float32":
-        settings["torch_autocast"] = {"enabled": True, "dtype": f"torch.{config.precision}"}
-    deepspeed.init_distributed(
-        dist_backend="nccl" if config.use_gpu else "gloo", verbose=False, auto_mpi_discovery=False
-    )
-    engine, *_ = deepspeed.initialize(
-        model=stage, optimizer=optimizer, model_parameters=trained, config=settings
-    )
-    return engine
-
-
-def _state(stage: AnyStage, ema: Ema, pace: Pace, generator: torch.Generator) -> dict[str, Any]:
-    return {
-        "step": pace.step,
-        "elapsed_s": pace.elapsed_s,
-        "ema": ema.state,
-        "noise_rng": generator.get_state(),
-        "data_rng": stage.data.draw.generator.get_state(),
-    }
-
-
-def _resume(
-    engine: Any,
-    stage: AnyStage,
-    ema: Ema,
-    pace: Pace,
-    generator: torch.Generator,
-    config: TrainConfig,
-) -> None:
-    state = load_checkpoint(engine, config)
-    if state is None:
+def _prepare_memory(stage: StageModel, config: TrainConfig) -> None:
+    """Put the stage on its device, and trade time for memory where that is asked for."""
+    if config.use_gpu:
+        stage.to(torch.device("cuda", torch.cuda.current_device()))
+    if not config.activation_checkpointing:
         return
-    pace.resume(state["step"], state["elapsed_s"])
-    ema.load(state["ema"])
-    generator.set_state(state["noise_rng"])
-    stage.data.draw.generator.set_state(state["data_rng"])
-    log.info("%s: resumed at step %d", config.stage, pace.step)
+    if isinstance(stage, AutoencoderStage):
+        stage.net.net.enable_gradient_checkpointing()
+    else:
+        checkpoint_activations(stage.net, (ResBlock, PseudoAttention))

@@ -1,19 +1,21 @@
 """Training examples: image crops, single slices, or windows of n slices with known ones.
 
-Draws from cases in memory with its own generator, so that data order is part of a checkpoint.
+Every example is drawn with a generator of its own, so that it does not depend on who draws it
+(randomness.py). Cases are maps of files, read where they are touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from engine.errors import TrainingError
-from engine.training.latents import LatentCase
-from engine.volumes.volume import PreparedCase
+from engine.training.augment import case_of
+from engine.training.encoding import LatentCase
+from engine.training.randomness import below
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class DenoiserBatch:
         appearance: `m 2 k`, class means and presence in the informed slice; all absent in a tenth
             of the examples, so that an informed slice without a mask can be used as well.
         num_slices: n of a window, or None for independent slices.
+        tokens: `m t k` image embedding of the informed slice, where the cases have one.
     """
 
     x_0: Tensor
@@ -38,45 +41,50 @@ class DenoiserBatch:
     known: Tensor
     appearance: Tensor
     num_slices: int | None
+    tokens: Tensor | None = None
 
 
 class CaseDraw:
-    """Draws case numbers by weight from one generator, whose state a checkpoint keeps."""
+    """Draws case numbers by weight; a moved copy has its case's weight."""
 
-    def __init__(self, case_ids: list[str], weight: Mapping[str, float], seed: int) -> None:
-        self.weights = torch.tensor([weight.get(name, 1.0) for name in case_ids])
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, names: Sequence[str], weight: Mapping[str, float]) -> None:
+        self.weights = torch.tensor([weight.get(case_of(name), 1.0) for name in names])
 
-    def case(self) -> int:
-        """Number of the next case."""
-        return int(torch.multinomial(self.weights, 1, generator=self.generator))
-
-    def below(self, high: int) -> int:
-        """Uniform integer in [0, high)."""
-        return int(torch.randint(high, (1,), generator=self.generator))
+    def case(self, generator: Generator) -> int:
+        """Number of a case."""
+        return int(torch.multinomial(self.weights, 1, generator=generator))
 
 
 class CropDataset:
     """Random square crops of single slices, for the autoencoder."""
 
     def __init__(
-        self, cases: list[PreparedCase], crop_px: int, weight: Mapping[str, float], seed: int
+        self, images: Mapping[str, Tensor], crop_px: int, weight: Mapping[str, float]
     ) -> None:
-        with_image = [case for case in cases if case.image is not None]
-        if not with_image:
+        if not images:
             raise TrainingError("no case with an image to train on; prepare images beside masks")
-        self.volumes = [torch.from_numpy(case.image).half() for case in with_image]
+        self.volumes = list(images.values())
         self.crop_px = min(crop_px, *self.volumes[0].shape[1:])
-        self.draw = CaseDraw([case.case_id for case in with_image], weight, seed)
+        self.draw = CaseDraw(list(images), weight)
 
-    def batch(self, size: int) -> Tensor:
-        """`size 1 crop crop` float32 in [-1, 1]."""
-        return torch.stack([self._crop() for _ in range(size)])[:, None].float()
+    @property
+    def num_cases(self) -> int:
+        """Cases and copies that are drawn from."""
+        return len(self.volumes)
 
-    def _crop(self) -> Tensor:
-        volume, edge = self.volumes[self.draw.case()], self.crop_px
+    def batch(self, generators: Sequence[Generator]) -> Tensor:
+        """`b 1 crop crop` float32 in [-1, 1], an example a generator."""
+        return torch.stack([self._crop(g) for g in generators])[:, None].float()
+
+    def plane(self, generator: Generator) -> Tensor:
+        """A whole slice `1 1 y x`."""
+        volume = self.volumes[self.draw.case(generator)]
+        return volume[below(len(volume), generator)].float()[None, None]
+
+    def _crop(self, generator: Generator) -> Tensor:
+        volume, edge = self.volumes[self.draw.case(generator)], self.crop_px
         z, *low = (
-            self.draw.below(n - size + 1)
+            below(n - size + 1, generator)
             for n, size in zip(volume.shape, (1, edge, edge), strict=True)
         )
         return volume[z, low[0] : low[0] + edge, low[1] : low[1] + edge]
@@ -91,12 +99,7 @@ class LatentDataset:
     """
 
     def __init__(
-        self,
-        cases: list[LatentCase],
-        window: int,
-        max_overlap: int,
-        weight: Mapping[str, float],
-        seed: int,
+        self, cases: list[LatentCase], window: int, max_overlap: int, weight: Mapping[str, float]
     ) -> None:
         self.cases = [case for case in cases if case.num_slices >= window]
         self.num_skipped = len(cases) - len(self.cases)
@@ -106,41 +109,54 @@ class LatentDataset:
                 "give longer volumes or a preset with a shorter window"
             )
         self.window, self.max_overlap = window, max_overlap
-        self.draw = CaseDraw([case.case_id for case in self.cases], weight, seed)
+        self.draw = CaseDraw([case.case_id for case in self.cases], weight)
 
-    def batch(self, size: int) -> DenoiserBatch:
-        """`size` windows (or slices)."""
-        parts = [self._example() for _ in range(size)]
-        x_0, mask, informed, heights, known, seen = (
+    @property
+    def num_cases(self) -> int:
+        """Cases and copies that are drawn from."""
+        return len(self.cases)
+
+    def batch(self, generators: Sequence[Generator]) -> DenoiserBatch:
+        """A window (or slice) a generator."""
+        parts = [self._example(g) for g in generators]
+        x_0, mask, informed, heights, known, seen, *tokens = (
             torch.cat(values) for values in zip(*parts, strict=True)
         )
-        num_slices = self.window if self.window > 1 else None
-        return DenoiserBatch(x_0, mask, informed, heights, known, seen, num_slices)
+        n = self.window if self.window > 1 else None
+        return DenoiserBatch(x_0, mask, informed, heights, known, seen, n, *tokens)
 
-    def _example(self) -> tuple[Tensor, ...]:
-        case = self.cases[self.draw.case()]
+    def _example(self, generator: Generator) -> tuple[Tensor, ...]:
+        case = self.cases[self.draw.case(generator)]
         last = max(case.num_slices - 1, 1)
-        start = self.draw.below(case.num_slices - self.window + 1)
-        source = self.draw.below(case.num_slices)
+        start = below(case.num_slices - self.window + 1, generator)
+        source = below(case.num_slices, generator)
         z = torch.arange(start, start + self.window)
-        informed = self._latent(case, torch.tensor([source])).expand(self.window, -1, -1, -1)
+        here, there = slice(start, start + self.window), slice(source, source + 1)
+        informed = draw_latent(case, there, generator).expand(self.window, -1, -1, -1)
         heights = torch.stack([z / last, torch.full_like(z, source) / last], dim=1)
-        seen = case.appearance[source] * float(self.draw.below(10) > 0)
+        seen = case.appearance[source] * float(below(10, generator) > 0)
         seen = seen.expand(self.window, -1, -1)
-        return self._latent(case, z), case.mask[z].float(), informed, heights, self._known(), seen
+        x_0, mask = draw_latent(case, here, generator), case.mask[here].float()
+        example = (x_0, mask, informed, heights, self._known(generator), seen)
+        if case.tokens is None:
+            return example
+        return *example, case.tokens[there].float().expand(self.window, -1, -1)
 
-    def _latent(self, case: LatentCase, z: Tensor) -> Tensor:
-        noise = torch.randn(case.mean[z].shape, generator=self.draw.generator)
-        return case.mean[z] + noise * torch.exp(0.5 * case.log_variance[z].float())
-
-    def _known(self) -> Tensor:
+    def _known(self, generator: Generator) -> Tensor:
         known = torch.zeros(self.window, dtype=torch.bool)
-        if self.window == 1:
+        if self.window < 4:  # no room for known slices beside some that are made
             return known
-        where = self.draw.below(10)  # 3 none, 3 left, 3 right, 1 both
-        overlap = 1 + self.draw.below(min(self.max_overlap, self.window // 2 - 1))
+        where = below(10, generator)  # 3 none, 3 left, 3 right, 1 both
+        overlap = 1 + below(min(self.max_overlap, self.window // 2 - 1), generator)
         if 3 <= where < 6 or where == 9:
             known[:overlap] = True
         if where >= 6:
             known[-overlap:] = True
         return known
+
+
+def draw_latent(case: LatentCase, z: slice, generator: Generator) -> Tensor:
+    """A posterior sample of slices `z`, `n c h w` float32."""
+    mean, log_variance = case.mean[z], case.log_variance[z].float()
+    noise = torch.randn(mean.shape, generator=generator)
+    return mean + noise * torch.exp(0.5 * log_variance)

@@ -1,4 +1,4 @@
-"""Zarr on disk: prepared cases and finished OME-Zarr volumes; zarr's only importer.
+"""Zarr on disk: prepared cases and finished OME-Zarr volumes (caches stand in array_store.py).
 
 A missing shard reads as fill value without an error, so everything read back is checked: prepared
 cases against the digests stored with them, finished volumes by the presence of each shard (their
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from engine.errors import EngineError, StoreError
+from engine.errors import StoreError
+from engine.volumes.durable import flush_tree, store_reading, store_writing
 from engine.volumes.nifti import fresh_header
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
 
@@ -62,12 +62,12 @@ def write_prepared(path: Path, case: PreparedCase) -> None:
         "sha256": {name: _digest(array) for name, array in arrays.items()},
     }
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with _writing(path, staged):
+    with store_writing(path, staged):
         group = zarr.open_group(str(staged), mode="w-", zarr_format=3)
         for name, array in arrays.items():
             _write_array(group, name, array)
         group.attrs.update(attributes)
-        _flush(staged)
+        flush_tree(staged)
         if path.exists():
             shutil.rmtree(path)
         staged.rename(path)
@@ -79,7 +79,7 @@ def read_prepared(path: Path) -> PreparedCase:
     Raises:
         StoreError: missing, damaged, or of another format.
     """
-    with _reading(path, "delete it and prepare the case again"):
+    with store_reading(path, "delete it and prepare the case again"):
         group = zarr.open_group(str(path), mode="r", zarr_format=3)
         attributes: Mapping[str, Any] = dict(group.attrs)
         if attributes.get("format") != PREPARED_FORMAT:
@@ -103,6 +103,50 @@ def read_prepared(path: Path) -> PreparedCase:
             intensity=IntensityWindow(**intensity),
             num_classes=attributes["num_classes"],
             class_names=tuple(attributes["class_names"]),
+        )
+
+
+@dataclass(frozen=True)
+class PreparedHeader:
+    """What is known of a prepared case without reading its voxels.
+
+    Attributes:
+        case_id: of the case.
+        size_zyx: voxels.
+        affine: of the prepared grid.
+        unit: of source intensities, "HU" or "a.u.".
+        class_names: of classes 1..num_classes.
+        sha256: of each array by name; `image` is missing for a mask without an image.
+    """
+
+    case_id: str
+    size_zyx: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    unit: str
+    class_names: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+
+def read_prepared_header(path: Path) -> PreparedHeader:
+    """Read the attributes of a prepared case.
+
+    Raises:
+        StoreError: missing, damaged, or of another format.
+    """
+    with store_reading(path, "delete it and prepare the case again"):
+        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+        attributes: Mapping[str, Any] = dict(group.attrs)
+        mask = group["mask"]
+        if attributes.get("format") != PREPARED_FORMAT or not isinstance(mask, zarr.Array):
+            raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
+        z, y, x = mask.shape
+        return PreparedHeader(
+            case_id=attributes["case_id"],
+            size_zyx=(z, y, x),
+            affine=np.array(attributes["affine"], dtype=np.float64),
+            unit=attributes["intensity"]["unit"],
+            class_names=tuple(attributes["class_names"]),
+            sha256=dict(attributes["sha256"]),
         )
 
 
@@ -133,7 +177,7 @@ def write_ome_zarr(path: Path, image: Volume, mask: Volume, attrs: Mapping[str, 
     if taken:
         raise StoreError(f"{path}: attributes {taken} are the store's own; rename them")
     spacing = [float(s) for s in image.spacing_mm_zyx]
-    with _writing(path, path):
+    with store_writing(path, path):
         root = zarr.open_group(str(path), mode="w-", zarr_format=3)
         _write_array(root, "0", image.array, ("z", "y", "x"))
         labels = root.create_group("labels")
@@ -157,7 +201,7 @@ def write_ome_zarr(path: Path, image: Volume, mask: Volume, attrs: Mapping[str, 
                 "ome": {"version": _OME_VERSION, "multiscales": [_multiscale("image", spacing)]},
             }
         )
-        _flush(path)
+        flush_tree(path)
 
 
 def read_ome_zarr(path: Path) -> tuple[Volume, Volume, dict[str, Any]]:
@@ -166,7 +210,7 @@ def read_ome_zarr(path: Path) -> tuple[Volume, Volume, dict[str, Any]]:
     Raises:
         StoreError: missing, or a shard is missing or damaged.
     """
-    with _reading(path, "verify the run, delete the volume and make it again"):
+    with store_reading(path, "verify the run, delete the volume and make it again"):
         root = zarr.open_group(str(path), mode="r", zarr_format=3)
         attributes = dict(root.attrs)
         affine = np.array(attributes["affine"], dtype=np.float64)
@@ -238,38 +282,3 @@ def _read_array(path: Path, group: zarr.Group, name: str) -> NDArray[Any]:
 def _digest(array: Array) -> str:
     head = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-@contextmanager
-def _writing(path: Path, staged: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise StoreError(
-            f"{path}: cannot be written ({error}); check free space and permissions"
-        ) from None
-
-
-@contextmanager
-def _reading(path: Path, remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except EngineError:
-        raise
-    except FileNotFoundError:
-        raise StoreError(f"{path}: not there; check the path, or {remedy}") from None
-    except Exception as error:  # zarr, its codecs and json each raise kinds of their own
-        raise StoreError(f"{path}: damaged ({type(error).__name__}: {error}); {remedy}") from None
-
-
-def _flush(path: Path) -> None:
-    """Everything under `path` down to the disk: files first, then the folders that name them."""
-    entries = sorted(path.rglob("*"), reverse=True)
-    for entry in [*entries, path, path.parent]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -2,19 +2,31 @@
 
 from typing import cast
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.sampling.schedule import ScheduleConfig, make_schedule, training_target
+from engine.sampling.schedule import (
+    PredictionType,
+    ScheduleConfig,
+    make_schedule,
+    predicted_x_0,
+    training_target,
+)
+from engine.training.config import TrainConfig
 from engine.training.ema import Ema
 from engine.training.objectives import (
     JOIN_WEIGHT,
+    NoiseDraw,
+    Objective,
     class_weight_map,
     denoiser_loss,
-    draw_timesteps,
+    draw_noise,
     slice_gradient_error,
 )
 from engine.training.progress import Pace, learning_rate_factor
+from engine.training.randomness import example_generators
+from engine.training.timesteps import TimestepDraw, loss_weights
 from engine.training.windows_dataset import DenoiserBatch
 from models.denoiser import Denoiser
 from models.presets import PRESETS
@@ -51,8 +63,17 @@ class Oracle(nn.Module):
         return v
 
 
-def loss_of(model: Oracle, data: DenoiserBatch, generator: torch.Generator) -> Tensor:
-    return denoiser_loss(cast(Denoiser, model), SCHEDULE, data, generator)
+def draw_of(data: DenoiserBatch, dropout: float = 0.0) -> NoiseDraw:
+    examples = len(data.x_0) // (data.num_slices or 1)
+    numbers = example_generators(1, "test", 0, range(examples))
+    return draw_noise(data, SCHEDULE, TimestepDraw(), dropout, numbers)
+
+
+def loss_of(model: Oracle, data: DenoiserBatch, objective: Objective | None = None) -> Tensor:
+    draw = draw_of(data)
+    return denoiser_loss(
+        cast(Denoiser, model), SCHEDULE, data, draw, objective or Objective()
+    ).total
 
 
 def batch(known: list[int]) -> DenoiserBatch:
@@ -67,7 +88,7 @@ def batch(known: list[int]) -> DenoiserBatch:
 def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:
     data = batch([])
     model = Oracle(data.x_0, [], 0.0)
-    loss = loss_of(model, data, torch.Generator().manual_seed(1))
+    loss = loss_of(model, data)
     assert loss < 1e-6
     t = model.timesteps[0].reshape(2, 3)
     assert (t == t[:, :1]).all()
@@ -76,9 +97,8 @@ def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:
 
 def test_errors_on_known_slices_do_not_count_and_others_count_fully() -> None:
     data = batch([0, 3])
-    generator = torch.Generator().manual_seed(1)
-    assert loss_of(Oracle(data.x_0, [0, 3], 9.0), data, generator) < 1e-6
-    loss = loss_of(Oracle(data.x_0, [1], 2.0), data, generator)
+    assert loss_of(Oracle(data.x_0, [0, 3], 9.0), data) < 1e-6
+    loss = loss_of(Oracle(data.x_0, [1], 2.0), data)
     torch.testing.assert_close(loss, torch.tensor(4.0 / 4), atol=1e-4, rtol=1e-4)
 
 
@@ -110,22 +130,68 @@ def test_a_pace_ends_at_its_steps_and_goes_on_where_it_was() -> None:
     assert Pace(10, 1.0).fraction < 0.1
 
 
-def test_timesteps_lean_to_high_noise_by_their_share() -> None:
+def test_timesteps_lean_as_their_rule_says() -> None:
+    numbers = example_generators(0, "test", 0, range(3000))
+    for rule, share, expected in (
+        ("uniform", 0.0, 0.25),
+        ("uniform", 0.5, 0.625),
+        ("uniform", 1.0, 1.0),
+        ("linear", 0.0, 1 - 0.75**2),
+        ("logit_normal", 0.0, 0.136),  # P(normal > log 3)
+    ):
+        draw = TimestepDraw.of(TrainConfig(timesteps=rule, high_noise_share=share))
+        t = draw.draw(SCHEDULE, numbers)
+        assert 0 <= t.min() <= t.max() <= 999
+        assert abs((t >= 750).float().mean() - expected) < 0.03, rule
+
+
+@pytest.mark.parametrize("kind", ["eps", "v", "x_0", "flow"])
+def test_min_snr_weighs_the_error_that_an_output_makes_in_x_0(kind: PredictionType) -> None:
+    flow = kind == "flow"
+    settings = ScheduleConfig(kind="flow" if flow else "scaled_linear", prediction_type=kind)
+    schedule = make_schedule(settings)
+    t = torch.tensor([10, 300, 600, 900])
+    alpha, sigma = schedule.alpha_sigma(t)
     generator = torch.Generator().manual_seed(0)
-    for share, expected in ((0.0, 0.25), (0.5, 0.625), (1.0, 1.0)):
-        t = draw_timesteps(4000, SCHEDULE, share, generator)
-        assert t.min() >= 0
-        assert t.max() <= 999
-        assert abs((t >= 750).float().mean() - expected) < 0.03
+    x_t, output = torch.randn(2, 4, 1, 1, 1, generator=generator, dtype=torch.float64)
+    wrong = [predicted_x_0(kind, output + e, x_t, alpha, sigma) for e in (0.0, 1.0)]
+    of_x_0 = (wrong[1] - wrong[0]).flatten() ** 2
+    expected = of_x_0 * ((alpha / sigma) ** 2).clamp(max=5.0)
+    torch.testing.assert_close(loss_weights("min_snr", 5.0, schedule, t), expected.float())
+    assert loss_weights("uniform", 5.0, schedule, t).tolist() == [1.0] * 4
+
+
+def test_the_weighted_loss_is_the_mean_of_weighted_windows() -> None:
+    data = batch([])
+    model, draw = Oracle(data.x_0, [0, 1, 2, 3, 4, 5], 2.0), draw_of(data)
+    found = denoiser_loss(cast(Denoiser, model), SCHEDULE, data, draw, Objective("min_snr"))
+    weights = loss_weights("min_snr", 5.0, SCHEDULE, found.t)
+    torch.testing.assert_close(found.each, torch.full((2,), 4.0), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.total, (weights * 4.0).mean(), atol=1e-3, rtol=1e-3)
+
+
+def test_dropped_conditions_are_blank_and_by_example() -> None:
+    data = batch([])
+    draw = draw_of(data, dropout=0.5)
+    assert draw.drop.tolist() == [bool(d) for d in draw.drop[::3] for _ in range(3)]
+    forced = NoiseDraw(draw.t, draw.eps, torch.tensor([True] * 3 + [False] * 3))
+    model = Denoiser(PRESET, 1)
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    denoiser_loss(model, SCHEDULE, data, forced, Objective())
+    informed = slice(8 + 16, 16 + 16)
+    assert (seen[0][:3, informed] == 0).all()
+    torch.testing.assert_close(seen[0][3:, informed], data.informed[3:])
 
 
 def test_slice_gradients_count_what_differs_between_neighbours() -> None:
     shared, known = torch.full((6, 8, 4, 4), 3.0), torch.zeros(6, dtype=torch.bool)
-    assert slice_gradient_error(shared, known, 3) == 0.0
+    assert (slice_gradient_error(shared, known, 3) == 0.0).all()
     shared[4] = 0.0  # a right slice between two wrong ones: both pairs of its window differ by 3
-    torch.testing.assert_close(slice_gradient_error(shared, known, 3), torch.tensor(9.0 * 2 / 4))
+    expected = torch.tensor([0.0, 9.0 * 2 / 2])
+    torch.testing.assert_close(slice_gradient_error(shared, known, 3), expected)
     known[4] = True  # and they are joins
-    expected = torch.tensor(JOIN_WEIGHT * 9.0 * 2 / 4)
+    expected = torch.tensor([0.0, JOIN_WEIGHT * 9.0 * 2 / 2])
     torch.testing.assert_close(slice_gradient_error(shared, known, 3), expected)
 
 
@@ -133,8 +199,9 @@ def test_the_slice_gradient_term_is_added_with_its_weight() -> None:
     data = batch([0, 3])
 
     def loss(weight: float) -> float:
-        model, generator = Oracle(data.x_0, [1], 2.0), torch.Generator().manual_seed(1)
-        return float(denoiser_loss(cast(Denoiser, model), SCHEDULE, data, generator, 0.0, weight))
+        return float(
+            loss_of(Oracle(data.x_0, [1], 2.0), data, Objective(slice_gradient_weight=weight))
+        )
 
     # slice 1 is wrong by 2, its neighbours are right and one of them known: 2 of 4 pairs differ
     assert abs(loss(0.5) - loss(0.0) - 0.5 * 4.0 * (1 + JOIN_WEIGHT) / 4) < 1e-3

@@ -1,6 +1,6 @@
-"""All three stages in one process, with DeepSpeed: what they write, freeze, refuse and resume."""
+"""The stages in one process, with DeepSpeed: what they write, freeze, refuse and resume."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,69 +8,52 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import engine.training.steps as steps_module
-from engine.errors import EngineError, TrainingError, WeightsError
+from engine.errors import EngineError, StoreError, TrainingError, WeightsError
+from engine.sampling.config import SamplingConfig
+from engine.sampling.sampler import Sampler
+from engine.training.checkpoint import newest_checkpoint
 from engine.training.config import TrainConfig
+from engine.training.export import losses_file
+from engine.training.sharding import start_deepspeed
 from engine.training.stages import build_stage
-from engine.training.steps import run_stage
-from engine.volumes.cohort import phantom_id
+from engine.training.steps import Training, run_stage
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.store import write_prepared
-from models.weights import AUTOENCODER, DENOISER, load_denoiser, read_manifest
+from engine.volumes.store import read_prepared, write_prepared
+from models.denoiser import Denoiser
+from models.weights import (
+    AUTOENCODER,
+    DENOISER,
+    POSITION,
+    load_denoiser,
+    load_position,
+    read_manifest,
+)
+
+pytestmark = pytest.mark.usefixtures("process_group")
+Copy = Callable[[Path], Path]
+MakeConfig = Callable[..., TrainConfig]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = tmp_path_factory.mktemp("group") / "store"
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-            patch.setenv(key, value)
-        patch.setenv("DS_ACCELERATOR", "cpu")
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=0, world_size=1
-        )
-        yield
-        torch.distributed.destroy_process_group()
+class Interrupted(BaseException):
+    """Ends a training from outside."""
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    for index in range(2):
-        phantom = make_phantom(1, index, PhantomConfig(num_slices=17))
-        case = prepare_case(phantom.image, phantom.labels, ABDOMEN_CT, phantom_id(index))
-        write_prepared(folder / f"{case.case_id}.zarr", case)
-    return folder
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    end_step = Training._end_step
+
+    def stop(training: Training, loss: float) -> None:
+        if training.pace.step + 1 == step:
+            raise Interrupted
+        end_step(training, loss)
+
+    monkeypatch.setattr(Training, "_end_step", stop)
 
 
-def config(data: Path, folder: Path, **changes: object) -> TrainConfig:
-    fields: dict[str, object] = {
-        "data": data,
-        "weights": folder / "weights",
-        "work": folder / "work",
-        "num_iterations": 2,
-        "batch_size": 1,
-        "crop_px": 32,
-        "threads": 1,
-        "warmup": 1,
-    }
-    return TrainConfig.model_validate({**fields, **changes})
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    run_stage(config(data, folder, stage="autoencoder"))
-    run_stage(config(data, folder, stage="slice"))
-    return folder
-
-
-def copied(trained: Path, target: Path) -> Path:
-    (target / "weights").mkdir(parents=True)
-    for path in (trained / "weights").iterdir():
-        (target / "weights" / path.name).write_bytes(path.read_bytes())
-    return target
+def assert_same_weights(a: Path, b: Path, name: str, tolerance: float = 1e-6) -> None:
+    expected, found = load_file(a / "weights" / name), load_file(b / "weights" / name)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=tolerance, rtol=tolerance)
 
 
 def test_stages_fill_the_weights_folder_and_tell_what_they_did(trained: Path) -> None:
@@ -81,11 +64,16 @@ def test_stages_fill_the_weights_folder_and_tell_what_they_did(trained: Path) ->
     assert manifest.stages["slice"]["num_cases"] == 2
     scale = load_file(trained / "weights" / AUTOENCODER)["scale"]
     assert (scale != 1.0).all(), "the latent scale is measured"
+    settings = (trained / "weights" / "train_slice.yaml").read_text()
+    assert "stage: slice" in settings
+    assert "num_iterations: 2" in settings
 
 
-def test_stage_2_starts_with_stage_1s_output(trained: Path, data: Path, tmp_path: Path) -> None:
-    folder = copied(trained, tmp_path)
-    stage, _ = build_stage(config(data, folder, stage="volume"), seed=0)
+def test_stage_2_starts_with_stage_1s_output(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = copied(tmp_path)
+    stage, _ = build_stage(make_config(folder, stage="volume"))
     reference = load_denoiser(folder / "weights", read_manifest(folder / "weights"))
     x = torch.randn(4, reference.preset.input_channels(5), 16, 16)
     t, heights = torch.tensor([5, 5, 5, 5]), torch.rand(4, 2)
@@ -95,59 +83,217 @@ def test_stage_2_starts_with_stage_1s_output(trained: Path, data: Path, tmp_path
         )
 
 
-def test_stage_2_changes_the_volumetric_layers_only(
-    trained: Path, data: Path, tmp_path: Path
+def test_frozen_layers_get_no_gradient_and_no_place_in_the_optimiser(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    folder = copied(trained, tmp_path)
+    config = make_config(copied(tmp_path), stage="volume")
+    stage, _ = build_stage(config)
+    assert isinstance(stage.net, Denoiser)
+    engine = start_deepspeed(stage, config, 1, 1)
+    held = {id(p) for group in engine.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in stage.net.volumetric_parameters()}
+    stage(stage.draw(0, range(1))).backward()
+    assert all(p.grad is None for p in stage.net.plane_parameters())
+    assert all(p.grad is not None for p in stage.net.volumetric_parameters())
+
+
+def test_stage_2_changes_the_volumetric_layers_only(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = copied(tmp_path)
     before = load_file(folder / "weights" / DENOISER)
-    run_stage(config(data, folder, stage="volume", num_iterations=3, ema_half_life=1))
+    run_stage(make_config(folder, stage="volume", num_iterations=3, ema_half_life=1))
     after = load_file(folder / "weights" / DENOISER)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(".slices." in name for name in changed)
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_a_broken_off_stage_ends_with_the_same_weights(
-    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Copy,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    zero_stage: int,
 ) -> None:
-    whole, broken = (copied(trained, tmp_path / name) for name in ("whole", "broken"))
-    settings = {"stage": "volume", "num_iterations": 4, "checkpoint_minutes": 1e-9}
-    run_stage(config(data, whole, **settings))
-
-    check = steps_module._finite
-
-    def dies_at_step_3(loss: float, step: int, of: TrainConfig) -> float:
-        if step == 3:
-            raise KeyboardInterrupt
-        return check(loss, step, of)
-
-    monkeypatch.setattr(steps_module, "_finite", dies_at_step_3)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage(config(data, broken, **settings))
-    monkeypatch.setattr(steps_module, "_finite", check)
-    run_stage(config(data, broken, **settings))
-    expected, found = (load_file(f / "weights" / DENOISER) for f in (whole, broken))
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-3, rtol=1e-3)
+    whole, broken = copied(tmp_path / "whole"), copied(tmp_path / "broken")
+    settings = {"stage": "slice", "num_iterations": 5, "checkpoint_steps": 2}
+    settings |= {"zero_stage": zero_stage, "condition_dropout": 0.3, "loss_weighting": "min_snr"}
+    run_stage(make_config(whole, **settings))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        with pytest.raises(Interrupted):
+            run_stage(make_config(broken, **settings))
+    found = newest_checkpoint(make_config(broken, **settings))
+    assert found is not None
+    assert found.step == 2
+    measured = run_stage(make_config(broken, **settings))
+    assert measured["iterations"] == 5
+    assert_same_weights(whole, broken, DENOISER, 1e-4)
+    curves = [np.loadtxt(losses_file(make_config(f, **settings))) for f in (whole, broken)]
+    assert len(curves[0]) == 5
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
 
 
-def test_a_checkpoint_of_other_settings_is_refused(
-    trained: Path, data: Path, tmp_path: Path
+def test_gradients_may_be_accumulated_and_activations_forgotten(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    folder = copied(trained, tmp_path)
-    run_stage(config(data, folder, stage="volume", checkpoint_minutes=1e-9))
+    settings = {"stage": "slice", "global_batch_size": 4, "batch_size": 4}
+    first = copied(tmp_path / "0")
+    run_stage(make_config(first, **settings))
+    for index, changes in enumerate(
+        ({"batch_size": 1}, {"batch_size": 3}, {"activation_checkpointing": True}), start=1
+    ):
+        other = copied(tmp_path / str(index))
+        run_stage(make_config(other, **{**settings, **changes}))
+        assert_same_weights(first, other, DENOISER, 2e-3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_narrow_formats_train_and_an_overflow_only_skips_a_step(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path, precision: str, zero_stage: int
+) -> None:
+    folder = copied(tmp_path)
+    config = make_config(
+        folder, stage="slice", precision=precision, zero_stage=zero_stage, num_iterations=3
+    )
+    training = Training(config, 0)
+    if precision == "float16":
+        training.scale.scale = 2.0**60  # far too much: the first gradient is infinite
+        before = {k: v.clone() for k, v in training.stage.net.state_dict().items()}
+        training.config = config.model_copy(update={"num_iterations": 1})
+        training.pace.num_iterations = 1
+        training.run()
+        after = training.stage.net.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert training.scale.scale == 2.0**59
+        assert training.scale.num_skipped == 1
+        training.scale.scale, training.pace.num_iterations = 2.0**10, 3
+        training._set_learning_rate()
+    training.run() if precision == "bfloat16" else None
+    training.close()
+    assert all(torch.isfinite(p).all() for p in training.stage.net.parameters())
+
+
+def test_a_checkpoint_of_other_settings_or_another_architecture_is_refused(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = copied(tmp_path)
+    settings = {"stage": "volume", "checkpoint_steps": 1}
+    run_stage(make_config(folder, **settings))
+    before = newest_checkpoint(make_config(folder, **settings))
     with pytest.raises(TrainingError, match="learning_rate"):
-        run_stage(config(data, folder, stage="volume", learning_rate=1e-5))
+        run_stage(make_config(folder, **settings, learning_rate=1e-5))
+    with pytest.raises(EngineError, match="give the same, or another"):
+        run_stage(make_config(folder, **settings, denoiser={"num_res_blocks": 2}))
+    assert newest_checkpoint(make_config(folder, **settings)) == before
 
 
-def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(
-    trained: Path, data: Path, tmp_path: Path
+def test_a_loss_that_is_not_finite_stops_and_leaves_weights_and_checkpoints(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    folder = copied(trained, tmp_path)
+    folder = copied(tmp_path)
     before = (folder / "weights" / DENOISER).read_bytes()
+    config = make_config(
+        folder,
+        stage="slice",
+        learning_rate=1e30,
+        grad_clip=1e30,
+        warmup=0,
+        num_iterations=9,
+        checkpoint_steps=1,
+    )
     with pytest.raises(TrainingError, match="lower learning_rate"):
-        run_stage(config(data, folder, stage="slice", learning_rate=1e30, grad_clip=1e30, warmup=0))
+        run_stage(config)
     assert (folder / "weights" / DENOISER).read_bytes() == before
+    found = newest_checkpoint(config)
+    assert found is not None
+    assert all(torch.isfinite(v).all() for k, v in found.tensors().items() if k.startswith("net/"))
+
+
+def test_the_position_stage_makes_a_model_of_heights(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = copied(tmp_path)
+    run_stage(make_config(folder, stage="position", batch_size=2, ema_half_life=1))
+    model = load_position(folder / "weights", read_manifest(folder / "weights"))
+    x, t = torch.randn(1, 8, 16, 16).expand(2, -1, -1, -1), torch.tensor([500, 500])
+    with torch.no_grad():
+        assert torch.isfinite(model(x, t, torch.tensor([0.2, 0.8]))).all()
+    assert (folder / "weights" / POSITION).is_file()
+
+
+def test_distillation_writes_a_folder_of_its_own_with_its_number_of_steps(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    teacher = copied(tmp_path / "teacher")
+    run_stage(make_config(teacher, stage="volume"))
+    before = (teacher / "weights" / DENOISER).read_bytes()
+    student = tmp_path / "student"
+    config = make_config(
+        student,
+        stage="distill",
+        start_from=teacher / "weights",
+        distill_start=8,
+        distill_steps=4,
+        num_iterations=4,
+        checkpoint_steps=3,
+        ema_half_life=1,
+    )
+    run_stage(config)
+    manifest = read_manifest(student / "weights")
+    assert manifest.num_inference_steps == 4
+    assert manifest.stages["distill"]["solver"] == "ddim"
+    assert "slice" in manifest.stages
+    assert (teacher / "weights" / DENOISER).read_bytes() == before
+    assert (student / "weights" / DENOISER).read_bytes() != before
+    sampler = Sampler.load(student / "weights", SamplingConfig(solver="ddim"))
+    assert sampler.solver.num_evaluations == 4
+    found = newest_checkpoint(config)
+    assert found is not None
+    assert int(found.tensors()["extra/round"]) == 1
+
+
+def test_the_autoencoder_takes_three_channels_features_and_an_adversary(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = {}
+    shapes = [(64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3)]
+    for i, (out, into, k) in zip((0, 3, 6, 8, 10), shapes, strict=True):
+        trunk[f"features.{i}.weight"] = torch.randn(out, into, k, k) * 0.05
+        trunk[f"features.{i}.bias"] = torch.zeros(out)
+    torch.save(trunk, tmp_path / "alexnet.pth")
+    settings = {
+        "stage": "autoencoder",
+        "autoencoder": {"image_channels": 3},
+        "perceptual": tmp_path / "alexnet.pth",
+        "adversarial_weight": 0.5,
+        "adversarial_start": 1,
+        "crop_px": 64,
+        "num_iterations": 4,
+        "checkpoint_steps": 2,
+    }
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_stage(make_config(whole, **settings))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        with pytest.raises(Interrupted):
+            run_stage(make_config(broken, **settings))
+    run_stage(make_config(broken, **settings))
+    assert_same_weights(whole, broken, AUTOENCODER, 1e-4)
+    assert read_manifest(whole / "weights").preset.autoencoder.image_channels == 3
+
+
+def test_an_autoencoder_from_elsewhere_is_measured_without_training(
+    trained: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    start_from = trained / "weights"
+    run_stage(make_config(tmp_path, stage="autoencoder", start_from=start_from, num_iterations=0))
+    mine, theirs = (load_file(f / "weights" / AUTOENCODER) for f in (tmp_path, trained))
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -156,25 +302,125 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(
         ({"stage": "slice"}, WeightsError, "earlier stage"),
         ({"stage": "autoencoder", "preset": "nope"}, TrainingError, "choose one of"),
         ({"stage": "autoencoder", "preset": "gem3d_256"}, TrainingError, "256 px"),
+        ({"stage": "autoencoder", "denoiser": {"nope": 1}}, TrainingError, "denoiser|nope"),
         (
             {"stage": "autoencoder", "holdout": ("phantom0000", "phantom0001")},
             TrainingError,
             "no prepared case",
         ),
+        ({"stage": "autoencoder", "data": "nowhere"}, TrainingError, "no prepared case"),
+        ({"stage": "autoencoder", "trackers": ("wandb",)}, TrainingError, "pip install wandb"),
+        ({"stage": "autoencoder", "perceptual": "none.pth"}, WeightsError, "none.pth"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    data: Path, tmp_path: Path, changes: dict[str, object], kind: type[EngineError], message: str
+    make_config: MakeConfig,
+    tmp_path: Path,
+    changes: dict[str, object],
+    kind: type[EngineError],
+    message: str,
 ) -> None:
     with pytest.raises(kind, match=message):
-        run_stage(config(data, tmp_path, **changes))
+        run_stage(make_config(tmp_path, **changes))
 
 
-def test_a_case_without_an_image_is_named(data: Path, tmp_path: Path) -> None:
+def test_one_case_is_enough(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tmp_path, stage="autoencoder", holdout=("phantom0001",))
+    assert run_stage(config)["num_cases"] == 1
+
+
+def test_a_case_without_an_image_is_named(make_config: MakeConfig, tmp_path: Path) -> None:
     phantom = make_phantom(1, 0, PhantomConfig(num_slices=8))
     settings = ABDOMEN_CT.model_copy(update={"contour": "none"})
     case = prepare_case(None, phantom.labels, settings, "mask-only")
     write_prepared(tmp_path / "p" / "mask-only.zarr", case)
     assert np.any(case.mask)
     with pytest.raises(TrainingError, match="mask-only: has no image"):
-        run_stage(config(tmp_path / "p", tmp_path, stage="autoencoder"))
+        run_stage(make_config(tmp_path, data=tmp_path / "p", stage="autoencoder"))
+
+
+def test_short_cases_are_counted_and_absent_classes_named(
+    copied: Copy, make_config: MakeConfig, data: Path, tmp_path: Path
+) -> None:
+    folder, prepared = copied(tmp_path), tmp_path / "p"
+    case = read_prepared(data / "phantom0000.zarr")
+    mask = np.where(case.mask == 2, 0, case.mask).astype(np.uint8)
+    changed = case.__class__(**{**vars(case), "mask": mask})
+    assert case.image is not None
+    short = case.__class__(
+        **{**vars(case), "case_id": "short", "mask": mask[:9], "image": case.image[:9]}
+    )
+    for one in (changed, short):
+        write_prepared(prepared / f"{one.case_id}.zarr", one)
+    run_stage(make_config(folder, data=prepared, stage="volume"))
+    entry = read_manifest(folder / "weights").stages["volume"]
+    assert entry["missing_classes"] == ["kidney"]
+    assert (entry["num_cases"], entry["num_skipped"]) == (1, 1)
+    assert "saw no mask with kidney" in (folder / "weights" / "README.md").read_text()
+    only_short = make_config(folder, data=prepared, holdout=(case.case_id,), stage="volume")
+    with pytest.raises(TrainingError, match="none of 1 cases has the 16 slices"):
+        run_stage(only_short)
+
+
+def test_empty_masks_are_refused(
+    copied: Copy, make_config: MakeConfig, data: Path, tmp_path: Path
+) -> None:
+    case = read_prepared(data / "phantom0000.zarr")
+    empty = case.__class__(**{**vars(case), "mask": np.zeros_like(case.mask)})
+    write_prepared(tmp_path / "p" / f"{case.case_id}.zarr", empty)
+    with pytest.raises(TrainingError, match="all 1 masks are empty"):
+        run_stage(make_config(copied(tmp_path), data=tmp_path / "p", stage="slice"))
+
+
+def test_a_full_disk_ends_with_words_and_leaves_the_weights(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(tmp_path)
+    before = (folder / "weights" / DENOISER).read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.training.export.save_weights", full)
+    config = make_config(folder, stage="slice", checkpoint_steps=1)
+    with pytest.raises(TrainingError, match="free some space"):
+        run_stage(config)
+    assert (folder / "weights" / DENOISER).read_bytes() == before
+    found = newest_checkpoint(config)
+    assert found is not None
+    assert found.step == 2
+    monkeypatch.undo()
+    assert run_stage(config)["iterations"] == 2
+
+
+def test_a_damaged_case_is_named(make_config: MakeConfig, data: Path, tmp_path: Path) -> None:
+    case = read_prepared(data / "phantom0000.zarr")
+    write_prepared(tmp_path / "p" / "phantom0000.zarr", case)
+    for shard in (tmp_path / "p" / "phantom0000.zarr" / "image").rglob("0"):
+        if shard.is_file():
+            shard.write_bytes(shard.read_bytes()[:-40])
+    with pytest.raises(StoreError, match="phantom0000"):
+        run_stage(make_config(tmp_path, data=tmp_path / "p", stage="autoencoder"))
+
+
+def test_the_best_checkpoint_can_be_exported(
+    copied: Copy, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.1, 0.9, 0.8])
+    monkeypatch.setattr(Training, "_probe", lambda _self: next(scores))
+    config = make_config(
+        copied(tmp_path), stage="slice", num_iterations=4, checkpoint_steps=1, export="best"
+    )
+    assert run_stage(config)["exported_step"] == 2
+    kept = sorted(p.name for p in (config.work / "checkpoints" / "slice").iterdir())
+    assert kept == ["step_00000002", "step_00000003", "step_00000004"]
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    for changes, message in (
+        ({"stage": "distill"}, "start_from"),
+        ({"distill_start": 12, "distill_steps": 8}, "distill_start 12"),
+        ({"num_iterations": 0}, "num_iterations 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig.model_validate(changes)

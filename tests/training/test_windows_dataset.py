@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from engine.errors import TrainingError
-from engine.training.latents import LatentCase
+from engine.training.encoding import LatentCase
+from engine.training.randomness import example_generators
 from engine.training.windows_dataset import LatentDataset
+
+
+def numbers(step: int, count: int, seed: int = 0) -> list[torch.Generator]:
+    return example_generators(seed, "test", step, range(count))
 
 
 def case(name: str, num_slices: int, value: float = 0.0) -> LatentCase:
@@ -18,9 +23,9 @@ def case(name: str, num_slices: int, value: float = 0.0) -> LatentCase:
 
 
 def test_windows_are_contiguous_and_mask_and_heights_belong_to_them() -> None:
-    data = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={}, seed=0)
-    for _ in range(20):
-        batch = data.batch(2)
+    data = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={})
+    for step in range(20):
+        batch = data.batch(numbers(step, 2))
         assert batch.num_slices == 8
         z = batch.x_0[:, 0, 0, 0]
         torch.testing.assert_close(batch.mask[:, 0, 0, 0], z)
@@ -34,10 +39,10 @@ def test_windows_are_contiguous_and_mask_and_heights_belong_to_them() -> None:
 
 
 def test_known_slices_lie_at_the_ends_and_never_fill_a_window() -> None:
-    data = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={}, seed=0)
+    data = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={})
     seen = set()
-    for _ in range(200):
-        known = data.batch(1).known
+    for step in range(200):
+        known = data.batch(numbers(step, 1)).known
         seen.add((bool(known[0]), bool(known[-1])))
         assert not known.all()
         assert known[:4].int().diff().max() <= 0, "known at the left end only as a block"
@@ -47,8 +52,8 @@ def test_known_slices_lie_at_the_ends_and_never_fill_a_window() -> None:
 
 
 def test_single_slices_are_never_known() -> None:
-    data = LatentDataset([case("a", 5)], window=1, max_overlap=3, weight={}, seed=0)
-    batch = data.batch(6)
+    data = LatentDataset([case("a", 5)], window=1, max_overlap=3, weight={})
+    batch = data.batch(numbers(0, 6))
     assert batch.num_slices is None
     assert not batch.known.any()
     assert batch.x_0.shape == (6, 2, 4, 4)
@@ -56,21 +61,42 @@ def test_single_slices_are_never_known() -> None:
 
 def test_weights_say_how_often_a_case_is_drawn() -> None:
     cases = [case("a", 8, 0.0), case("b", 8, 100.0)]
-    data = LatentDataset(cases, window=8, max_overlap=3, weight={"b": 4.0}, seed=0)
-    of_b = sum(bool(data.batch(1).x_0[0, 0, 0, 0] >= 100) for _ in range(300))
+    data = LatentDataset(cases, window=8, max_overlap=3, weight={"b": 4.0})
+    of_b = sum(bool(x >= 100) for x in data.batch(numbers(0, 300)).x_0[::8, 0, 0, 0])
     assert 210 < of_b < 270
 
 
 def test_the_same_seed_gives_the_same_order() -> None:
     first, again, other = (
-        LatentDataset([case("a", 40)], 8, 3, {}, seed).batch(4).x_0 for seed in (1, 1, 2)
+        LatentDataset([case("a", 40)], 8, 3, {}).batch(numbers(0, 4, seed)).x_0
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_short_cases_are_counted_and_all_short_is_refused() -> None:
-    data = LatentDataset([case("a", 30), case("b", 5)], 8, 3, {}, 0)
+    data = LatentDataset([case("a", 30), case("b", 5)], 8, 3, {})
     assert data.num_skipped == 1
     with pytest.raises(TrainingError, match="none of 1 cases has the 8 slices"):
-        LatentDataset([case("b", 5)], 8, 3, {}, 0)
+        LatentDataset([case("b", 5)], 8, 3, {})
+
+
+def test_examples_depend_on_their_number_and_not_on_their_batch() -> None:
+    data = LatentDataset([case("a", 40), case("b", 30)], 8, 3, {})
+    together = data.batch(numbers(3, 4))
+    apart = [data.batch([g]) for g in numbers(3, 4)]
+    for name in ("x_0", "mask", "informed", "heights", "known", "appearance"):
+        parts = torch.cat([getattr(batch, name) for batch in apart])
+        assert torch.equal(getattr(together, name), parts)
+
+
+def test_moved_copies_have_the_weight_of_their_case() -> None:
+    cases = [case("a", 8), case("b", 8, 100.0), case("b+1", 8, 200.0)]
+    x_0 = LatentDataset(cases, 8, 3, {"b": 2.0}).batch(numbers(0, 300)).x_0[::8, 0, 0, 0]
+    assert 80 < int((x_0 >= 190).sum()) < 160
+
+
+def test_windows_of_three_have_no_known_slices() -> None:
+    batch = LatentDataset([case("a", 9)], 3, 4, {}).batch(numbers(0, 50))
+    assert not batch.known.any()

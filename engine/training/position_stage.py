@@ -1,0 +1,98 @@
+"""Stage `position`: a 2D diffusion model of slices from their height alone (Eq. 2 of the paper).
+
+Its slices are the paper's generated informed slices (IG).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Generator, Tensor
+
+from engine.errors import TrainingError
+from engine.sampling.schedule import Schedule, add_noise, training_target
+from engine.training.config import TrainConfig
+from engine.training.encoding import LatentCase
+from engine.training.randomness import below, normal
+from engine.training.stage_model import StageModel
+from engine.training.timesteps import TimestepDraw, loss_weights
+from engine.training.windows_dataset import CaseDraw, draw_latent
+from models.position import PositionModel
+from models.presets import Preset
+from models.weights import POSITION
+
+
+@dataclass(frozen=True)
+class PositionBatch:
+    """Slices and their heights.
+
+    Attributes:
+        x_0: `b c h w` clean latents.
+        p: `b` heights in [0, 1].
+        t: `b` timesteps.
+        eps: `b c h w`.
+    """
+
+    x_0: Tensor
+    p: Tensor
+    t: Tensor
+    eps: Tensor
+
+
+class PositionStage(StageModel):
+    """Denoising of single slices that know nothing but their height."""
+
+    weights_file = POSITION
+    net: PositionModel
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        preset: Preset,
+        net: PositionModel,
+        cases: list[LatentCase],
+        held_out: list[LatentCase],
+        schedule: Schedule,
+    ) -> None:
+        super().__init__(config, preset)
+        if not cases:
+            raise TrainingError("no case to train the position model on; prepare some")
+        self.net, self.schedule, self.num_cases = net, schedule, len(cases)
+        self.cases, self.probe_cases = cases, held_out or cases
+        self.case_draw = _draw_of(self.cases, config.case_weight)
+        self.probe_draw = _draw_of(self.probe_cases, {})
+        self.timesteps = TimestepDraw.of(config)
+
+    def sample(self, generators: Sequence[Generator], step: int, *, probe: bool) -> PositionBatch:
+        """A slice a generator."""
+        cases, draw = (self.probe_cases, self.probe_draw) if probe else (self.cases, self.case_draw)
+        planes, heights = [], []
+        for generator in generators:
+            case = cases[draw.case(generator)]
+            z = below(case.num_slices, generator)
+            planes.append(draw_latent(case, slice(z, z + 1), generator))
+            heights.append(z / max(case.num_slices - 1, 1))
+        x_0 = torch.cat(planes)
+        timesteps = TimestepDraw() if probe else self.timesteps
+        t = timesteps.draw(self.schedule, generators)
+        return PositionBatch(x_0, torch.tensor(heights), t, normal(x_0.shape, generators))
+
+    def compute(self, batch: PositionBatch) -> Tensor:
+        """Mean squared error of the prediction."""
+        x_0, eps = batch.x_0.to(self.device), batch.eps.to(self.device)
+        x_t = add_noise(self.schedule, x_0, eps, batch.t)
+        output = self.net(x_t, batch.t.to(self.device), batch.p.to(self.device))
+        errors = output.float() - training_target(self.schedule, x_0, eps, batch.t)
+        each = rearrange(errors.square(), "b c h w -> b (c h w)").mean(dim=1)
+        weights = loss_weights(
+            self.config.loss_weighting, self.config.min_snr_gamma, self.schedule, batch.t
+        )
+        self.trace.add(each, batch.t)
+        return torch.as_tensor((each * weights.to(each.device)).mean())
+
+
+def _draw_of(cases: list[LatentCase], weight: Mapping[str, float]) -> CaseDraw:
+    return CaseDraw([case.case_id for case in cases], weight)

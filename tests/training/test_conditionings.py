@@ -1,0 +1,81 @@
+"""Every conditioning and mask encoding of Table 3 trains by name; shipped settings are valid."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.config import load_config
+from engine.errors import TrainingError
+from engine.training.config import TrainConfig
+from engine.training.stages import resolve_preset
+from engine.training.steps import run_stage
+from models.image_encoder import ImageTower, TowerSpec
+from models.weights import load_denoiser, read_manifest
+
+MakeConfig = Callable[..., TrainConfig]
+CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("train_*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random vision tower in CLIP's layout."""
+    folder = tmp_path_factory.mktemp("tower")
+    spec = TowerSpec(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, image_size=32, patch_size=16,
+    )  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(spec.model_dump()))
+    state = {f"vision_model.{k}": v.contiguous() for k, v in ImageTower(spec).state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("conditioning", ["concatenate", "controlnet", "image_attention", "clip"])
+@pytest.mark.parametrize("mask_encoding", ["grey_vae", "one_hot"])
+def test_each_conditioning_trains_with_each_mask_encoding(
+    copied: Callable[[Path], Path],
+    make_config: MakeConfig,
+    tmp_path: Path,
+    tower: Path,
+    conditioning: str,
+    mask_encoding: str,
+) -> None:
+    folder = copied(tmp_path)
+    (folder / "weights" / "denoiser.safetensors").unlink()
+    manifest = read_manifest(folder / "weights")
+    only = manifest.model_copy(update={"stages": {"autoencoder": manifest.stages["autoencoder"]}})
+    (folder / "weights" / "config.json").write_text(only.model_dump_json())
+    fields: dict[str, object] = {"mask_encoding": mask_encoding, "class_intensity_input": False}
+    if conditioning == "clip":
+        fields |= {"conditioning": "image_attention", "image_token_width": 32}
+    else:
+        fields["conditioning"] = conditioning
+    config = make_config(
+        folder,
+        stage="slice",
+        denoiser=fields,
+        image_encoder=tower,
+        condition_dropout=0.5,
+        num_iterations=1,
+        batch_size=2,
+    )
+    assert run_stage(config)["iterations"] == 1
+    found = read_manifest(folder / "weights")
+    assert found.preset == resolve_preset(config)
+    net = load_denoiser(folder / "weights", found)
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+    if conditioning == "clip":
+        with pytest.raises(TrainingError, match="give image_encoder"):
+            run_stage(config.model_copy(update={"image_encoder": None}))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_settings_are_valid(path: Path) -> None:
+    config = load_config(TrainConfig, path)
+    assert path.stem.endswith(config.stage)
+    assert resolve_preset(config).name == config.preset
