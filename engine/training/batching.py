@@ -71,12 +71,17 @@ def divide(micro: int, wanted: int | None, world: int) -> Batching:
     return Batching(micro, share // micro, world)
 
 
-def find_micro_batch(trial: Callable[[int], None], limit: int = MAX_MICRO) -> int:
+def find_micro_batch(
+    trial: Callable[[int], None],
+    limit: int = MAX_MICRO,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
     """The micro-batch with the most examples a second among 1, 2, 4 ...
 
     Args:
         trial: forward and backward pass of that many examples.
         limit: largest to try.
+        clock: in seconds.
 
     Raises:
         TrainingError: not even one example fits.
@@ -85,14 +90,14 @@ def find_micro_batch(trial: Callable[[int], None], limit: int = MAX_MICRO) -> in
     while size <= limit:
         try:
             trial(size)  # allocates; the second one is timed
-            started = time.perf_counter()
+            started = clock()
             trial(size)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
             log.info("micro-batch %d does not fit", size)
             break
-        rate = size / (time.perf_counter() - started)
+        rate = size / (clock() - started)
         log.info("micro-batch %d: %.2f examples/s", size, rate)
         if best and rate < _WORTH * best_rate:
             break

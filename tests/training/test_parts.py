@@ -58,13 +58,23 @@ def test_every_example_of_a_step_is_taken_once(micro: int, wanted: int, world: i
 
 
 def test_the_micro_batch_is_the_fastest_that_fits() -> None:
+    now = 0.0
+
     def trial(size: int) -> None:
+        nonlocal now
         if size > 8:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        cost = 2e6 if size < 8 else 2e6 * size  # examples cost nothing up to 4
-        sum(range(int(cost / 20)))
+        now += 1.0 if size <= 4 else float(size)  # examples cost nothing up to 4
 
-    assert find_micro_batch(trial) in (4, 8)
+    assert find_micro_batch(trial, clock=lambda: now) == 4
+
+    def even(size: int) -> None:
+        nonlocal now
+        if size > 8:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        now += 1.0
+
+    assert find_micro_batch(even, clock=lambda: now) == 8
 
     def nothing_fits(_size: int) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
