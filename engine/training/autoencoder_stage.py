@@ -12,7 +12,7 @@ from engine.errors import TrainingError
 from engine.training.adversarial import Adversary
 from engine.training.config import TrainConfig
 from engine.training.ema import Ema
-from engine.training.objectives import autoencoder_loss
+from engine.training.objectives import autoencoder_loss, decoder_loss
 from engine.training.perceptual import FeatureLoss, load_feature_loss
 from engine.training.randomness import generator_for
 from engine.training.stage_model import StageModel
@@ -28,6 +28,7 @@ class AutoencoderStage(StageModel):
     """Trains the whole autoencoder; its latent scale is measured at the end."""
 
     weights_file = AUTOENCODER
+    measures_latents = True
     net: Autoencoder
 
     def __init__(
@@ -60,7 +61,8 @@ class AutoencoderStage(StageModel):
         """L1 and KL of a batch of crops, and the other terms where they are asked for."""
         crops, generators, step = batch
         images = crops.to(self.device)
-        loss, decoded, real = autoencoder_loss(self.net, images, self.config.kl_weight, generators)
+        loss, decoded, real = self._reconstruction(images, generators)
+        loss = loss + self.config.squared_weight * (decoded - real).square().mean()
         self.trace.parts = {"reconstruction": loss.detach()}
         for features in self._features:
             distance = features.to(self.device)(decoded, real)
@@ -70,6 +72,11 @@ class AutoencoderStage(StageModel):
             loss = loss + self._judge(decoded, real, loss)
         self.trace.add(loss.detach().reshape(1), torch.zeros(1, dtype=torch.int64))
         return loss
+
+    def _reconstruction(
+        self, images: Tensor, generators: list[Generator]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return autoencoder_loss(self.net, images, self.config.kl_weight, generators)
 
     def begin_step(self, step: int, ema: Ema) -> None:
         """Make the discriminator when its time has come."""
@@ -133,3 +140,26 @@ class AutoencoderStage(StageModel):
             fooled = self._adversary.accumulate(real, decoded, self.share)
         self.trace.parts |= {"adversarial": own.detach(), "discriminator": fooled}
         return own
+
+
+class DecoderStage(AutoencoderStage):
+    """Trains the decoder alone: latents, their scale and every denoiser stay as they are."""
+
+    measures_latents = False
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        preset: Preset,
+        net: Autoencoder,
+        images: Mapping[str, Tensor],
+        held_out: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__(config, preset, net, images, held_out)
+        for part in (net.net.encoder, net.net.quant_conv):
+            part.requires_grad_(False)
+
+    def _reconstruction(
+        self, images: Tensor, generators: list[Generator]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return decoder_loss(self.net, images, generators)

@@ -25,7 +25,11 @@ def write_card(folder: Path) -> Path:
     """
     manifest = read_manifest(folder)
     path = folder / "README.md"
-    path.write_text(render_card(folder.resolve().name, manifest), encoding="utf-8")
+    text = render_card(folder.resolve().name, manifest)
+    settings = sorted(found.name for found in folder.glob("train_*.yaml"))
+    if settings:
+        text += f"\nSettings of the stages: {', '.join(settings)}.\n"
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -79,4 +83,4 @@ def _remarks(manifest: Manifest) -> list[str]:
                 f"Distilled: sample with solver {e['solver']}, eta 0 and "
                 f"{e['num_inference_steps']} steps.\n"
             )
-    return [*remarks, "The settings of each stage are in train_STAGE.yaml.\n"]
+    return remarks

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from engine.config import FrozenConfig
 from engine.sampling.schedule import ScheduleConfig
 
-Stage = Literal["autoencoder", "slice", "volume", "position", "distill"]
+Stage = Literal["autoencoder", "slice", "volume", "position", "distill", "decoder"]
+PIXEL_STAGES: tuple[Stage, ...] = ("autoencoder", "decoder")
 SpecValue = bool | int | str | tuple[int, ...] | None
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -22,7 +23,8 @@ class TrainConfig(FrozenConfig):
     Attributes:
         stage: `autoencoder`; `slice` (2D denoiser, a timestep a slice); `volume` (windows of n
             slices, one timestep a window); `position` (slices from their height alone, Eq. 2);
-            `distill` (a teacher's many steps into few, arXiv:2202.00512).
+            `distill` (a teacher's many steps into few, arXiv:2202.00512); `decoder` (the way back
+            from latents alone: sharper images, and every denoiser stays valid).
         data: folder of prepared cases (jobs/prepare_dataset.py).
         weights: folder of weights; the stage reads what earlier stages left there and adds its own.
         work: folder of checkpoints, the latent cache and TensorBoard files.
@@ -55,6 +57,8 @@ class TrainConfig(FrozenConfig):
         grad_clip: largest gradient norm.
         ema_half_life: steps after which a weight's share in the average has halved.
         kl_weight: autoencoder: weight of the mean KL term a latent value.
+        squared_weight: autoencoder and decoder: weight of the mean squared error beside L1; it
+            keeps mean intensities.
         perceptual: autoencoder: file of an ImageNet AlexNet or VGG16 trunk (safetensors, or a .pth
             of plain tensors) for a feature loss; None leaves it out.
         perceptual_weight: of that loss.
@@ -119,6 +123,7 @@ class TrainConfig(FrozenConfig):
     grad_clip: float = Field(1.0, gt=0)
     ema_half_life: int = Field(300, ge=1)
     kl_weight: float = Field(1e-4, ge=0)
+    squared_weight: float = Field(0.0, ge=0)
     perceptual: Path | None = None
     perceptual_weight: float = Field(0.1, gt=0)
     adversarial_weight: float = Field(0.0, ge=0)

@@ -33,7 +33,8 @@ def export_stage(
     state = ema.full_state(stage.net)
     if isinstance(stage, AutoencoderStage):
         stage.net.load_state_dict(state)
-        stage.measure_latents()
+        if stage.measures_latents:
+            stage.measure_latents()
         state = dict(stage.net.state_dict())
     try:
         config.weights.mkdir(parents=True, exist_ok=True)

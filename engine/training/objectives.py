@@ -107,6 +107,30 @@ def autoencoder_loss(
     return F.l1_loss(decoded, grey) + kl_weight * kl, decoded, grey
 
 
+def decoder_loss(
+    model: Autoencoder, images: Tensor, eps: Sequence[Generator]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L1 of what the decoder makes of slightly noisy latents, which nothing is learnt through.
+
+    The noise is half the posterior's standard deviation: sampled latents are not exact either.
+
+    Args:
+        model: its encoder is frozen.
+        images: `b 1 y x` in [-1, 1].
+        eps: a generator an image.
+
+    Returns:
+        Loss, and decoded and true images `b c y x` with the autoencoder's channels.
+    """
+    grey = images.expand(-1, model.spec.image_channels, -1, -1)
+    with torch.no_grad():
+        posterior = model.net.encode(grey).latent_dist
+        noise = normal(posterior.mean.shape, eps).to(posterior.mean)
+        latents = posterior.mean + 0.5 * posterior.std * noise
+    decoded = model.net.decode(latents).sample.float()
+    return F.l1_loss(decoded, grey), decoded, grey
+
+
 def draw_noise(
     batch: DenoiserBatch,
     schedule: Schedule,

@@ -11,9 +11,9 @@ from torch import Tensor
 from engine.errors import TrainingError, WeightsError
 from engine.log import get_logger
 from engine.sampling.schedule import ScheduleConfig, make_schedule
-from engine.training.autoencoder_stage import AutoencoderStage
+from engine.training.autoencoder_stage import AutoencoderStage, DecoderStage
 from engine.training.cases import check_cases, find_cases
-from engine.training.config import TrainConfig
+from engine.training.config import PIXEL_STAGES, TrainConfig
 from engine.training.denoiser_stage import DenoiserStage, DistillStage
 from engine.training.encoding import LatentCase
 from engine.training.latents import (
@@ -59,9 +59,10 @@ def build_stage(config: TrainConfig) -> tuple[StageModel, Manifest]:
     held_out = [c for c in held_out if "image" in c.sha256]
     probe = plan_cache(config.model_copy(update={"num_augmented": 0}), held_out, manifest)
     try:
-        if config.stage == "autoencoder":
+        if config.stage in PIXEL_STAGES:
             net = _autoencoder(config, manifest)
-            stage: StageModel = AutoencoderStage(
+            kind = DecoderStage if config.stage == "decoder" else AutoencoderStage
+            stage: StageModel = kind(
                 config, manifest.preset, net, open_pixels(plan), open_pixels(probe)
             )
         else:
@@ -98,7 +99,7 @@ def survey(config: TrainConfig) -> tuple[list[PreparedHeader], Manifest]:
 
 def plan_cache(config: TrainConfig, cases: list[PreparedHeader], manifest: Manifest) -> CachePlan:
     """What the stage needs in its cache."""
-    if config.stage == "autoencoder":
+    if config.stage in PIXEL_STAGES:
         return plan_pixels(cases, config)
     return plan_latents(cases, manifest, config)
 
@@ -124,6 +125,8 @@ def resolve_preset(config: TrainConfig) -> Preset:
 
 
 def _autoencoder(config: TrainConfig, manifest: Manifest) -> Autoencoder:
+    if config.stage == "decoder":
+        return load_autoencoder(config.weights, manifest).train()
     if config.start_from is None:
         return Autoencoder(manifest.preset.autoencoder)
     source = read_manifest(config.start_from)
@@ -226,7 +229,7 @@ def _adopt(
     manifest: Manifest, preset: Preset, case: PreparedHeader, config: TrainConfig, folder: Path
 ) -> Manifest:
     """The manifest with the settings' denoiser and schedule, which the first one to train fixes."""
-    if config.stage != "distill" and not set(manifest.stages) - {"autoencoder"}:
+    if config.stage not in ("distill", "decoder") and not set(manifest.stages) - {"autoencoder"}:
         fixed = manifest.preset.model_copy(
             update={"name": preset.name, "denoiser": preset.denoiser}
         )
@@ -242,7 +245,7 @@ def _adopt(
             f"{manifest.class_names}; give the same, or another weights folder"
         )
     schedule = ScheduleConfig.model_validate(manifest.schedule)
-    if config.stage != "distill" and schedule != config.schedule:
+    if config.stage not in ("distill", "decoder") and schedule != config.schedule:
         raise WeightsError(
             f"{folder}: made for schedule {manifest.schedule}; give the same, or another folder"
         )

@@ -1,5 +1,6 @@
 """The stages in one process, with DeepSpeed: what they write, freeze, refuse and resume."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -284,6 +285,23 @@ def test_the_autoencoder_takes_three_channels_features_and_an_adversary(
     run_stage(make_config(broken, **settings))
     assert_same_weights(whole, broken, AUTOENCODER, 1e-4)
     assert read_manifest(whole / "weights").preset.autoencoder.image_channels == 3
+
+
+def test_the_decoder_is_tuned_under_latents_that_stay(
+    trained: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "weights", tmp_path / "weights")
+    before = load_file(tmp_path / "weights" / AUTOENCODER)
+    denoiser = (tmp_path / "weights" / DENOISER).read_bytes()
+    run_stage(make_config(tmp_path, stage="decoder", num_iterations=2, squared_weight=4.0))
+    after = load_file(tmp_path / "weights" / AUTOENCODER)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("decoder" in name or "post_quant" in name for name in changed)
+    assert (tmp_path / "weights" / DENOISER).read_bytes() == denoiser
+    assert {"autoencoder", "decoder"} <= read_manifest(tmp_path / "weights").stages.keys()
+    with pytest.raises(WeightsError, match="not found"):
+        run_stage(make_config(tmp_path / "empty", stage="decoder", num_iterations=1))
 
 
 def test_an_autoencoder_from_elsewhere_is_measured_without_training(
