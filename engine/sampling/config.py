@@ -29,6 +29,8 @@ OVERLAP_CONDITIONED = 4  # slices; models that are told what is known were train
 OVERLAP_PAPER = 1
 WINDOWS_CPU = 2  # one volume's UP and DOWN; larger batches leave the caches
 WINDOWS_GPU = 8
+SLICES_CPU = 2
+SLICES_GPU = 8
 
 
 class SamplingConfig(FrozenConfig):
@@ -66,7 +68,8 @@ class SamplingConfig(FrozenConfig):
         max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU.
         memory_mb: budget for what volumes in work hold beside the networks.
         decode_beside: decode and finish volumes in a thread (and stream) of its own.
-        decode_batch: slices decoded together; bounds memory.
+        decode_batch: slices encoded or decoded together; bounds memory. None is 2 on a CPU (more
+            leave its caches) and 8 on a GPU.
     """
 
     profile: Literal["engine", "reference"] = "engine"
@@ -86,7 +89,7 @@ class SamplingConfig(FrozenConfig):
     max_windows: int | None = Field(None, ge=1)
     memory_mb: float = Field(4096.0, gt=0)
     decode_beside: bool = True
-    decode_batch: int = Field(8, ge=1)
+    decode_batch: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _options_fit_the_solver(self) -> SamplingConfig:
@@ -107,6 +110,10 @@ class SamplingConfig(FrozenConfig):
     def windows_in_a_batch(self, device: torch.device) -> int:
         """Most windows a batch on `device`."""
         return self.max_windows or (WINDOWS_GPU if device.type == "cuda" else WINDOWS_CPU)
+
+    def slices_in_a_batch(self, device: torch.device) -> int:
+        """Most slices encoded or decoded together on `device`."""
+        return self.decode_batch or (SLICES_GPU if device.type == "cuda" else SLICES_CPU)
 
     def resolved(self, manifest: Manifest) -> SamplingConfig:
         """These settings with the profile applied and every choice made for these weights.
@@ -160,7 +167,7 @@ class SamplingConfig(FrozenConfig):
             arithmetic="plain",
             max_windows=1,
             decode_beside=False,
-            decode_batch=self.decode_batch,
+            decode_batch=SLICES_GPU,
         )
 
     def _check_against(self, manifest: Manifest) -> None:

@@ -69,7 +69,7 @@ class VolumeLoop:
         )
         self._volumes: dict[int, _Volume] = {}
         self._failed: list[Outcome] = []
-        self._decode_batch = config.decode_batch
+        self._decode_batch = config.slices_in_a_batch(model.device)
         self._num_taken = 0
 
     @property

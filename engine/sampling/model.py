@@ -87,7 +87,8 @@ class LatentModel:
     @torch.inference_mode()
     def encode(self, request: SampleRequest) -> Conditions:
         """Mask and informed slice of one volume, each encoded once."""
-        size, classes = self.config.decode_batch, self.manifest.num_classes
+        size = self.config.slices_in_a_batch(self.device)
+        classes = self.manifest.num_classes
         masks = torch.from_numpy(np.ascontiguousarray(request.mask)).to(self.device)
         encoded = [
             encode_mask(part, self.preset, classes, self.autoencoder)
