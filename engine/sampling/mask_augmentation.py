@@ -185,7 +185,7 @@ def _pick(mask: Mask, change: MaskChange) -> Bools:
 
 
 def _healed(mask: Mask, picked: Bools) -> Mask:
-    """What was picked becomes the nearest class around it (background only where nothing else is)."""
+    """What was picked becomes the nearest class around it, background where nothing else is."""
     known = ~picked & (mask > 0)
     if not known.any():
         return np.where(picked, 0, mask).astype(np.uint8)

@@ -13,5 +13,5 @@ def config(tmp_path: Path) -> ResampleConfig:
         data=make_data(tmp_path / "data"),
         weights=make_weights(tmp_path / "weights"),
         out=tmp_path / "run",
-        informed="own",
+        informed=("own",),
     )

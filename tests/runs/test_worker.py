@@ -37,7 +37,7 @@ def plan(case_id: str, informed: str = "cross") -> PlanRow:
 
 
 def run(task: WorkerTask, row: PlanRow, sampler: FakeSampler | None = None) -> dict[str, str]:
-    return ResampleWorker(task, LoadFake(sampler or FakeSampler()))(row.model_dump(mode="json"))
+    return ResampleWorker(task, LoadFake(sampler or FakeSampler()))({"plan": row.model_dump_json()})
 
 
 def test_a_row_becomes_a_committed_volume_on_the_masks_own_grid(task: WorkerTask) -> None:

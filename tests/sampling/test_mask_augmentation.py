@@ -56,7 +56,7 @@ def test_one_component_moves_and_the_other_stays() -> None:
     mask[11, 20, 34:37] = 2  # a small second lesion
     small = edit(classes=(1, 2), component=2, remove=True)
     np.testing.assert_array_equal(apply_change(mask, small, SPACING), brain())
-    with pytest.raises(SamplingError, match="component 3 .* the mask has 2"):
+    with pytest.raises(SamplingError, match=r"component 3 .* the mask has 2"):
         apply_change(mask, edit(classes=(1, 2), component=3, remove=True), SPACING)
 
 
