@@ -168,8 +168,9 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
         remember(folder, case_id)
         for row in rows:
             _delete(folder, row.sample_id)
-            for exported in (folder.root / "export").glob(f"*/{row.sample_id}*.nii.gz"):
-                exported.unlink()
+            for name in (row.sample_id, f"{row.sample_id}_0000"):
+                for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
+                    exported.unlink()
         for stale in [folder.report, folder.summary, *folder.root.glob("harmonization.*")]:
             stale.unlink(missing_ok=True)
     return [row.sample_id for row in rows]

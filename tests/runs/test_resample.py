@@ -117,7 +117,8 @@ def _check_finished(config: ResampleConfig) -> None:
     assert {p.name for p in after if after[p] != times.get(p)} == {"lock"}
     with pytest.raises(RunError, match=r"settings\.seed was 0, is now 1"):
         run(config.model_copy(update={"seed": 1}))
-    (config.weights / "denoiser.safetensors").write_bytes(b"retrained")
+    trained = config.weights / "denoiser.safetensors"
+    trained.write_bytes(trained.read_bytes()[:-1] + b"\x01")
     with pytest.raises(RunError, match=r"weights\.denoiser\.safetensors was"):
         run(config)
 
