@@ -108,7 +108,9 @@ def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
 
 def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> list[Path]:
     kept = dict(_records(target.out))
-    paths, classes, unit = [], (), ""
+    paths: list[Path] = []
+    classes: tuple[str, ...] = ()
+    unit = ""
     for number, name in enumerate(names, start=1):
         commit = ledger.read_commit(folder, name)
         if commit is None:

@@ -22,7 +22,7 @@ from engine.errors import RunError, SamplingError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.measure import measure
-from engine.runs.plan import PlanRow, stored_at
+from engine.runs.plan import PlanRow, in_run, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
 from engine.sampling.config import SamplingConfig
 from engine.sampling.mask_augmentation import apply_change
@@ -176,7 +176,8 @@ class VolumeMaker:
         """The case with the mask that the row asks for."""
         case = original
         if plan.drawn_mask:
-            drawn = read_labels(self._task.root / plan.drawn_mask).array.astype(np.uint8)
+            path = self._place(in_run(plan.drawn_mask))
+            drawn = read_labels(path).array.astype(np.uint8)
             mask = mask_to_prepared(original, drawn)
             case = replace(original, mask=mask, native_mask=drawn)
         dx, dy, dz = np.linalg.norm(case.affine[:3, :3], axis=0)

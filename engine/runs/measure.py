@@ -53,8 +53,8 @@ def measure(
         unit=case.intensity.unit,
         class_means=_class_means(case, image),
         class_means_real={} if real is None else _class_means(own, real),
-        class_quantiles=_class_quantiles(case, image),
-        class_quantiles_real={} if real is None else _class_quantiles(own, real),
+        class_quantiles=class_quantiles(case, image),
+        class_quantiles_real={} if real is None else class_quantiles(own, real),
     )
 
 
@@ -70,9 +70,7 @@ def _class_means(case: PreparedCase, image: NDArray[np.float32]) -> dict[str, fl
     return {name: round(mean, 3) for name, mean in means.items()}
 
 
-def _class_quantiles(
-    case: PreparedCase, image: NDArray[np.float32]
-) -> dict[str, tuple[float, ...]]:
+def class_quantiles(case: PreparedCase, image: NDArray[np.float32]) -> dict[str, tuple[float, ...]]:
     """In source units, at evenly spaced quantiles from 0 to 1: the class's distribution."""
     found = {}
     for number, name in enumerate(case.class_names, start=1):

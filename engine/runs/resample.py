@@ -53,7 +53,14 @@ from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import PreparedCase
 
-__all__ = ["Outcome", "ResampleConfig", "resample", "run_place"]
+__all__ = [
+    "BrainConfig",
+    "Outcome",
+    "ResampleConfig",
+    "resample",
+    "resample_brain",
+    "run_place",
+]
 
 
 class ResampleConfig(GenerationConfig):
@@ -117,6 +124,36 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
             do not raise: see `Outcome.summary.failed`.
     """
     return generate(config, partial(_intent, config), load)
+
+
+class BrainConfig(ResampleConfig):
+    """Settings of one resampling run of FLAIR with tumour classes inside the brain contour.
+
+    Attributes: as in `ResampleConfig`; `data` and `weights` must be given.
+    """
+
+    weights: Path = Path("weights/brain_flair")
+    out: Path = Path("runs/resample_brain")
+
+
+def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Outcome:
+    """`resample`, for data that was prepared with the brain contour.
+
+    Raises:
+        ConfigError: no data, or data of another kind.
+        EngineError: see `resample`.
+    """
+    if config.data is None:
+        raise ConfigError(
+            "no data; give --data FOLDER, prepared with jobs/configs/prepare_brain_flair.yaml"
+        )
+    data = find_folder(config.data, "data")
+    if read_manifest(data).config.contour != "brain":
+        raise ConfigError(
+            f"{data}: prepared without the brain contour; prepare it with "
+            "jobs/configs/prepare_brain_flair.yaml, or use jobs/resample_abdomen.py"
+        )
+    return resample(config, load)
 
 
 def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> Intent:
