@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Harmonize several sites: sample every case with the same informed slice.
 
-    python jobs/harmonize_sites.py --sites A=prepared/a B=prepared/b --weights weights/mine
+    python jobs/harmonize_sites.py --sites A=prepared/a B=prepared/b --weights runs/weights
     python jobs/harmonize_sites.py --data prepared --table sites.csv --slices pat7:41
     python jobs/harmonize_sites.py --sites A=a B=b --reference-site A   # the medoid of site A
 

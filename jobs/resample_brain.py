@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Resample a data set of brain FLAIR: new volumes for its own tumour and brain masks.
 
-    python jobs/resample_brain.py --data prepared/brain --weights weights/mine --augment
+    python jobs/resample_brain.py --data prepared/brain --weights runs/weights --augment
 
 --augment turns, flips and moves tumours inside the brain, by the paper's ranges.
 Exit code 0: every planned volume exists. 1: some failed, the rest is finished. 2: refused.

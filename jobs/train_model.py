@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train one stage of a model: autoencoder, slice or volume.
 
-    python jobs/train_model.py --stage autoencoder --data prepared/abdomen_ct --weights weights/mine
+    python jobs/train_model.py --stage autoencoder --data prepared/abdomen_ct --weights runs/weights
 
 Each stage adds its weights to the folder; the next stage reads them there. A stage that was broken
 off goes on from its last checkpoint. Exit code 0: the stage's weights are written. 2: refused.

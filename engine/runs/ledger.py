@@ -24,6 +24,7 @@ from engine.config import FrozenConfig
 from engine.errors import RunError, StoreError
 from engine.runs.folder import RunFolder, append, put, sync_folder
 
+_NO_FAULT = ("No space left", "Disk quota exceeded", "Read-only file system", "Permission denied")
 _RECORD_END = b"\n}"  # of indented JSON; its inner braces are indented
 MAX_FAILURES = 3
 """A sample that failed this often is quarantined: it is not tried again."""
@@ -262,8 +263,13 @@ def quarantine_error(folder: RunFolder, sample_id: str, failures: int) -> RunErr
 
 
 def fail(folder: RunFolder, attempt: Attempt, error: str, *, final: bool = False) -> None:
-    """Record that an attempt failed, and why; `final` quarantines the sample at once."""
-    outcome = "rejected" if final else "failed"
+    """Record that an attempt failed, and why; `final` quarantines the sample at once.
+
+    A full or read-only disk is no fault of the sample: it is told, and not counted.
+    """
+    outcome: Literal["failed", "rejected", "interrupted"] = "rejected" if final else "failed"
+    if any(sign in error for sign in _NO_FAULT):
+        outcome = "interrupted"
     _put_attempt(folder, attempt.model_copy(update={"outcome": outcome, "error": error}))
     line = {
         "sample_id": attempt.sample_id,
@@ -288,10 +294,8 @@ def remedy_of(error: str, final: bool = False) -> str:
         return "try quality.policy mark to keep such volumes, another informed slice, or a new seed"
     if "was killed" in error or "out of memory" in error.lower():
         return "give workers more memory, or lower sampling.memory_mb, decode_batch or rows_at_once"
-    if "No space left" in error or "ENOSPC" in error:
-        return "free disk space and start the job again"
-    if "Read-only" in error or "Permission denied" in error:
-        return "make the run folder writable and start the job again"
+    if any(sign in error for sign in _NO_FAULT):
+        return "free disk space, or make the run folder writable, and start the job again"
     _, found, remedy = error.rpartition("; ")
     return remedy if found else "see the worker's log; start the job again to have it tried again"
 
