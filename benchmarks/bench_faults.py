@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.runs import generate, ledger, plan
+from engine.runs import generate, ledger, plan, planning
 from engine.runs.folder import RunFolder, RunLock, put
 from engine.runs.pipeline import Pool, Row
 from engine.runs.resample import ResampleConfig, resample
@@ -219,8 +219,8 @@ def die_at(step: str) -> None:
             die()
         return rename(path, target)
 
-    def deadly_rows(facts: dict[str, plan.CaseFacts], *_: Any) -> Iterator[plan.PlanRow]:
-        yield plan.build_plan(facts, list(facts), "own", 1, 0)[0]
+    def deadly_rows(facts: dict[str, planning.CaseFacts], *_: Any) -> Iterator[plan.PlanRow]:
+        yield planning.build_plan(facts, list(facts), "own", 1, 0)[0]
         die()
 
     setattr(ledger, "put", deadly_put)  # noqa: B010  # mypy knows the module's own function

@@ -19,23 +19,11 @@ from engine.errors import ConfigError, RunError, SamplingError
 from engine.log import get_logger
 from engine.runs.folder import RunFolder
 from engine.runs.gate import CONTOUR_NAMES
-from engine.runs.generate import (
-    GenerationConfig,
-    Intent,
-    Outcome,
-    case_facts,
-    find_folder,
-    generate,
-    pick_masks,
-)
+from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import hash_file
-from engine.runs.plan import (
-    CaseFacts,
-    FixedSlice,
-    PlanRow,
-    PlanSettings,
-    plan_rows,
-)
+from engine.runs.inputs import case_facts, find_folder, pick_masks
+from engine.runs.plan import PlanRow
+from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows
 from engine.runs.resample import data_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler

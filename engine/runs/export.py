@@ -19,9 +19,9 @@ from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError
 from engine.log import get_logger
 from engine.runs import ledger
+from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder, append, put
 from engine.runs.gate import CONTOUR_NAMES
-from engine.runs.generate import active_rows
 from engine.runs.identity import sha256_of
 from engine.volumes.nifti import write_nifti
 from engine.volumes.store import hash_tree, read_ome_zarr

@@ -8,9 +8,8 @@ minus commits minus quarantine, long volumes first. Knows no command line and no
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.errors import ConfigError, RunError, WeightsError
+from engine.errors import WeightsError
 from engine.log import get_logger
 from engine.runs import ledger
+from engine.runs.census import Census, active_rows, take_census
 from engine.runs.folder import RunFolder, RunLock, put
 from engine.runs.gate import GateConfig
 from engine.runs.identity import (
@@ -30,14 +30,16 @@ from engine.runs.identity import (
     hash_weights,
     write_or_check,
 )
+from engine.runs.inputs import check_fit, find_folder, run_place
 from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
-from engine.runs.plan import CaseFacts, PlanRow, iter_plan, stored_at, write_plan
+from engine.runs.plan import PlanRow, stored_at, write_plan
+from engine.runs.planning import CaseFacts
 from engine.runs.progress import ProgressWatch, Tally
 from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
 from engine.runs.report import write_report
 from engine.runs.session import RaySession
 from engine.runs.summary import JobFacts, RunSummary, summarize
-from engine.runs.withdrawal import is_withdrawn, read_withdrawn
+from engine.runs.withdrawal import read_withdrawn
 from engine.runs.worker import (
     FullWorker,
     LoadSampler,
@@ -47,14 +49,10 @@ from engine.runs.worker import (
     peak_memory_mb,
 )
 from engine.sampling.config import SamplingConfig
-from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import PreparedManifest
-from models.weights import WeightsFileError, check_files
-from models.weights import read_manifest as read_weights_manifest
 
 log = get_logger(__name__)
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
 _PLACES = ("data", "weights", "out")
 _MACHINE = ("num_workers", "rows_at_once", "num_pictured")
 
@@ -129,30 +127,6 @@ class Outcome:
     worked: bool
 
 
-@dataclass
-class Census:
-    """Where a run stands: plan minus commits minus quarantine.
-
-    Attributes:
-        planned: volumes that are to exist.
-        skipped: rows that the compatibility gate ruled out.
-        withdrawn: rows that a withdrawn case is part of.
-        barred: quarantined samples.
-        pending: (slices, sample_id, row as JSON) of what is to be made.
-    """
-
-    planned: int = 0
-    skipped: int = 0
-    withdrawn: int = 0
-    barred: list[str] = field(default_factory=list)
-    pending: list[tuple[int, str, str]] = field(default_factory=list)
-
-    @property
-    def committed(self) -> int:
-        """Volumes that exist."""
-        return self.planned - len(self.barred) - len(self.pending)
-
-
 Prepare = Callable[[RunFolder, RaySession], Intent]
 AfterReport = Callable[[RunFolder, Intent, Sequence[PlanRow]], None]
 
@@ -183,7 +157,7 @@ def generate(
         log.info("run folder %s", folder.root)
         intent = prepare(folder, session)
         identity = _identity(config, intent, weights)
-        check_fit(config, intent.manifests, weights)
+        check_fit(config.sampling, intent.manifests, weights)
         write_or_check(folder.identity, identity)
         _plan(folder, intent)
         census = take_census(folder)
@@ -195,130 +169,6 @@ def generate(
             session.start()
             _work(folder, census, _task(config, folder, intent, identity, weights), load, config)
         return _finish(folder, intent, identity, config, started_s, after)
-
-
-def run_place(out: Path) -> Path:
-    """Absolute run folder.
-
-    Ray runs a job that was submitted with `--working-dir` in a temporary copy of it; results must
-    not vanish with that copy.
-    """
-    if out.is_absolute() or "runtime_resources" not in Path.cwd().parts:
-        return out.absolute()
-    return Path(os.environ.get("GEM3D_RUNS", Path.home() / "gem3d")).absolute() / out
-
-
-def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = ConfigError) -> Path:
-    """A folder as given, or below the code's checkout.
-
-    Raises:
-        ConfigError, WeightsError: there is none.
-    """
-    for place in (path.absolute(), _CHECKOUT / path):
-        if place.is_dir():
-            return place
-    raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
-
-
-def case_facts(manifest: PreparedManifest, where: Path) -> dict[str, CaseFacts]:
-    """Facts of the cases of one prepared folder, by case id.
-
-    Raises:
-        LayoutError: a case id that cannot be a file name.
-    """
-    return {
-        check_case_id(name, where): CaseFacts(entry.size_zyx[0], entry.has_image)
-        for name, entry in manifest.cases.items()
-    }
-
-
-def pick_masks(facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The cases whose masks are wanted: those named, or all.
-
-    Raises:
-        RunError: a name is not in the data, or nothing is left.
-    """
-    names = tuple(sorted(facts))
-    masks = names if cases is None else tuple(dict.fromkeys(cases))
-    unknown = [name for name in masks if name not in facts]
-    if unknown or not masks:
-        raise RunError(
-            f"cases {unknown} are not in the prepared data; it holds {', '.join(names[:20])}"
-        )
-    return masks
-
-
-def check_fit(
-    config: GenerationConfig, manifests: Mapping[Path, PreparedManifest], weights: Path
-) -> None:
-    """Classes, pixels and settings must be what the model can do.
-
-    Raises:
-        WeightsError, ConfigError: they are not; names both sides.
-    """
-    try:
-        model = read_weights_manifest(weights)
-        config.sampling.resolved(model)
-        check_files(weights, model)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
-    size_yx = (model.preset.size_px, model.preset.size_px)
-    for data, manifest in manifests.items():
-        if manifest.config.modality != model.modality:
-            raise WeightsError(
-                f"{data}: prepared as {manifest.config.modality}, but the weights {weights} were "
-                f"trained on {model.modality}; give weights of that modality with --weights"
-            )
-        if manifest.class_names != model.class_names or manifest.config.size_yx != size_yx:
-            raise WeightsError(
-                f"{data}: {', '.join(manifest.class_names)} on {manifest.config.size_yx} pixels "
-                f"do not fit the weights {weights} ({', '.join(model.class_names)} on {size_yx}); "
-                "prepare the data with the preset that the model was trained on, or give other "
-                "--weights"
-            )
-
-
-def active_rows(folder: RunFolder) -> Iterator[PlanRow]:
-    """Rows of the plan that are to exist: neither skipped by the gate nor withdrawn."""
-    gone = read_withdrawn(folder)
-    for row in iter_plan(folder.plan):
-        if not is_skipped(row) and not is_withdrawn(row, gone):
-            yield row
-
-
-def is_skipped(row: PlanRow) -> bool:
-    """Whether the compatibility gate ruled a row out."""
-    return row.gate is not None and row.gate.verdict == "skipped"
-
-
-def take_census(folder: RunFolder) -> Census:
-    """Plan minus commits minus quarantine. The caller holds the run's lock."""
-    census = Census()
-    gone = read_withdrawn(folder)
-    committed = ledger.committed_ids(folder, whole=True)
-    attempted = ledger.attempted_ids(folder)
-    for row in iter_plan(folder.plan):
-        if is_withdrawn(row, gone):
-            census.withdrawn += 1
-        elif is_skipped(row):
-            census.skipped += 1
-        else:
-            census.planned += 1
-            if row.sample_id not in committed:
-                _to_make(folder, row, row.sample_id in attempted, census)
-    ledger.clear_staging(folder)
-    census.pending.sort(key=lambda item: -item[0])  # long ones first; stable
-    return census
-
-
-def _to_make(folder: RunFolder, row: PlanRow, attempted: bool, census: Census) -> None:
-    name = row.sample_id
-    if attempted:
-        ledger.mark_interrupted(folder, [name])
-        if ledger.num_failures(folder, name) >= ledger.MAX_FAILURES:
-            census.barred.append(name)
-            return
-    census.pending.append((row.num_slices, name, row.model_dump_json()))
 
 
 def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIdentity:

@@ -22,18 +22,13 @@ from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
 from engine.runs.folder import RunFolder
 from engine.runs.gate import CONTOUR_NAMES
-from engine.runs.generate import (
-    GenerationConfig,
-    Intent,
-    Outcome,
-    case_facts,
-    find_folder,
-    generate,
-)
+from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.harmonize_report import write_harmonization
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.plan import CaseFacts, FixedSlice, PlanRow, PlanSettings, plan_rows, stored_at
+from engine.runs.inputs import case_facts, find_folder
+from engine.runs.plan import PlanRow, stored_at
+from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows
 from engine.runs.resample import make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler

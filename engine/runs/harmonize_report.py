@@ -20,9 +20,9 @@ from engine.config import FrozenConfig
 from engine.evaluation.harmonization import organ_distances, site_spread
 from engine.runs import ledger
 from engine.runs.folder import RunFolder, put
-from engine.runs.ledger import Commit
 from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
+from engine.runs.records import Commit
 from engine.volumes.grids import Orientation
 from engine.volumes.store import read_ome_zarr, read_prepared
 from engine.volumes.volume import Array, PreparedCase

@@ -14,7 +14,8 @@ import numpy as np
 from engine.errors import ConfigError, VolumeError
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file
-from engine.runs.plan import CaseFacts, FixedSlice, in_run
+from engine.runs.plan import in_run
+from engine.runs.planning import CaseFacts, FixedSlice
 from engine.volumes.contours import (
     BODY_THRESHOLD_HU,
     body_contour,

@@ -24,6 +24,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.measure import measure
 from engine.runs.plan import PlanRow, in_run, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
+from engine.runs.records import Attempt, Commit, Measures, Quality
 from engine.sampling.config import SamplingConfig
 from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.noise import noise_seed
@@ -99,7 +100,7 @@ class Work:
     """
 
     plan: PlanRow
-    attempt: ledger.Attempt
+    attempt: Attempt
     original: PreparedCase
     case: PreparedCase
     request: SampleRequest
@@ -115,7 +116,7 @@ class VolumeMaker:
         self._task = task
         self._folder = RunFolder(task.root)
 
-    def read(self, plan: PlanRow, attempt: ledger.Attempt) -> Work:
+    def read(self, plan: PlanRow, attempt: Attempt) -> Work:
         """Read what a row names.
 
         Raises:
@@ -161,7 +162,7 @@ class VolumeMaker:
                 f"{plan.sample_id}: refused by the quality gate ({', '.join(flags)}); "
                 "try another informed slice, or quality.policy mark"
             )
-        self._commit(work, sampled, measures, ledger.Quality(flags=flags, retries=work.retries))
+        self._commit(work, sampled, measures, Quality(flags=flags, retries=work.retries))
         return None
 
     def _place(self, source: str) -> Path:
@@ -192,8 +193,8 @@ class VolumeMaker:
         self,
         work: Work,
         sampled: SampledVolume,
-        measures: ledger.Measures,
-        quality: ledger.Quality,
+        measures: Measures,
+        quality: Quality,
     ) -> None:
         plan, case, clock = work.plan, work.case, work.clock
         staged = ledger.staging_place(self._folder, work.attempt)
@@ -203,8 +204,8 @@ class VolumeMaker:
             write_ome_zarr(staged, native, mask, self._attributes(work))
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
-        def record(files: dict[str, str]) -> ledger.Commit:
-            return ledger.Commit(
+        def record(files: dict[str, str]) -> Commit:
+            return Commit(
                 sample_id=plan.sample_id,
                 case_id=plan.case_id,
                 informed_case=plan.informed_case,

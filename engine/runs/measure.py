@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity import MIN_SIZE_PX, class_means, ms_ssim
-from engine.runs.ledger import Measures
+from engine.runs.records import Measures
 from engine.volumes.volume import PreparedCase
 
 _MODEL_RANGE = 2.0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.runs.ledger import Measures
+from engine.runs.records import Measures
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import IntensityWindow, PreparedCase
 

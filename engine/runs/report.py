@@ -19,9 +19,9 @@ from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.folder import RunFolder, put
 from engine.runs.identity import RunIdentity
-from engine.runs.ledger import Commit
 from engine.runs.pictures import class_color, draw, place
 from engine.runs.plan import PlanRow, stored_at
+from engine.runs.records import Commit
 from engine.runs.summary import RunSummary, VolumeSummary
 from engine.volumes.store import hash_tree, read_ome_zarr, read_prepared
 from engine.volumes.volume import PreparedCase

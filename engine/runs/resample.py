@@ -19,26 +19,12 @@ from engine.errors import ConfigError
 from engine.runs.demo_cohort import REMARKS, build_demo_cohort
 from engine.runs.folder import RunFolder
 from engine.runs.gate import Gate, GateConfig, OutlineBook
-from engine.runs.generate import (
-    GenerationConfig,
-    Intent,
-    Outcome,
-    case_facts,
-    find_folder,
-    generate,
-    pick_masks,
-    run_place,
-)
+from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.plan import (
-    CaseFacts,
-    InformedSource,
-    PlanRow,
-    PlanSettings,
-    plan_rows,
-    stored_at,
-)
+from engine.runs.inputs import case_facts, find_folder, pick_masks, run_place
+from engine.runs.plan import InformedSource, PlanRow, stored_at
+from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.sampling.mask_augmentation import (

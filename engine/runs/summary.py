@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from engine.config import FrozenConfig
 from engine.evaluation.fidelity import mean_errors
-from engine.runs.ledger import Commit, Measures
 from engine.runs.plan import PlanRow
+from engine.runs.records import Commit, Measures
 
 
 class VolumeSummary(FrozenConfig):

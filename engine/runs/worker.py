@@ -29,6 +29,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.maker import RejectedError, VolumeMaker, Work, WorkerTask, peak_memory_mb
 from engine.runs.plan import PlanRow
 from engine.runs.progress import write_event
+from engine.runs.records import Attempt
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.sampling.sampler import Sampler
@@ -81,7 +82,7 @@ class _Rows:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.sampler = load(task.weights, task.sampling, device)
 
-    def begin(self, plan: PlanRow, *, alone: bool) -> ledger.Attempt | dict[str, Any]:
+    def begin(self, plan: PlanRow, *, alone: bool) -> Attempt | dict[str, Any]:
         """An attempt, or the status of a row that needs none."""
         sample_id = plan.sample_id
         if ledger.existing(self.folder, sample_id):
@@ -101,7 +102,7 @@ class _Rows:
         write_event(self.folder.progress, "committed", plan.sample_id)
         return _status(plan.sample_id, "committed")
 
-    def failed(self, plan: PlanRow, attempt: ledger.Attempt, error: Exception) -> dict[str, Any]:
+    def failed(self, plan: PlanRow, attempt: Attempt, error: Exception) -> dict[str, Any]:
         """Record a failure; what cannot even be recorded (a full disk) is still told."""
         message = f"{type(error).__name__}: {error}"
         log.error("%s failed: %s", plan.sample_id, message, exc_info=error)

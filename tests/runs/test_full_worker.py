@@ -12,7 +12,8 @@ import pytest
 from engine.runs import ledger
 from engine.runs.feed import SamplerFeed, SamplerStoppedError
 from engine.runs.folder import RunFolder
-from engine.runs.plan import CaseFacts, PlanRow, build_plan
+from engine.runs.plan import PlanRow
+from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.worker import FullWorker, OneByOne, ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest

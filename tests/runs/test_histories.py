@@ -26,9 +26,11 @@ from hypothesis.stateful import (
 
 from engine.errors import RunError
 from engine.runs import ledger
+from engine.runs.census import Census, take_census
 from engine.runs.folder import RunFolder, append, put, sync_folder
-from engine.runs.generate import Census, take_census
-from engine.runs.plan import CaseFacts, PlanRow, build_plan, iter_plan, write_plan
+from engine.runs.plan import PlanRow, iter_plan, write_plan
+from engine.runs.planning import CaseFacts, build_plan
+from engine.runs.records import Commit
 from engine.runs.verify import examine_volume
 from engine.volumes.store import hash_tree
 from tests.runs.test_ledger import MEASURES
@@ -231,8 +233,8 @@ class Histories(RuleBasedStateMachine):
         assert not list(self.folder.staging.iterdir())
 
 
-def record(name: str, files: dict[str, str]) -> ledger.Commit:
-    return ledger.Commit(
+def record(name: str, files: dict[str, str]) -> Commit:
+    return Commit(
         sample_id=name,
         case_id="c",
         informed_case="c",

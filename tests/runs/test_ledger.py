@@ -6,9 +6,10 @@ import pytest
 from engine.errors import RunError, StoreError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
+from engine.runs.records import Attempt, Commit, Measures
 from engine.volumes.store import hash_tree
 
-MEASURES = ledger.Measures(
+MEASURES = Measures(
     seam_ratio=1.0,
     seam_ratio_real=1.0,
     roughness=1.0,
@@ -27,16 +28,16 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def stage(folder: RunFolder, attempt: ledger.Attempt, content: str = "voxels") -> Path:
+def stage(folder: RunFolder, attempt: Attempt, content: str = "voxels") -> Path:
     staged = ledger.staging_place(folder, attempt)
     (staged / "0").mkdir(parents=True)
     (staged / "0" / "c").write_text(content)
     return staged
 
 
-def commit(folder: RunFolder, attempt: ledger.Attempt, content: str = "voxels") -> ledger.Commit:
-    def record(files: dict[str, str]) -> ledger.Commit:
-        return ledger.Commit(
+def commit(folder: RunFolder, attempt: Attempt, content: str = "voxels") -> Commit:
+    def record(files: dict[str, str]) -> Commit:
+        return Commit(
             sample_id=attempt.sample_id,
             case_id="case",
             informed_case="case",

@@ -77,7 +77,7 @@ def test_an_augmented_mask_is_the_one_that_is_stored(small: ResampleConfig) -> N
 
 
 def test_one_patient_with_two_cases_is_not_another_patient(tmp_path: Path) -> None:
-    from engine.runs.plan import CaseFacts, PlanSettings, plan_rows
+    from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 
     facts = {
         f"p{p}_{visit}": CaseFacts(10, True, patient=f"p{p}") for p in range(3) for visit in "ab"

@@ -9,9 +9,10 @@ import pytest
 import jobs.verify_run as job
 from engine.errors import ConfigError, RunError, StoreError
 from engine.runs import ledger
+from engine.runs.census import take_census
 from engine.runs.folder import RunFolder, RunLock
-from engine.runs.generate import take_census
-from engine.runs.plan import CaseFacts, build_plan, write_plan
+from engine.runs.plan import write_plan
+from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
 from engine.runs.withdrawal import read_withdrawn
 from engine.runs.worker import ResampleWorker, WorkerTask

@@ -5,7 +5,8 @@ import pytest
 
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.plan import CaseFacts, PlanRow, build_plan
+from engine.runs.plan import PlanRow
+from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import check_same_grid
