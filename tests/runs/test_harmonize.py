@@ -63,6 +63,7 @@ def test_all_cases_get_the_medoids_slice(config: HarmonizeConfig) -> None:
     (spread,) = raw["spread"].values()
     assert spread.keys() == {"liver", "spleen", "body"}
     assert spread["liver"]["before"] == pytest.approx(0.15 * np.sqrt(2 / 3) * 2 * 125, rel=0.2)
+    assert rows[0].informed_case not in {name.removesuffix("-r00") for name in raw["damaged"]}
     for volume in raw["volumes"]:
         assert volume["before"].keys() == volume["after"].keys()
     page = (config.out / "harmonization.html").read_text()
