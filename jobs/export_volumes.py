@@ -2,7 +2,9 @@
 """Write a run's volumes and masks as NIfTI, on each mask's own grid.
 
     python jobs/export_volumes.py --run runs/mine --out exported
+    python jobs/export_volumes.py --run runs/mine --layout nnunet --out Dataset901_Mine
 
+Start it again to go on with an export that was broken off.
 Exit code 0: every committed volume is exported. 2: refused.
 """
 

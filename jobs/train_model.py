@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train one stage of a model: autoencoder, slice, volume, position or distill.
 
-    python jobs/train_model.py --stage autoencoder --data prepared/abdomen_ct --weights weights/mine
+    python jobs/train_model.py --stage autoencoder --data prepared/abdomen_ct --weights runs/weights
 
 Each stage adds its weights to the folder; the next stage reads them there. `distill` reads its
 teacher from `--start-from` and writes a folder of its own. A stage that was broken off goes on from

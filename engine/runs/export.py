@@ -1,23 +1,35 @@
 """A run's committed volumes -> NIfTI on each mask's own grid, for tools that do not read Zarr.
 
-Trusts commit records only: what is exported has the bytes that were committed. A file that exists
-is kept, so that a broken-off export goes on. Knows no model.
+Trusts commit records only: what is exported has the bytes that were committed. Volume by volume, so
+that a run of any length takes little memory; what was exported from the same bytes before is kept,
+so that a broken-off export goes on. Knows no model.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError
 from engine.log import get_logger
-from engine.runs.folder import RunFolder
-from engine.runs.ledger import read_commits
-from engine.runs.plan import read_plan
+from engine.runs import ledger
+from engine.runs.census import active_rows
+from engine.runs.folder import RunFolder, append, put
+from engine.runs.gate import CONTOUR_NAMES
+from engine.runs.identity import sha256_of
 from engine.volumes.nifti import write_nifti
 from engine.volumes.store import hash_tree, read_ome_zarr
+from engine.volumes.volume import Volume
 
 log = get_logger(__name__)
+
+_RECORDS = "exported.jsonl"
 
 
 class ExportJob(FrozenConfig):
@@ -25,11 +37,36 @@ class ExportJob(FrozenConfig):
 
     Attributes:
         run: the run folder; required.
-        out: folder for `images/` and `labels/`; None is `export` in the run folder.
+        out: where to; None is `export` (`export_nnunet`) in the run folder.
+        layout: "nifti": `images/` and `labels/`; "nnunet": a raw data set of nnU-Net v2
+            (`imagesTr/`, `labelsTr/`, `dataset.json`).
+        contour: whether masks "keep" the body or brain contour as a class, or "drop" it to
+            background; None drops it for nnU-Net, whose masks had none.
+        skip_flagged: leave out volumes that the quality gate marked.
     """
 
     run: Path | None = None
     out: Path | None = None
+    layout: Literal["nifti", "nnunet"] = "nifti"
+    contour: Literal["keep", "drop"] | None = None
+    skip_flagged: bool = False
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where and how volumes are written."""
+
+    out: Path
+    layout: Literal["nifti", "nnunet"]
+    drop_contour: bool
+
+    def image(self, name: str) -> Path:
+        if self.layout == "nnunet":
+            return self.out / "imagesTr" / f"{name}_0000.nii.gz"
+        return self.out / "images" / f"{name}.nii.gz"
+
+    def mask(self, name: str) -> Path:
+        return self.out / ("labelsTr" if self.layout == "nnunet" else "labels") / f"{name}.nii.gz"
 
 
 def export_run(job: ExportJob) -> list[Path]:
@@ -48,26 +85,98 @@ def export_run(job: ExportJob) -> list[Path]:
     folder = RunFolder(job.run)
     if not folder.plan.is_file():
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
-    names = [row.sample_id for row in read_plan(folder.plan)]
-    commits = read_commits(folder, names)
-    if not commits:
+    default = "export_nnunet" if job.layout == "nnunet" else "export"
+    contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
+    target = _Target(job.out or job.run / default, job.layout, contour == "drop")
+    names = _names(folder, job.skip_flagged)
+    if not names:
         raise RunError(f"{job.run}: no volume is committed yet; run the job first")
-    out = job.out or job.run / "export"
-    paths = []
-    for number, (name, commit) in enumerate(commits.items(), start=1):
-        paths.append(_export(folder.volume(name), name, out, commit.files))
-        log.info("%d of %d exported: %s", number, len(commits), name)
+    return _export_all(folder, target, names)
+
+
+def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
+    """Committed samples in the plan's order."""
+    if not folder.commits.is_dir():
+        return []
+    committed = ledger.committed_ids(folder)
+    names = [row.sample_id for row in active_rows(folder) if row.sample_id in committed]
+    if not skip_flagged:
+        return names
+    records = ((name, ledger.read_commit(folder, name)) for name in names)
+    return [name for name, commit in records if commit and not commit.quality.flags]
+
+
+def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> list[Path]:
+    kept = dict(_records(target.out))
+    paths: list[Path] = []
+    classes: tuple[str, ...] = ()
+    unit = ""
+    for number, name in enumerate(names, start=1):
+        commit = ledger.read_commit(folder, name)
+        if commit is None:
+            raise StoreError(f"{folder.commit(name)}: gone while exporting; export again")
+        unit = commit.measures.unit
+        digest = sha256_of([commit.files, target.drop_contour])
+        there = target.image(name).is_file() and target.mask(name).is_file()
+        if not (there and kept.get(name) == digest):
+            _export(folder.volume(name), name, target, commit.files)
+            append(target.out / _RECORDS, json.dumps({"sample_id": name, "sha256": digest}))
+            log.info("%d of %d exported: %s", number, len(names), name)
+        paths.append(target.image(name))
+        classes = classes or _classes(folder.volume(name))
+    if target.layout == "nnunet":
+        _describe(target, classes, unit, len(paths))
     return paths
 
 
-def _export(stored: Path, name: str, out: Path, files: dict[str, str]) -> Path:
-    image_path, mask_path = (out / kind / f"{name}.nii.gz" for kind in ("images", "labels"))
-    if image_path.is_file() and mask_path.is_file():
-        return image_path
+def _export(stored: Path, name: str, target: _Target, files: dict[str, str]) -> None:
     if hash_tree(stored) != files:
-        raise StoreError(f"{stored}: differs from its commit record; delete it and run the job")
-    image, mask, _ = read_ome_zarr(stored)
-    for path, volume in ((mask_path, mask), (image_path, image)):
+        raise StoreError(
+            f"{stored}: differs from its commit record; jobs/verify_run.py --repair deletes it, "
+            "and the run's job makes it again"
+        )
+    image, mask, attributes = read_ome_zarr(stored)
+    if target.drop_contour:
+        mask = _without_contour(mask, attributes["class_names"])
+    for path, volume in ((target.mask(name), mask), (target.image(name), image)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_nifti(path, volume)
-    return image_path
+
+
+def _without_contour(mask: Volume, names: Sequence[str]) -> Volume:
+    """The contour is the last class, so that the others keep their numbers."""
+    contour = [number for number, name in enumerate(names, 1) if name in CONTOUR_NAMES]
+    array = np.where(np.isin(mask.array, contour), 0, mask.array).astype(np.uint8)
+    return Volume(array, mask.affine, mask.source, mask.header)
+
+
+def _classes(stored: Path) -> tuple[str, ...]:
+    attributes = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    return tuple(attributes["class_names"])
+
+
+def _describe(target: _Target, classes: Sequence[str], unit: str, count: int) -> None:
+    """nnU-Net v2's `dataset.json`; the channel's name chooses its normalization."""
+    kept = [n for n in classes if not (target.drop_contour and n in CONTOUR_NAMES)]
+    description = {
+        "channel_names": {"0": "CT" if unit == "HU" else "MR"},
+        "labels": {"background": 0, **{name: n for n, name in enumerate(kept, start=1)}},
+        "numTraining": count,
+        "file_ending": ".nii.gz",
+        "description": "synthetic, not for diagnosis",
+    }
+    put(target.out / "dataset.json", json.dumps(description, indent=2) + "\n")
+
+
+def _records(out: Path) -> Iterator[tuple[str, str]]:
+    """What was exported before, and from which bytes; a torn line counts as not exported."""
+    path = out / _RECORDS
+    out.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            yield record["sample_id"], record["sha256"]
+        except (ValueError, KeyError, TypeError):
+            continue

@@ -60,6 +60,16 @@ class RunFolder:
         return self.root / "commits"
 
     @property
+    def withdrawn(self) -> Path:
+        """Cases that were withdrawn: nothing is made of them any more."""
+        return self.root / "withdrawn.json"
+
+    @property
+    def cohort(self) -> Path:
+        """What the cohort's real volumes are like, for the gates."""
+        return self.root / "cohort.json"
+
+    @property
     def attempts(self) -> Path:
         """Attempt records, counted over restarts."""
         return self.root / "attempts"

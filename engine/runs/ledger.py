@@ -2,93 +2,32 @@
 
 A sample's life: `begin_attempt` -> the worker stages its volume -> `commit` (rename, then the
 commit record) or `fail`. Readers believe commit records only. An attempt that was begun and neither
-committed nor failed belongs to a worker that was killed; it counts as a failure, unless the whole
-job died with it (`mark_interrupted`). Knows nothing of Ray, models or what a volume is.
+committed nor failed belongs to a worker that was killed. When the sample was alone in that worker,
+this counts as a failure; when others were with it, nobody can tell which of them did it, so that
+the attempt is "lost" and the sample is tried alone from then on (`needs_alone`). When the whole job
+died (`mark_interrupted`), it is nobody's fault. Knows nothing of Ray, models or what a volume is.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
-from engine.config import FrozenConfig
 from engine.errors import RunError, StoreError
 from engine.runs.folder import RunFolder, append, put, sync_folder
+from engine.runs.records import Attempt, Commit
 
+_NO_FAULT = ("No space left", "Disk quota exceeded", "Read-only file system", "Permission denied")
+_RECORD_END = b"\n}"  # of indented JSON; its inner braces are indented
 MAX_FAILURES = 3
 """A sample that failed this often is quarantined: it is not tried again."""
-
-
-class Measures(FrozenConfig):
-    """Numbers of one volume; None where a number has no meaning.
-
-    Attributes:
-        seam_ratio: `evaluation.continuity.seam_ratio` of the volume.
-        seam_ratio_real: the same z of the mask's own real volume: what anatomy alone gives.
-        roughness: `evaluation.continuity.roughness` of the volume.
-        roughness_real: the same of the mask's own real volume.
-        ms_ssim: to the mask's own real volume, on the model's grid.
-        unit: "HU" or "a.u.", of the class means.
-        class_means: mean intensity inside each class.
-        class_means_real: the same of the mask's own real volume.
-    """
-
-    seam_ratio: float | None
-    seam_ratio_real: float | None
-    roughness: float | None
-    roughness_real: float | None
-    ms_ssim: float | None
-    unit: str
-    class_means: dict[str, float]
-    class_means_real: dict[str, float]
-
-
-class Commit(FrozenConfig):
-    """What a sample's commit record says.
-
-    Attributes:
-        files: sha256 of every file of the volume, by name relative to its folder.
-        config_sha256: of the settings that decide the volume's content.
-        informed_z: slice of the informed case, on its prepared grid.
-        target_z: slice of this volume at the same relative height, on the prepared grid.
-        joins: z on the prepared grid where slices z - 1 and z come from different windows.
-        timings_s: seconds by stage.
-        peak_memory_mb: of the worker process until then.
-    """
-
-    sample_id: str
-    case_id: str
-    informed_case: str
-    informed_z: int
-    target_z: int
-    seed: int
-    attempt: int
-    files: dict[str, str]
-    config_sha256: str
-    weights_sha256: str
-    num_windows: int
-    joins: tuple[int, ...]
-    size_zyx: tuple[int, int, int]
-    timings_s: dict[str, float]
-    peak_memory_mb: float
-    measures: Measures
-    committed_at: float
-
-
-class Attempt(FrozenConfig):
-    """One try at a sample; `outcome` None means that nobody reported how it ended."""
-
-    sample_id: str
-    number: int
-    started_at: float
-    worker: str
-    outcome: Literal["committed", "failed", "interrupted"] | None = None
-    error: str | None = None
 
 
 R = TypeVar("R", Commit, Attempt)
@@ -104,7 +43,43 @@ def read_commit(folder: RunFolder, sample_id: str) -> Commit | None:
     return _read(Commit, path) if path.exists() else None
 
 
-def read_commits(folder: RunFolder, sample_ids: Sequence[str]) -> dict[str, Commit]:
+def existing(folder: RunFolder, sample_id: str) -> Commit | None:
+    """`read_commit`, but a record that cannot be understood counts as none."""
+    try:
+        return read_commit(folder, sample_id)
+    except StoreError:
+        return None
+
+
+def committed_ids(folder: RunFolder, *, whole: bool = False) -> set[str]:
+    """Samples that have a commit record, by the records' names.
+
+    Args:
+        folder: the run.
+        whole: leave out records that break off; reads their last bytes only.
+    """
+    with os.scandir(folder.commits) as entries:
+        names = [e.name for e in entries if e.name.endswith(".json") and e.name[0] != "."]
+    return {n[:-5] for n in names if not whole or _ends_well(folder.commits / n)}
+
+
+def _ends_well(path: Path) -> bool:
+    """Whether a record's last bytes are those that `commit` writes last."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_RECORD_END), os.SEEK_END)
+            return file.read() == _RECORD_END
+    except OSError:
+        return False
+
+
+def attempted_ids(folder: RunFolder) -> set[str]:
+    """Samples that were ever tried."""
+    with os.scandir(folder.attempts) as entries:
+        return {e.name for e in entries if e.is_dir()}
+
+
+def read_commits(folder: RunFolder, sample_ids: Iterable[str]) -> dict[str, Commit]:
     """Commit records of those of `sample_ids` that exist, in that order."""
     found = ((sample_id, read_commit(folder, sample_id)) for sample_id in sample_ids)
     return {sample_id: commit for sample_id, commit in found if commit is not None}
@@ -117,11 +92,23 @@ def read_attempts(folder: RunFolder, sample_id: str) -> tuple[Attempt, ...]:
 
 
 def num_failures(folder: RunFolder, sample_id: str) -> int:
-    """How often a sample failed or killed its worker (open attempts count)."""
-    return sum(a.outcome in (None, "failed") for a in read_attempts(folder, sample_id))
+    """How often a sample failed or killed its worker (open attempts count).
+
+    A volume that the quality gate refused for good counts as `MAX_FAILURES`.
+    """
+    attempts = read_attempts(folder, sample_id)
+    if any(a.outcome == "rejected" for a in attempts):
+        return MAX_FAILURES
+    return sum(_counts(a) for a in attempts)
 
 
-def mark_interrupted(folder: RunFolder, sample_ids: Sequence[str]) -> None:
+def needs_alone(folder: RunFolder, sample_id: str) -> bool:
+    """Whether a worker that tries this sample should hold no other: one with it was killed."""
+    attempts = read_attempts(folder, sample_id)
+    return any(a.outcome == "lost" or (a.outcome is None and not a.alone) for a in attempts)
+
+
+def mark_interrupted(folder: RunFolder, sample_ids: Iterable[str]) -> None:
     """Forgive, at a job's start, each sample's last attempt if it is open.
 
     It was cut off together with the previous job, which is no fault of the sample. The caller holds
@@ -133,23 +120,42 @@ def mark_interrupted(folder: RunFolder, sample_ids: Sequence[str]) -> None:
             _put_attempt(folder, attempts[-1].model_copy(update={"outcome": "interrupted"}))
 
 
-def begin_attempt(folder: RunFolder, sample_id: str, worker: str) -> Attempt:
+def begin_attempt(
+    folder: RunFolder, sample_id: str, worker: str, case_id: str = "", *, alone: bool = True
+) -> Attempt:
     """Record on disk that a worker now tries a sample.
 
-    An earlier attempt that is still open belongs to a worker that was killed: it has failed.
+    An earlier attempt that is still open belongs to a worker that was killed: it has failed, or is
+    lost when it was not alone there.
+
+    Args:
+        folder: the run.
+        sample_id: of the sample.
+        worker: who tries.
+        case_id: whose mask.
+        alone: whether the worker holds no other sample meanwhile.
 
     Raises:
         RunError: the sample is quarantined.
     """
     attempts = read_attempts(folder, sample_id)
     for earlier in attempts:
-        if earlier.outcome is None:
+        if earlier.outcome is None and earlier.alone:
             fail(folder, earlier, f"the worker {earlier.worker} was killed, or ran out of memory")
+        elif earlier.outcome is None:
+            _put_attempt(folder, earlier.model_copy(update={"outcome": "lost"}))
     failures = num_failures(folder, sample_id)
     if failures >= MAX_FAILURES:
         raise quarantine_error(folder, sample_id, failures)
     number = attempts[-1].number + 1 if attempts else 1
-    attempt = Attempt(sample_id=sample_id, number=number, started_at=time.time(), worker=worker)
+    attempt = Attempt(
+        sample_id=sample_id,
+        number=number,
+        started_at=time.time(),
+        worker=worker,
+        case_id=case_id,
+        alone=alone,
+    )
     (folder.attempts / sample_id).mkdir(exist_ok=True)
     _put_attempt(folder, attempt)
     return attempt
@@ -163,11 +169,42 @@ def quarantine_error(folder: RunFolder, sample_id: str, failures: int) -> RunErr
     )
 
 
-def fail(folder: RunFolder, attempt: Attempt, error: str) -> None:
-    """Record that an attempt failed, and why."""
-    ended = attempt.model_copy(update={"outcome": "failed", "error": error})
-    _put_attempt(folder, ended)
-    append(folder.failures, ended.model_dump_json())
+def fail(folder: RunFolder, attempt: Attempt, error: str, *, final: bool = False) -> None:
+    """Record that an attempt failed, and why; `final` quarantines the sample at once.
+
+    A full or read-only disk is no fault of the sample: it is told, and not counted.
+    """
+    outcome: Literal["failed", "rejected", "interrupted"] = "rejected" if final else "failed"
+    if any(sign in error for sign in _NO_FAULT):
+        outcome = "interrupted"
+    _put_attempt(folder, attempt.model_copy(update={"outcome": outcome, "error": error}))
+    line = {
+        "sample_id": attempt.sample_id,
+        "case": attempt.case_id,
+        "attempt": attempt.number,
+        "cause": error,
+        "remedy": remedy_of(error, final),
+        "worker": attempt.worker,
+        "time": round(time.time(), 3),
+    }
+    append(folder.failures, json.dumps(line, ensure_ascii=False))
+
+
+def lose(folder: RunFolder, attempt: Attempt, error: str) -> None:
+    """Record that an attempt ended by what others in its worker may have done."""
+    _put_attempt(folder, attempt.model_copy(update={"outcome": "lost", "error": error}))
+
+
+def remedy_of(error: str, final: bool = False) -> str:
+    """What a person can do about a failure; most messages say it themselves, after their `;`."""
+    if final:
+        return "try quality.policy mark to keep such volumes, another informed slice, or a new seed"
+    if "was killed" in error or "out of memory" in error.lower():
+        return "give workers more memory, or lower sampling.memory_mb, decode_batch or rows_at_once"
+    if any(sign in error for sign in _NO_FAULT):
+        return "free disk space, or make the run folder writable, and start the job again"
+    _, found, remedy = error.rpartition("; ")
+    return remedy if found else "see the worker's log; start the job again to have it tried again"
 
 
 def staging_place(folder: RunFolder, attempt: Attempt) -> Path:
@@ -197,7 +234,7 @@ def commit(
         is then thrown away.
     """
     record = make_record(dict(hash_files(staged)))
-    first = read_commit(folder, attempt.sample_id)
+    first = existing(folder, attempt.sample_id)
     if first is None:
         final = folder.volume(attempt.sample_id)
         if final.exists():  # renamed by an attempt that died before its commit record
@@ -215,6 +252,11 @@ def clear_staging(folder: RunFolder) -> None:
     """Throw away what killed attempts left behind. The caller holds the run's lock."""
     for leftover in folder.staging.iterdir():
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _counts(attempt: Attempt) -> bool:
+    """Whether an attempt is held against its sample."""
+    return attempt.outcome == "failed" or (attempt.outcome is None and attempt.alone)
 
 
 def _put_attempt(folder: RunFolder, attempt: Attempt) -> None:

@@ -14,33 +14,47 @@ from numpy.typing import NDArray
 
 from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity import MIN_SIZE_PX, class_means, ms_ssim
-from engine.runs.ledger import Measures
+from engine.runs.records import Measures
 from engine.volumes.volume import PreparedCase
 
 _MODEL_RANGE = 2.0
 
 
-def measure(case: PreparedCase, image: NDArray[np.float32], joins: Sequence[int]) -> Measures:
+_QUANTILES = np.linspace(0.0, 1.0, 21)
+
+
+def measure(
+    case: PreparedCase,
+    image: NDArray[np.float32],
+    joins: Sequence[int],
+    original: PreparedCase | None = None,
+) -> Measures:
     """Measure one generated volume beside the real one of its mask, where there is one.
 
     The body is every voxel of the mask that is not background.
 
     Args:
-        case: whose mask it was made for.
+        case: whose mask it was made for, with that mask and the volume's intensity window.
         image: generated, `z y x` in [-1, 1], on the case's prepared grid.
         joins: z at which slices z - 1 and z come from different windows.
+        original: the case as it was, when its mask or window was changed: the real volume is
+            measured there, and compared voxel by voxel only under the same mask.
     """
     body = case.mask > 0
     real = case.image
+    own = original or case
+    compared = real if own.mask is case.mask else None
     return Measures(
         seam_ratio=_known(seam_ratio(image, joins, body)),
-        seam_ratio_real=None if real is None else _known(seam_ratio(real, joins, body)),
+        seam_ratio_real=None if real is None else _known(seam_ratio(real, joins, own.mask > 0)),
         roughness=_known(roughness(image, body)),
-        roughness_real=None if real is None else _known(roughness(real, body)),
-        ms_ssim=_ms_ssim(image, real),
+        roughness_real=None if real is None else _known(roughness(real, own.mask > 0)),
+        ms_ssim=_ms_ssim(image, compared),
         unit=case.intensity.unit,
         class_means=_class_means(case, image),
-        class_means_real={} if real is None else _class_means(case, real),
+        class_means_real={} if real is None else _class_means(own, real),
+        class_quantiles=class_quantiles(case, image),
+        class_quantiles_real={} if real is None else class_quantiles(own, real),
     )
 
 
@@ -54,6 +68,17 @@ def _class_means(case: PreparedCase, image: NDArray[np.float32]) -> dict[str, fl
     """In source units; both volumes are clipped to the same intensity window."""
     means = class_means(case.intensity.to_source(image), case.mask, case.class_names)
     return {name: round(mean, 3) for name, mean in means.items()}
+
+
+def class_quantiles(case: PreparedCase, image: NDArray[np.float32]) -> dict[str, tuple[float, ...]]:
+    """In source units, at evenly spaced quantiles from 0 to 1: the class's distribution."""
+    found = {}
+    for number, name in enumerate(case.class_names, start=1):
+        inside = image[case.mask == number]
+        if inside.size:
+            values = case.intensity.to_source(np.quantile(inside, _QUANTILES))
+            found[name] = tuple(round(float(v), 2) for v in values)
+    return found
 
 
 def _known(value: float) -> float | None:

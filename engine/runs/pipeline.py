@@ -1,8 +1,8 @@
 """The one place that wires Ray Data: rows in, a pool of workers, status rows out.
 
-One row is one block, so that a lost worker costs one row. Workers catch their own errors and return
-status rows; Ray retries only what was killed, and the ledger's attempt counter ends that. Knows
-nothing of what a row means.
+One row is one block, so that a lost worker costs the rows it held and no others. Workers catch
+their own errors and return status rows; Ray retries only what was killed, and the ledger's attempt
+counter ends that. Knows nothing of what a row means.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from engine.errors import RunError
 
 Row = dict[str, Any]
 
-_TASK_RETRIES = 20
+_TASK_RETRIES = 1000  # the ledger ends what kills its worker; bystanders must outlive all of them
+_ROWS_A_PIPELINE = 5000  # Ray Data keeps books on every block
+_ROWS_ON_GPU, _ROWS_ON_CPU = 8, 2
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,22 @@ class Pool:
         num_cpus: CPUs a worker holds in Ray's books.
         num_gpus: GPUs a worker holds.
         num_threads: threads a worker computes with.
+        rows_at_once: rows a worker holds; more than one needs an asynchronous worker.
     """
 
     num_workers: int
     num_cpus: float
     num_gpus: float
     num_threads: int
+    rows_at_once: int = 1
 
 
-def choose_pool(num_workers: int | None, num_rows: int, nodes: Sequence[dict[str, float]]) -> Pool:
+def choose_pool(
+    num_workers: int | None,
+    num_rows: int,
+    nodes: Sequence[dict[str, float]],
+    rows_at_once: int | None = None,
+) -> Pool:
     """Size the pool: a worker a GPU, or without GPUs a worker a node, unless the user says.
 
     Workers never hold every CPU: Ray Data's own read tasks would wait for one for ever.
@@ -51,6 +60,7 @@ def choose_pool(num_workers: int | None, num_rows: int, nodes: Sequence[dict[str
         num_workers: the user's wish, or None.
         num_rows: more workers than rows are useless.
         nodes: resources ("CPU", "GPU") of each node.
+        rows_at_once: the user's wish, or None.
 
     Raises:
         RunError: no node offers a CPU.
@@ -60,12 +70,16 @@ def choose_pool(num_workers: int | None, num_rows: int, nodes: Sequence[dict[str
     if not cpus:
         raise RunError("the Ray cluster offers no CPU; start it with --num-cpus 2 or more")
     workers = max(1, min(num_workers or gpus or len(cpus), num_rows))
+    held_rows = rows_at_once or (_ROWS_ON_GPU if gpus else _ROWS_ON_CPU)
+    held_rows = min(held_rows, math.ceil(num_rows / workers))
     if gpus:
-        return Pool(workers, 0.5, min(1.0, gpus / workers), max(1, sum(cpus) // max(gpus, workers)))
+        threads = max(1, sum(cpus) // max(gpus, workers))
+        return Pool(workers, 0.5, min(1.0, gpus / workers), threads, held_rows)
     per_node = math.ceil(workers / len(cpus))
     share = (cpus[0] - 1) / per_node
     held = float(math.floor(share)) if share >= 1 else max(0.01, math.floor(share * 100) / 100)
-    return Pool(workers, held if cpus[0] > 1 else 0.5 / per_node, 0.0, max(1, cpus[0] // per_node))
+    held = held if cpus[0] > 1 else 0.5 / per_node
+    return Pool(workers, held, 0.0, max(1, cpus[0] // per_node), held_rows)
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -75,13 +89,14 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def run_rows(
-    rows: Sequence[Row], worker: type[Callable[[Row], Row]], settings: Row, pool: Pool
+    rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
 ) -> Iterator[Row]:
     """Send every row through a pool of workers; yields what they return as it comes.
 
     Args:
         rows: flat dictionaries of plain values.
-        worker: class; an instance is called with one row and returns one status row.
+        worker: class; an instance is called with one row and returns one status row, or is an
+            asynchronous generator that yields it (with `pool.rows_at_once` of them at once).
         settings: keyword arguments of its constructor.
         pool: from `choose_pool`.
 
@@ -92,25 +107,38 @@ def run_rows(
     context = DataContext.get_current()
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # a volume may take hours
-    with warnings.catch_warnings():
-        # Ray 2.60 has no other way yet to bound retries, and its default is to retry for ever
-        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        work = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-            worker,  # type: ignore[arg-type]  # a class whose instances are the function
-            fn_constructor_kwargs=settings,
-            compute=ActorPoolStrategy(size=pool.num_workers),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
-            max_task_retries=_TASK_RETRIES,
-        )
     try:
-        yield from work.iter_rows()
+        for first in range(0, len(rows), _ROWS_A_PIPELINE):
+            yield from _pipeline(rows[first : first + _ROWS_A_PIPELINE], worker, settings, pool)
     except (RayError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         raise RunError(
             f"the workers stopped ({type(error).__name__}: {lines[-1].strip()}); what is committed "
             "stays, start the job again for the rest"
         ) from error
+
+
+def _pipeline(
+    rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
+) -> Iterator[Row]:
+    at_once = pool.rows_at_once
+    more: Row = {"max_concurrency": at_once} if at_once > 1 else {}
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way yet to bound retries, and its default is to retry for ever
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        work = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+            worker,  # type: ignore[arg-type]  # a class whose instances are the function
+            fn_constructor_kwargs=settings,
+            compute=ActorPoolStrategy(
+                size=pool.num_workers,
+                max_tasks_in_flight_per_actor=at_once if at_once > 1 else None,
+            ),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            max_task_retries=_TASK_RETRIES,
+            **more,
+        )
+    yield from work.iter_rows()
 
 
 def _quieten() -> None:

@@ -1,30 +1,64 @@
 """The plan of a run: one row a volume, decided and written before any work.
 
-A plan is a pure function of the cases, the settings and the seed: the same question gives the same
-rows in the same order. Knows no models and no Ray.
+Rows are written and read one by one, so that a plan of any length takes little memory. Which rows
+there are is decided in `planning.py`. Knows no models, no voxels and no Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
 from engine.errors import StoreError
-from engine.runs.folder import put
-from engine.sampling.informed import choose_informed
+from engine.runs.folder import sync_folder
+from engine.sampling.mask_augmentation import MaskChange
+
+_IN_RUN = "run:"
+
+InformedSource = Literal["own", "cross", "fixed", "generated"]
+Verdict = Literal["fits", "warned", "redrawn", "edited", "skipped", "unchecked"]
 
 
-@dataclass(frozen=True)
-class CaseFacts:
-    """What a plan needs to know of a prepared case: its slices, and whether it has an image."""
+def in_run(path: str) -> str:
+    """The source of a prepared case that the run folder itself holds."""
+    return f"{_IN_RUN}{path}"
 
-    num_slices: int
-    has_image: bool
+
+def stored_at(root: Path, data: Path, source: str) -> Path:
+    """Where a source of a plan row lies: in the run folder, else in the data folder.
+
+    Raises:
+        StoreError: the plan names a place outside both.
+    """
+    base, name = (root, source[len(_IN_RUN) :]) if source.startswith(_IN_RUN) else (data, source)
+    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
+        raise StoreError(
+            f"{name!r}: a plan may name prepared cases of its data and run folder only; "
+            "start a new run folder"
+        )
+    return base / name
+
+
+class GateNote(FrozenConfig):
+    """What the compatibility gate found and did for one row (see `gate.py`).
+
+    Attributes:
+        verdict: what was done.
+        outline: how much the body outlines disagree, 0 (equal) to 1 (nothing in common).
+        organs: how far organs of the mask lie outside the slice's outline, as a share of them.
+        draws: informed slices that were looked at.
+    """
+
+    verdict: Verdict
+    outline: float
+    organs: float
+    draws: int = 1
 
 
 class PlanRow(FrozenConfig):
@@ -33,91 +67,84 @@ class PlanRow(FrozenConfig):
     Attributes:
         sample_id: name of the volume, unique in the run.
         case_id: whose mask.
-        replica: 0, 1, ... of the same mask.
-        mask_source: the prepared case that the mask is read from.
-        informed: "own" or "cross".
+        replica: 0, 1, ... of the same mask, informed source and augmentation.
+        num_slices: of the mask's prepared grid.
+        mask_source: the prepared case that the mask is read from (see `stored_at`).
+        informed: where the appearance comes from.
         informed_case: whose slice.
+        informed_source: the prepared case that the slice is read from (see `stored_at`).
         informed_z: slice of that case, on its prepared grid.
-        augmentation: what is done to the mask; None is nothing.
+        changes: what is done to the mask, in this order.
+        drawn_mask: a mask file of the run folder, on the case's own grid, that replaces its mask;
+            empty is none.
+        gate: what the compatibility gate said; None where it was not asked.
         seed: of the run; a sample's own randomness is a hash of it and `sample_id`.
     """
 
     sample_id: str
     case_id: str
     replica: int
+    num_slices: int
     mask_source: str
-    informed: str
+    informed: InformedSource
     informed_case: str
+    informed_source: str
     informed_z: int
-    augmentation: str | None
-    seed: int
+    changes: tuple[MaskChange, ...] = ()
+    drawn_mask: str = ""
+    gate: GateNote | None = None
+    seed: int = Field(ge=0)
+
+    def uses(self, case_id: str) -> bool:
+        """Whether a case's mask or slice is part of this volume."""
+        return case_id in (self.case_id, self.informed_case)
 
 
-def build_plan(
-    cases: Mapping[str, CaseFacts],
-    masks: Sequence[str],
-    informed: Literal["own", "cross"],
-    replicas: int,
-    seed: int,
-) -> tuple[PlanRow, ...]:
-    """Decide every volume of a run.
-
-    Args:
-        cases: all prepared cases; informed slices of "cross" come from any of them.
-        masks: the cases whose masks are resampled.
-        informed: whose appearance a mask gets.
-        replicas: volumes a mask.
-        seed: of the run.
-
-    Raises:
-        SamplingError: an informed slice does not exist; names the case.
-    """
-    with_image = {name: facts.num_slices for name, facts in cases.items() if facts.has_image}
-    rows = []
-    for case_id in masks:
-        for replica in range(replicas):
-            sample_id = f"{case_id}-r{replica:02d}"
-            choice = choose_informed(
-                informed, case_id, cases[case_id].num_slices, with_image, seed, sample_id
-            )
-            rows.append(
-                PlanRow(
-                    sample_id=sample_id,
-                    case_id=case_id,
-                    replica=replica,
-                    mask_source=f"{case_id}.zarr",
-                    informed=informed,
-                    informed_case=choice.case_id,
-                    informed_z=choice.z,
-                    augmentation=None,
-                    seed=seed,
-                )
-            )
-    return tuple(rows)
+def write_plan(path: Path, rows: Iterable[PlanRow]) -> int:
+    """Write the rows as JSON lines: the whole plan, or no file; returns their number."""
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    count = 0
+    try:
+        with staged.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(row.model_dump_json() + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return count
 
 
-def write_plan(path: Path, rows: Sequence[PlanRow]) -> None:
-    """Write the rows as JSON lines, in one piece."""
-    put(path, render_plan(rows))
-
-
-def render_plan(rows: Sequence[PlanRow]) -> str:
+def render_plan(rows: Iterable[PlanRow]) -> str:
     """The plan file's text."""
     return "".join(row.model_dump_json() + "\n" for row in rows)
 
 
-def read_plan(path: Path) -> tuple[PlanRow, ...]:
-    """Read what `write_plan` wrote.
+def iter_plan(path: Path) -> Iterator[PlanRow]:
+    """Read what `write_plan` wrote, row by row.
 
     Raises:
-        StoreError: a line is damaged; names it.
+        StoreError: the file is missing or a line is damaged; names it.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(PlanRow.model_validate_json(line))
-        except ValidationError:
-            raise StoreError(
-                f"{path}:{number}: not a plan row of this version; start a new run folder"
-            ) from None
-    return tuple(rows)
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield PlanRow.model_validate_json(line)
+                except ValidationError:
+                    raise StoreError(
+                        f"{path}:{number}: not a plan row of this version; start a new run folder"
+                    ) from None
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: missing; this is not a run folder, or its job was ended while planning: "
+            "start the job again"
+        ) from None
+
+
+def read_plan(path: Path) -> tuple[PlanRow, ...]:
+    """All rows of a plan; see `iter_plan`."""
+    return tuple(iter_plan(path))

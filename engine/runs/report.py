@@ -19,9 +19,9 @@ from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.folder import RunFolder, put
 from engine.runs.identity import RunIdentity
-from engine.runs.ledger import Commit
 from engine.runs.pictures import class_color, draw, place
-from engine.runs.plan import PlanRow
+from engine.runs.plan import PlanRow, stored_at
+from engine.runs.records import Commit
 from engine.runs.summary import RunSummary, VolumeSummary
 from engine.volumes.store import hash_tree, read_ome_zarr, read_prepared
 from engine.volumes.volume import PreparedCase
@@ -38,6 +38,7 @@ def write_report(
     summary: RunSummary,
     num_pictured: int,
     remarks: Mapping[str, str],
+    title: str = "Resampled volumes",
 ) -> Path:
     """Write report.html.
 
@@ -50,6 +51,7 @@ def write_report(
         summary: of the run.
         num_pictured: volumes to draw, in plan order; the table holds all.
         remarks: what else a reader should know of a case, by case id.
+        title: of the page.
 
     Returns:
         The page's path.
@@ -63,16 +65,17 @@ def write_report(
     classes: tuple[str, ...] = ()
     window = ""
     for row in shown:
-        case = read_prepared(data / f"{row.case_id}.zarr")
-        card = _card(folder, data, case, commits[row.sample_id], volumes[row.sample_id])
-        cards.append({**card, "remark": remarks.get(row.case_id, "")})
+        case = read_prepared(stored_at(folder.root, data, row.mask_source))
+        volume = volumes[row.sample_id]
+        card = _card(folder, data, case, row, commits[row.sample_id], volume)
+        said = [remarks.get(row.case_id, ""), *volume.flags]
+        cards.append({**card, "remark": "; ".join(text for text in said if text)})
         classes = max(classes, case.class_names, key=len)
         window = f"{case.intensity.low:g} to {case.intensity.high:g} {case.intensity.unit}"
         log.debug("drew %s", row.sample_id)
     page = _template().render(
-        title="Resampled volumes",
-        subtitle=f"{summary.committed} of {summary.planned} planned volumes, "
-        f"informed slices: {summary.informed}",
+        title=title,
+        subtitle=_subtitle(summary),
         headline=_headline(summary),
         fidelity_note=_fidelity_note(summary),
         num_cases=summary.num_cases,
@@ -91,19 +94,38 @@ def write_report(
     return folder.report
 
 
+def _subtitle(summary: RunSummary) -> str:
+    parts = [
+        f"{summary.committed} of {summary.planned} planned volumes",
+        f"informed slices: {summary.informed}",
+    ]
+    if summary.flagged:
+        parts.append(f"{summary.flagged} marked by the quality gate")
+    if summary.skipped:
+        parts.append(f"{summary.skipped} skipped: their informed slice does not fit the mask")
+    if summary.withdrawn:
+        parts.append(f"{summary.withdrawn} withdrawn")
+    return ", ".join(parts)
+
+
 def _card(
-    folder: RunFolder, data: Path, case: PreparedCase, commit: Commit, volume: VolumeSummary
+    folder: RunFolder,
+    data: Path,
+    case: PreparedCase,
+    row: PlanRow,
+    commit: Commit,
+    volume: VolumeSummary,
 ) -> dict[str, str]:
     path = folder.volume(commit.sample_id)
     if hash_tree(path) != commit.files:
         raise StoreError(
-            f"{path}: not what its commit record says; remove {folder.commit(commit.sample_id)}, "
-            "and the next run makes the volume anew"
+            f"{path}: not what its commit record says; jobs/verify_run.py --repair deletes what is "
+            "damaged, and the next run makes it anew"
         )
     image, mask, _ = read_ome_zarr(path)
     source = case
-    if commit.informed_case != commit.case_id:
-        source = read_prepared(data / f"{commit.informed_case}.zarr")
+    if row.informed_source != row.mask_source:
+        source = read_prepared(stored_at(folder.root, data, row.informed_source))
     assert source.image is not None, "plan rows name cases with an image"
     pixel = [float((source.affine[:3, axis] ** 2).sum() ** 0.5) for axis in (1, 0)]
     png = draw(
@@ -115,7 +137,7 @@ def _card(
     return {
         "sample_id": commit.sample_id,
         "caption": f"mask of {commit.case_id}, appearance of {commit.informed_case} "
-        f"(slice {commit.informed_z}), {commit.num_windows} windows, "
+        f"(slice {commit.informed_z}){_changes(row)}, {commit.num_windows} windows, "
         f"seam ratio {_number(volume.seam_ratio, 2)}",
         "alt": f"Axial, coronal and sagittal views of {commit.sample_id} without and with mask "
         "contours, and its informed slice beside the same slice of the result",
@@ -124,6 +146,23 @@ def _card(
         f"{commit.weights_sha256[:12]} · settings {commit.config_sha256[:12]} · "
         f"{' x '.join(str(n) for n in reversed(commit.size_zyx))} voxels (x y z)",
     }
+
+
+def _changes(row: PlanRow) -> str:
+    """What was done to the mask, in a few words."""
+    words = ["drawn by hand"] if row.drawn_mask else []
+    for change in row.changes:
+        what = f"classes {', '.join(map(str, change.classes))}" if change.classes else "mask"
+        done = ["removed"] if change.remove else []
+        done += ["flipped"] if change.flip_x else []
+        if any(change.rotate_deg_zyx):
+            done.append("turned " + " ".join(f"{a:.1f}" for a in change.rotate_deg_zyx) + " deg")
+        if change.scale_zyx != (1.0, 1.0, 1.0):
+            done.append("scaled " + " ".join(f"{s:.2f}" for s in change.scale_zyx))
+        if any(change.shift_mm_zyx):
+            done.append("moved " + " ".join(f"{s:.1f}" for s in change.shift_mm_zyx) + " mm")
+        words.append(f"{change.purpose}: {what} {', '.join(done) or 'unchanged'} (z y x)")
+    return f", {'; '.join(words)}" if words else ""
 
 
 def _headline(summary: RunSummary) -> list[tuple[str, str]]:

@@ -1,98 +1,105 @@
 """The resampling job: new volumes for a data set's own masks (the paper's re-sampling).
 
-Plan, workers, commits, summary, report, in one run folder that can be begun again at any time.
-Knows no command line and no way to sample; `jobs/` calls it.
+Says which cases there are and which rows are wanted; `generate.py` does the rest. Knows no command
+line and no way to sample; `jobs/` calls it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from engine.config import FrozenConfig
-from engine.errors import ConfigError, RunError, WeightsError
-from engine.log import get_logger
-from engine.runs import ledger
+from engine.errors import ConfigError
 from engine.runs.demo_cohort import REMARKS, build_demo_cohort
-from engine.runs.folder import RunFolder, RunLock, put
-from engine.runs.identity import (
-    RunIdentity,
-    code_commit,
-    code_versions,
-    hash_weights,
-    sha256_of,
-    write_or_check,
-)
-from engine.runs.pipeline import choose_pool, node_resources, run_rows
-from engine.runs.plan import CaseFacts, PlanRow, build_plan, read_plan, write_plan
-from engine.runs.progress import ProgressWatch, Tally
-from engine.runs.report import write_report
+from engine.runs.folder import RunFolder
+from engine.runs.gate import Gate, GateConfig, OutlineBook
+from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
+from engine.runs.identity import sha256_of
+from engine.runs.informed_slices import find_slices
+from engine.runs.inputs import case_facts, find_folder, pick_masks, run_place
+from engine.runs.plan import InformedSource, PlanRow, stored_at
+from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.session import RaySession
-from engine.runs.summary import JobFacts, RunSummary, summarize
-from engine.runs.worker import LoadSampler, ResampleWorker, WorkerTask, load_sampler, peak_memory_mb
-from engine.sampling.config import SamplingConfig
+from engine.runs.worker import LoadSampler, load_sampler
+from engine.sampling.mask_augmentation import (
+    ABDOMEN,
+    BRAIN,
+    MaskChange,
+    Triple,
+    draw_change,
+    way_to_centre,
+)
 from engine.volumes.manifest import PreparedManifest, read_manifest
-from models.weights import WeightsFileError
-from models.weights import read_manifest as read_weights_manifest
+from engine.volumes.store import read_prepared
+from engine.volumes.volume import PreparedCase
 
-log = get_logger(__name__)
+__all__ = [
+    "BrainConfig",
+    "Outcome",
+    "ResampleConfig",
+    "resample",
+    "resample_brain",
+    "run_place",
+]
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
 
-
-class ResampleConfig(FrozenConfig):
-    """Settings of one resampling run.
+class ResampleConfig(GenerationConfig):
+    """Settings of one resampling run; masks x informed x augmentations x replicas are its plan.
 
     Attributes:
         data: folder of prepared cases; None makes the embedded demo cohort inside the run folder.
-        weights: folder of the model.
-        out: run folder. Relative places lie below the current directory (below GEM3D_RUNS, or
-            `gem3d` in the home folder, when Ray runs the job in a temporary copy of the code).
-        informed: "own": each mask's own middle slice; "cross": a slice of another case.
+        informed: "own": each mask's own middle slice; "cross": a slice of another patient, at
+            random; "fixed": the given `slices`; "generated": from the weights' position model.
+        slices: for "fixed": `CASE:Z` or `FILE.nii.gz:Z`, each giving a version of every mask.
         cases: masks to resample, by case id; None is all.
-        replicas: volumes a mask.
-        seed: of all randomness.
-        num_workers: processes that hold a model; None is one a GPU, else one a computer.
-        num_pictured: volumes drawn in the report; its table holds all.
-        sampling: how volumes are sampled.
+        replicas: volumes a mask, informed source and augmentation.
+        augment: change each volume's mask as the paper does: brain tumours are turned, flipped and
+            moved inside the brain, abdomens turned.
+        augmentations: with `augment`: different augmented masks a mask.
+        patient_pattern: regular expression over case ids whose first group names the patient; None
+            takes each case as a patient of its own.
+        same_patient: "cross" may take another case of the same patient.
     """
 
     data: Path | None = None
-    weights: Path = Path("weights/demo_abdomen")
     out: Path = Path("runs/resample_abdomen")
-    informed: Literal["own", "cross"] = "cross"
+    informed: tuple[InformedSource, ...] = ("cross",)
+    slices: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
     replicas: int = Field(1, ge=1, le=10_000)
-    seed: int = Field(0, ge=0, lt=2**63)
-    num_workers: int | None = Field(None, ge=1)
-    num_pictured: int = Field(24, ge=0)
-    sampling: SamplingConfig = SamplingConfig()
+    augment: bool = False
+    augmentations: int = Field(1, ge=1, le=1000)
+    patient_pattern: str | None = None
+    same_patient: bool = False
 
+    @field_validator("informed", "slices", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Attributes:
-        summary: content of summary.json.
-        report: the page to look at.
-        worked: False when everything was there already.
-    """
-
-    summary: RunSummary
-    report: Path
-    worked: bool
+    @model_validator(mode="after")
+    def _consistent(self) -> ResampleConfig:
+        if not self.informed or len(set(self.informed)) != len(self.informed):
+            raise ValueError("informed names at least one source, each once")
+        if ("fixed" in self.informed) != bool(self.slices):
+            raise ValueError("informed fixed and slices belong together: give both or neither")
+        if len(set(self.slices)) != len(self.slices):
+            raise ValueError("slices names a slice twice")
+        if self.augmentations > 1 and not self.augment:
+            raise ValueError("augmentations above 1 needs augment")
+        if self.patient_pattern is not None:
+            _compiled(self.patient_pattern)
+        return self
 
 
 def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcome:
-    """Run the job, or the rest of it.
+    """Run the job, or the rest of it; see `generate`.
 
     Args:
         config: settings.
@@ -102,182 +109,137 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
         EngineError: the job is refused before work, or its workers cannot go on. Samples that fail
             do not raise: see `Outcome.summary.failed`.
     """
-    started_s = time.monotonic()
-    folder = RunFolder(run_place(config.out))
-    weights = _find(config.weights, "weights", WeightsError)
-    folder.create()
-    with RunLock(folder), RaySession() as session:
-        log.info("run folder %s", folder.root)
-        if config.data is None:
-            data = build_demo_cohort(folder.root / "cohort", session.start)
-        else:
-            data = _find(config.data, "data", ConfigError)
-        manifest = read_manifest(data)
-        identity = _identity(config, data, manifest, weights)
-        _check_fit(config, data, manifest, weights)
-        write_or_check(folder.identity, identity)
-        rows = _plan(folder, config, manifest)
-        barred, pending = _pending(folder, rows)
-        if not pending and folder.report.exists() and folder.summary.exists():
-            summary = RunSummary.model_validate_json(folder.summary.read_text(encoding="utf-8"))
-            _say_nothing_to_do(folder, rows, barred)
-            return Outcome(summary, folder.report, worked=False)
-        if pending:
-            session.start()
-            task = WorkerTask(
-                root=folder.root,
-                data=data,
-                weights=weights,
-                sampling=config.sampling,
-                settings_sha256=identity.settings_sha256,
-                weights_sha256=identity.weights_sha256,
-                code=identity.code,
-                num_threads=1,
-            )
-            _work(folder, rows, pending, task, load, config.num_workers)
-        remarks = REMARKS if config.data is None else {}
-        return _finish(folder, data, identity, rows, started_s, config.num_pictured, remarks)
+    return generate(config, partial(_intent, config), load)
 
 
-def run_place(out: Path) -> Path:
-    """Absolute run folder.
+class BrainConfig(ResampleConfig):
+    """Settings of one resampling run of FLAIR with tumour classes inside the brain contour.
 
-    Ray runs a job that was submitted with `--working-dir` in a temporary copy of it; results must
-    not vanish with that copy.
+    Attributes: as in `ResampleConfig`; `data` and `weights` must be given.
     """
-    if out.is_absolute() or "runtime_resources" not in Path.cwd().parts:
-        return out.absolute()
-    return Path(os.environ.get("GEM3D_RUNS", Path.home() / "gem3d")).absolute() / out
+
+    weights: Path = Path("weights/brain_flair")
+    out: Path = Path("runs/resample_brain")
 
 
-def _find(path: Path, key: str, kind: type[ConfigError | WeightsError]) -> Path:
-    """A folder as given, or below the code's checkout."""
-    for place in (path.absolute(), _CHECKOUT / path):
-        if place.is_dir():
-            return place
-    raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
+def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Outcome:
+    """`resample`, for data that was prepared with the brain contour.
 
-
-def _identity(
-    config: ResampleConfig, data: Path, manifest: PreparedManifest, weights: Path
-) -> RunIdentity:
-    digest, files = hash_weights(weights)
-    settings = config.model_dump(mode="json")
-    machine = {key: settings.pop(key) for key in ("data", "weights", "out")}
-    machine |= {key: settings.pop(key) for key in ("num_workers", "num_pictured")}
-    machine["data"], machine["weights"] = str(data), str(weights)
-    return RunIdentity(
-        job="resample",
-        settings=settings,
-        weights_sha256=digest,
-        weights=files,
-        data={"prepared cases": sha256_of({i: c.sha256 for i, c in manifest.cases.items()})},
-        machine=machine,
-        versions=code_versions(),
-        code=code_commit(),
-    )
-
-
-def _check_fit(
-    config: ResampleConfig, data: Path, manifest: PreparedManifest, weights: Path
-) -> None:
-    """Classes, pixels and settings must be what the model can do."""
-    try:
-        model = read_weights_manifest(weights)
-        config.sampling.resolved(model)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
-    size_yx = (model.preset.size_px, model.preset.size_px)
-    if manifest.class_names != model.class_names or manifest.config.size_yx != size_yx:
-        raise WeightsError(
-            f"{data}: {', '.join(manifest.class_names)} on {manifest.config.size_yx} pixels do not "
-            f"fit the weights {weights} ({', '.join(model.class_names)} on {size_yx}); prepare the "
-            "data with the preset that the model was trained on, or give other --weights"
+    Raises:
+        ConfigError: no data, or data of another kind.
+        EngineError: see `resample`.
+    """
+    if config.data is None:
+        raise ConfigError(
+            "no data; give --data FOLDER, prepared with jobs/configs/prepare_brain_flair.yaml"
         )
-
-
-def _plan(
-    folder: RunFolder, config: ResampleConfig, manifest: PreparedManifest
-) -> tuple[PlanRow, ...]:
-    """The run's plan, made and written when it is not there yet."""
-    if folder.plan.exists():
-        return read_plan(folder.plan)
-    names = manifest.case_ids()
-    masks = names if config.cases is None else tuple(dict.fromkeys(config.cases))
-    unknown = [name for name in masks if name not in names]
-    if unknown or not masks:
-        raise RunError(
-            f"cases {unknown} are not in the prepared data; it holds {', '.join(names[:20])}"
+    data = find_folder(config.data, "data")
+    if read_manifest(data).config.contour != "brain":
+        raise ConfigError(
+            f"{data}: prepared without the brain contour; prepare it with "
+            "jobs/configs/prepare_brain_flair.yaml, or use jobs/resample_abdomen.py"
         )
-    facts = {i: CaseFacts(c.size_zyx[0], c.has_image) for i, c in manifest.cases.items()}
-    rows = build_plan(facts, masks, config.informed, config.replicas, config.seed)
-    write_plan(folder.plan, rows)
-    return rows
+    return resample(config, load)
 
 
-def _pending(folder: RunFolder, rows: Sequence[PlanRow]) -> tuple[list[str], list[PlanRow]]:
-    """Quarantined sample ids, and rows to work on: plan minus commits minus quarantine."""
-    missing = [row for row in rows if ledger.read_commit(folder, row.sample_id) is None]
-    ledger.mark_interrupted(folder, [row.sample_id for row in missing])
-    ledger.clear_staging(folder)
-    barred = [
-        row.sample_id
-        for row in missing
-        if ledger.num_failures(folder, row.sample_id) >= ledger.MAX_FAILURES
-    ]
-    return barred, [row for row in missing if row.sample_id not in barred]
-
-
-def _say_nothing_to_do(folder: RunFolder, rows: Sequence[PlanRow], barred: Sequence[str]) -> None:
-    if barred:
-        log.info(
-            "nothing to do: %d of %d volumes exist, %d are quarantined (%s); see %s",
-            len(rows) - len(barred), len(rows), len(barred), ", ".join(barred), folder.failures,
-        )  # fmt: skip
+def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> Intent:
+    if config.data is None:
+        data = build_demo_cohort(folder.root / "cohort", session.start)
     else:
-        log.info("nothing to do: all %d volumes exist already", len(rows))
-
-
-def _work(
-    folder: RunFolder,
-    rows: Sequence[PlanRow],
-    pending: Sequence[PlanRow],
-    task: WorkerTask,
-    load: LoadSampler,
-    num_workers: int | None,
-) -> None:
-    pool = choose_pool(num_workers, len(pending), node_resources())
-    task = replace(task, num_threads=pool.num_threads)
-    log.info("%d of %d volumes to make, %d worker(s)", len(pending), len(rows), pool.num_workers)
-    tally = Tally(len(rows), len(rows) - len(pending), len(pending))
-    plain = [row.model_dump(mode="json") for row in pending]
-    with ProgressWatch(folder.progress, tally):
-        for status in run_rows(plain, ResampleWorker, {"task": task, "load": load}, pool):
-            if status["status"] != "committed":
-                log.error("%s %s: %s", status["sample_id"], status["status"], status["message"])
-
-
-def _finish(
-    folder: RunFolder,
-    data: Path,
-    identity: RunIdentity,
-    rows: Sequence[PlanRow],
-    started_s: float,
-    num_pictured: int,
-    remarks: Mapping[str, str],
-) -> Outcome:
-    """Summary and report from what is committed now."""
-    commits = ledger.read_commits(folder, [row.sample_id for row in rows])
-    barred, _ = _pending(folder, rows)
-
-    def summary_now() -> RunSummary:
-        facts = JobFacts(time.monotonic() - started_s, peak_memory_mb(), len(barred))
-        return summarize(rows, commits, facts)
-
-    log.info("drawing the report")
-    report = write_report(
-        folder, data, identity, rows, commits, summary_now(), num_pictured, remarks
+        data = find_folder(config.data, "data")
+    manifest = read_manifest(data)
+    facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
+    masks = pick_masks(facts, config.cases)
+    slices, digests = find_slices(config.slices, facts, folder, manifest.config)
+    settings = PlanSettings(
+        informed=config.informed,
+        replicas=config.replicas,
+        seed=config.seed,
+        augmentations=config.augmentations if config.augment else 0,
+        same_patient=config.same_patient,
+        fixed=slices,
     )
-    summary = summary_now()
-    put(folder.summary, json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
-    return Outcome(summary, report, worked=True)
+
+    def rows() -> Iterable[PlanRow]:
+        augment = Augmenter(folder, data, manifest)
+        check = make_gate(config.gate, folder, data)
+        return plan_rows(facts, masks, settings, augment, check)
+
+    return Intent(
+        job="resample",
+        title="Resampled volumes",
+        data=data,
+        manifests={data: manifest},
+        facts=facts,
+        data_sha256={**data_digest(manifest), **{f"slice {n}": d for n, d in digests.items()}},
+        rows=rows,
+        remarks=REMARKS if config.data is None else {},
+    )
+
+
+def data_digest(manifest: PreparedManifest) -> dict[str, str]:
+    """What describes a prepared data set in run.yaml."""
+    return {"prepared cases": sha256_of({i: c.sha256 for i, c in manifest.cases.items()})}
+
+
+def make_gate(
+    config: GateConfig, folder: RunFolder, data: Path
+) -> Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow] | None:
+    """The compatibility gate of a run, or None where it is off."""
+    if config.policy == "off":
+        return None
+    return Gate(config, OutlineBook(partial(stored_at, folder.root, data)))
+
+
+class Augmenter:
+    """Draws the mask augmentation of each row, by the kind of data: brain or abdomen.
+
+    Rows of one case follow each other in a plan, so the last case read is kept.
+    """
+
+    def __init__(self, folder: RunFolder, data: Path, manifest: PreparedManifest) -> None:
+        self._folder, self._data = folder, data
+        self._ranges = BRAIN if manifest.config.contour == "brain" else ABDOMEN
+        contour = manifest.config.contour != "none"
+        self._lesions = tuple(range(1, len(manifest.class_names) + (0 if contour else 1)))
+        self._last: tuple[str, PreparedCase, Triple | None] | None = None
+
+    def __call__(self, row: PlanRow) -> MaskChange:
+        """The change of a row; a mask without lesions stays as it is."""
+        case, towards = self._case(row.mask_source)
+        edge_mm = float((case.affine[:3, 0] ** 2).sum() ** 0.5) * case.mask.shape[2]
+        classes = tuple(c for c in self._lesions if (case.mask == c).any())
+        if self._ranges.target == "lesions" and not classes:
+            return MaskChange(purpose="augmentation")
+        return draw_change(self._ranges, row.seed, row.sample_id, classes, edge_mm, towards)
+
+    def _case(self, source: str) -> tuple[PreparedCase, Triple | None]:
+        if self._last is None or self._last[0] != source:
+            case = read_prepared(stored_at(self._folder.root, self._data, source))
+            x, y, z = ((case.affine[:3, :3] ** 2).sum(axis=0) ** 0.5).tolist()
+            towards = way_to_centre(case.mask, self._lesions, (z, y, x))
+            self._last = (source, case, towards)
+        return self._last[1], self._last[2]
+
+
+def _with_patients(facts: Mapping[str, CaseFacts], pattern: str | None) -> dict[str, CaseFacts]:
+    if pattern is None:
+        return dict(facts)
+    compiled = _compiled(pattern)
+    named = {}
+    for name, fact in facts.items():
+        match = compiled.search(name)
+        if match is None:
+            raise ConfigError(f"patient_pattern {pattern!r} does not match the case id {name!r}")
+        named[name] = replace(fact, patient=match.group(1))
+    return named
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"patient_pattern is no regular expression ({error})") from None
+    if compiled.groups < 1:
+        raise ValueError("patient_pattern needs a group, for example ([A-Za-z0-9]+)_")
+    return compiled

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from engine.config import FrozenConfig
 from engine.evaluation.fidelity import mean_errors
-from engine.runs.ledger import Commit, Measures
 from engine.runs.plan import PlanRow
+from engine.runs.records import Commit, Measures
 
 
 class VolumeSummary(FrozenConfig):
@@ -24,6 +24,8 @@ class VolumeSummary(FrozenConfig):
         ms_ssim: to the mask's own real volume; fidelity for informed "own", a contrast for others.
         class_errors: generated minus real mean of each class; informed "own" only.
         seconds: read, sample, measure and write.
+        flags: what the quality gate found wrong with it.
+        gate: what the compatibility gate said of its informed slice.
     """
 
     sample_id: str
@@ -41,6 +43,8 @@ class VolumeSummary(FrozenConfig):
     class_errors: dict[str, float]
     seconds: float
     attempt: int
+    flags: tuple[str, ...] = ()
+    gate: str = "unchecked"
 
 
 class RunSummary(FrozenConfig):
@@ -49,6 +53,9 @@ class RunSummary(FrozenConfig):
     Attributes:
         failed: planned volumes that do not exist after this job.
         quarantined: those of them that are not tried again.
+        flagged: existing volumes that the quality gate marked.
+        skipped: rows of the plan that the compatibility gate ruled out; not counted as planned.
+        withdrawn: rows that a withdrawn case is part of; not counted as planned.
         num_cases: masks behind the volumes, so that nobody takes replicas for patients.
         class_error_mean_abs: of each class, informed "own" only.
         wall_s: of the job that wrote this, start to end.
@@ -60,6 +67,9 @@ class RunSummary(FrozenConfig):
     committed: int
     failed: int
     quarantined: int
+    flagged: int = 0
+    skipped: int = 0
+    withdrawn: int = 0
     num_cases: int
     informed: str
     seam_ratio: float | None
@@ -81,18 +91,22 @@ class JobFacts:
         wall_s: seconds since it began.
         driver_memory_mb: its own peak.
         quarantined: samples that it did not try.
+        skipped: rows that the compatibility gate ruled out.
+        withdrawn: rows that a withdrawn case is part of.
     """
 
     wall_s: float
     driver_memory_mb: float
     quarantined: int
+    skipped: int = 0
+    withdrawn: int = 0
 
 
 def summarize(
     rows: Sequence[PlanRow], commits: Mapping[str, Commit], facts: JobFacts
 ) -> RunSummary:
     """Put the numbers of a run together; independent of the order in which volumes came."""
-    informed = rows[0].informed if rows else ""
+    informed = ", ".join(dict.fromkeys(row.informed for row in rows))
     real = _real_roughness(commits.values())
     volumes = tuple(
         _volume(commits[row.sample_id], row, real) for row in rows if row.sample_id in commits
@@ -106,6 +120,9 @@ def summarize(
         committed=len(volumes),
         failed=len(rows) - len(volumes),
         quarantined=facts.quarantined,
+        flagged=sum(bool(volume.flags) for volume in volumes),
+        skipped=facts.skipped,
+        withdrawn=facts.withdrawn,
         num_cases=len({volume.case_id for volume in volumes}),
         informed=informed,
         seam_ratio=_mean(v.seam_ratio for v in volumes),
@@ -135,7 +152,7 @@ def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> Volum
     if measures.roughness is not None and real_roughness:
         relative = round(measures.roughness / real_roughness, 4)
     errors = {}
-    if row.informed == "own":
+    if row.informed == "own" and not row.changes and not row.drawn_mask:
         errors = mean_errors(measures.class_means, measures.class_means_real)
     return VolumeSummary(
         sample_id=commit.sample_id,
@@ -153,6 +170,8 @@ def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> Volum
         class_errors={name: round(error, 2) for name, error in errors.items()},
         seconds=round(sum(s for stage, s in commit.timings_s.items() if "/" not in stage), 2),
         attempt=commit.attempt,
+        flags=commit.quality.flags,
+        gate=row.gate.verdict if row.gate else "unchecked",
     )
 
 

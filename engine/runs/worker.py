@@ -1,40 +1,56 @@
-"""A resampling worker: plan row in, committed volume and status row out.
+"""Workers: plan rows in, committed volumes and status rows out. Volumes never travel.
 
-It reads the prepared case and the informed slice by name, samples, measures, goes back to the
-native grid, writes and commits. Volumes never travel between processes. It knows no Ray: the pool
-in `pipeline.py` calls it, and so can a test.
+`ResampleWorker` makes one volume at a time. `FullWorker` holds several rows at once: reading and
+writing go on in threads beside one sampling loop, which takes the next row as soon as its batch has
+room. A row whose worker was killed in company is tried alone (see `ledger.needs_alone`), so that a
+case that kills its worker is told from those that only stood beside it. Knows no Ray: the pool in
+`pipeline.py` calls it, and so can a test.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import resource
 import socket
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine.errors import EngineError, SamplingError
 from engine.log import get_logger
 from engine.runs import ledger
+from engine.runs.feed import SamplerFeed, SamplerStoppedError
 from engine.runs.folder import RunFolder
-from engine.runs.measure import measure
+from engine.runs.maker import RejectedError, VolumeMaker, Work, WorkerTask, peak_memory_mb
 from engine.runs.plan import PlanRow
 from engine.runs.progress import write_event
+from engine.runs.records import Attempt
 from engine.sampling.config import SamplingConfig
-from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest
-from engine.volumes.prepare import to_native
-from engine.volumes.store import hash_tree, read_prepared, write_ome_zarr
-from engine.volumes.volume import PreparedCase, Volume
+from engine.sampling.request import Outcome, SampledVolume, SampleRequest
+from engine.sampling.sampler import Sampler
+
+__all__ = ["FullWorker", "LoadSampler", "ResampleWorker", "WorkerTask", "peak_memory_mb"]
 
 log = get_logger(__name__)
+
+_IO_THREADS = 2
+
+
+@runtime_checkable
+class ManySampler(Protocol):
+    """A model that makes several volumes side by side."""
+
+    def sample_many(
+        self,
+        requests: Iterable[SampleRequest | None],
+        on_window: Callable[[str, int, int], None] | None = None,
+    ) -> Iterator[Outcome]:
+        """Make volumes together; see `engine.sampling.sampler.Sampler`."""
 
 
 class SamplerLike(Protocol):
@@ -54,187 +70,203 @@ def load_sampler(weights: Path, config: SamplingConfig, device: str) -> SamplerL
     return Sampler.load(weights, config, device=device)
 
 
-@dataclass(frozen=True)
-class WorkerTask:
-    """What all workers of a job share.
+class _Rows:
+    """What both workers do with a row before and after sampling."""
 
-    Attributes:
-        root: the run folder.
-        data: folder of prepared cases.
-        weights: folder of the model.
-        sampling: how to sample.
-        settings_sha256: of the settings and data, for the commit records.
-        weights_sha256: of the weights, for the commit records.
-        code: commit of the code, for the provenance.
-        num_threads: threads to compute with.
-    """
+    def __init__(self, task: WorkerTask, load: LoadSampler) -> None:
+        self.num_threads = max(1, min(task.num_threads, os.cpu_count() or 1))
+        torch.set_num_threads(self.num_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.folder = RunFolder(task.root)
+        self.maker = VolumeMaker(task)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.sampler = load(task.weights, task.sampling, device)
 
-    root: Path
-    data: Path
-    weights: Path
-    sampling: SamplingConfig
-    settings_sha256: str
-    weights_sha256: str
-    code: str
-    num_threads: int
+    def begin(self, plan: PlanRow, *, alone: bool) -> Attempt | dict[str, Any]:
+        """An attempt, or the status of a row that needs none."""
+        sample_id = plan.sample_id
+        if ledger.existing(self.folder, sample_id):
+            return _status(sample_id, "committed")  # by a worker that died before it could tell
+        try:
+            attempt = ledger.begin_attempt(
+                self.folder, sample_id, self.name, plan.case_id, alone=alone
+            )
+        except (EngineError, OSError) as error:
+            write_event(self.folder.progress, "failed", sample_id)
+            quarantined = isinstance(error, EngineError)
+            return _status(sample_id, "quarantined" if quarantined else "failed", str(error))
+        write_event(self.folder.progress, "started", sample_id)
+        return attempt
 
+    def committed(self, plan: PlanRow) -> dict[str, Any]:
+        write_event(self.folder.progress, "committed", plan.sample_id)
+        return _status(plan.sample_id, "committed")
 
-@dataclass(frozen=True)
-class _Informed:
-    image: NDArray[np.float32]  # y x in [-1, 1]
-    mask: NDArray[np.uint8]  # y x
-    position: float  # 0 to 1
+    def failed(self, plan: PlanRow, attempt: Attempt, error: Exception) -> dict[str, Any]:
+        """Record a failure; what cannot even be recorded (a full disk) is still told."""
+        message = f"{type(error).__name__}: {error}"
+        log.error("%s failed: %s", plan.sample_id, message, exc_info=error)
+        try:
+            if isinstance(error, SamplerStoppedError) and not attempt.alone:
+                ledger.lose(self.folder, attempt, message)
+            else:
+                ledger.fail(self.folder, attempt, message, final=isinstance(error, RejectedError))
+            write_event(self.folder.progress, "failed", plan.sample_id)
+        except OSError as second:
+            message = f"{message} (nor could this be recorded: {second})"
+        return _status(plan.sample_id, "failed", message)
 
-
-@dataclass
-class _Clock:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Any:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
+    def tell_window(self, sample_id: str, done: int, total: int) -> None:
+        write_event(self.folder.progress, "window", sample_id, done, total)
 
 
 class ResampleWorker:
     """Holds the model in one process and makes volumes with it, one at a time."""
 
     def __init__(self, task: WorkerTask, load: LoadSampler = load_sampler) -> None:
-        torch.set_num_threads(max(1, min(task.num_threads, os.cpu_count() or 1)))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._task = task
-        self._folder = RunFolder(task.root)
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
-        self._sampler = load(task.weights, task.sampling, device)
+        self._rows = _Rows(task, load)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make the volume of one plan row.
 
+        Args:
+            row: `{"plan": the row as JSON}`.
+
         Returns:
             `{"sample_id", "status", "message"}` with status "committed", "failed" or "quarantined".
         """
-        plan = PlanRow.model_validate(row)
-        sample_id = plan.sample_id
-        if ledger.read_commit(self._folder, sample_id):
-            return _status(sample_id, "committed")  # by a worker that died before it could tell
+        rows, plan = self._rows, PlanRow.model_validate_json(row["plan"])
+        attempt = rows.begin(plan, alone=True)
+        if isinstance(attempt, dict):
+            return attempt
         try:
-            attempt = ledger.begin_attempt(self._folder, sample_id, self._name)
-        except EngineError as error:
-            write_event(self._folder.progress, "failed", sample_id)
-            return _status(sample_id, "quarantined", str(error))
-        write_event(self._folder.progress, "started", sample_id)
-        try:
-            self._make(plan, attempt)
+            work: Work | None = rows.maker.read(plan, attempt)
+            while work is not None:
+                with work.clock.stage("sample"):
+                    sampled = self._sample(work.request)
+                work = rows.maker.finish(work, sampled)
         except Exception as error:  # one bad sample must not stop the others
-            message = f"{type(error).__name__}: {error}"
-            log.exception("%s failed", sample_id)
-            ledger.fail(self._folder, attempt, message)
-            write_event(self._folder.progress, "failed", sample_id)
-            return _status(sample_id, "failed", message)
-        write_event(self._folder.progress, "committed", sample_id)
-        return _status(sample_id, "committed")
+            return rows.failed(plan, attempt, error)
+        return rows.committed(plan)
 
-    def _make(self, plan: PlanRow, attempt: ledger.Attempt) -> None:
-        clock = _Clock()
-        with clock.stage("read"):
-            case = read_prepared(self._task.data / f"{plan.case_id}.zarr")
-            informed = self._informed(plan, case)
-        with clock.stage("sample"):
-            sampled = self._sample(plan, case, informed)
-        with clock.stage("measure"):
-            measures = measure(case, sampled.image, sampled.joins)
-        staged = ledger.staging_place(self._folder, attempt)
-        with clock.stage("write"):
-            native = to_native(case, sampled.image)
-            mask = Volume(case.native_mask, case.native.affine, case.case_id)
-            write_ome_zarr(staged, native, mask, self._attributes(plan, case))
-        clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
-
-        def record(files: dict[str, str]) -> ledger.Commit:
-            return ledger.Commit(
-                sample_id=plan.sample_id,
-                case_id=plan.case_id,
-                informed_case=plan.informed_case,
-                informed_z=plan.informed_z,
-                target_z=round(informed.position * (case.size_zyx[0] - 1)),
-                seed=plan.seed,
-                attempt=attempt.number,
-                files=files,
-                config_sha256=self._task.settings_sha256,
-                weights_sha256=self._task.weights_sha256,
-                num_windows=sampled.num_windows,
-                joins=sampled.joins,
-                size_zyx=native.size_zyx,
-                timings_s=clock.seconds,
-                peak_memory_mb=peak_memory_mb(),
-                measures=measures,
-                committed_at=round(time.time(), 3),
-            )
-
-        ledger.commit(self._folder, attempt, staged, hash_tree, record)
-
-    def _informed(self, plan: PlanRow, case: PreparedCase) -> _Informed:
-        """The informed slice, its classes, and its relative height in its own volume."""
-        source = case
-        if plan.informed_case != plan.case_id:
-            source = read_prepared(self._task.data / f"{plan.informed_case}.zarr")
-        if source.image is None:
-            raise SamplingError(
-                f"{plan.informed_case}: has no image to take an informed slice from; "
-                "prepare the case with its image"
-            )
-        depth = source.image.shape[0]
-        position = plan.informed_z / max(1, depth - 1)
-        return _Informed(source.image[plan.informed_z], source.mask[plan.informed_z], position)
-
-    def _sample(
-        self,
-        plan: PlanRow,
-        case: PreparedCase,
-        informed: _Informed,
-    ) -> SampledVolume:
-        request = SampleRequest(
-            sample_id=plan.sample_id,
-            seed=plan.seed,
-            mask=case.mask,
-            informed=informed.image,
-            informed_mask=informed.mask,
-            informed_position=informed.position,
-        )
-
+    def _sample(self, request: SampleRequest) -> SampledVolume:
         def on_window(done: int, total: int) -> None:
-            write_event(self._folder.progress, "window", plan.sample_id, done, total)
+            self._rows.tell_window(request.sample_id, done, total)
 
-        sampled = self._sampler.sample(request, on_window)
-        if sampled.image.shape != case.size_zyx or not np.isfinite(sampled.image).all():
-            raise SamplingError(
-                f"{plan.sample_id}: the model returned {sampled.image.shape} voxels for a mask of "
-                f"{case.size_zyx}, or voxels that are not finite; try another profile or weights"
+        return self._rows.sampler.sample(request, on_window)
+
+
+class FullWorker:
+    """Holds the model in one process and keeps its batch full from several rows."""
+
+    def __init__(self, task: WorkerTask, load: LoadSampler = load_sampler) -> None:
+        self._rows = _Rows(task, load)
+        sampler = self._rows.sampler
+        many = sampler if isinstance(sampler, ManySampler) else OneByOne(sampler)
+        self._feed = SamplerFeed(many.sample_many, self._rows.tell_window, self._rows.num_threads)
+        self._threads = ThreadPoolExecutor(_IO_THREADS, "volumes")
+        self._company = _Company()
+        self._company_allowed = task.rows_at_once > 1
+        self._room = asyncio.Semaphore(max(1, task.rows_at_once))
+
+    async def __call__(self, row: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Make the volume of one plan row; yields one status row (see `ResampleWorker`)."""
+        plan = PlanRow.model_validate_json(row["plan"])
+        alone = not self._company_allowed or await self._beside(
+            ledger.needs_alone, self._rows.folder, plan.sample_id
+        )
+        async with self._room, self._company.enter(alone=alone):
+            yield await self._one(plan, alone=alone)
+
+    async def _one(self, plan: PlanRow, *, alone: bool) -> dict[str, Any]:
+        rows = self._rows
+        begun = await self._beside(lambda: rows.begin(plan, alone=alone))
+        if isinstance(begun, dict):
+            return begun
+        try:
+            work: Work | None = await self._beside(rows.maker.read, plan, begun)
+            while work is not None:
+                with work.clock.stage("sample"):
+                    sampled = await asyncio.wrap_future(self._feed.submit(work.request))
+                _count_own_part(work, sampled)
+                work = await self._beside(rows.maker.finish, work, sampled)
+        except Exception as error:  # one bad sample must not stop the others
+            return rows.failed(plan, begun, error)
+        return rows.committed(plan)
+
+    async def _beside(self, call: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+
+
+class OneByOne:
+    """A sampler of single volumes, dressed as one of many."""
+
+    def __init__(self, sampler: SamplerLike) -> None:
+        self._sampler = sampler
+
+    def sample_many(
+        self,
+        requests: Iterable[SampleRequest | None],
+        on_window: Callable[[str, int, int], None] | None = None,
+    ) -> Iterator[Outcome]:
+        """See `Sampler.sample_many`."""
+        pause = threading.Event()
+        for request in requests:
+            if request is None:
+                pause.wait(0.005)
+                continue
+            name = request.sample_id
+
+            def tell(done: int, total: int, name: str = name) -> None:
+                if on_window is not None:
+                    on_window(name, done, total)
+
+            try:
+                yield Outcome(name, volume=self._sampler.sample(request, tell))
+            except SamplingError as error:
+                yield Outcome(name, error=error)
+            except Exception as error:
+                yield Outcome(name, error=SamplingError(f"{type(error).__name__}: {error}"))
+
+
+class _Company:
+    """Rows that may stand beside each other, and rows that must be alone."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._exclusive = False
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def enter(self, *, alone: bool) -> AsyncIterator[None]:
+        """Wait until there is room: for a row that is alone, until nobody is inside.
+
+        Those that must be alone go first, so that rows which keep coming do not hold them off.
+        """
+        async with self._changed:
+            self._waiting += alone
+            await self._changed.wait_for(
+                lambda: not self._exclusive and (self._inside == 0 if alone else self._waiting == 0)
             )
-        return sampled
-
-    def _attributes(self, plan: PlanRow, case: PreparedCase) -> dict[str, Any]:
-        """What travels with the volume: equal for every attempt, and so are its bytes."""
-        return {
-            "synthetic": True,
-            "intensity_unit": case.intensity.unit,
-            "class_names": list(case.class_names),
-            "provenance": {
-                **plan.model_dump(mode="json"),
-                "settings_sha256": self._task.settings_sha256,
-                "weights_sha256": self._task.weights_sha256,
-                "code": self._task.code,
-                "notice": "synthetic, not for diagnosis",
-            },
-        }
+            self._waiting -= alone
+            self._inside += 1
+            self._exclusive = alone
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                self._exclusive = False
+                self._changed.notify_all()
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1)
+def _count_own_part(work: Work, sampled: SampledVolume) -> None:
+    """A volume in company waits for the others: that is not its own time."""
+    own_s, seconds = sum(sampled.timings_s.values()), work.clock.seconds
+    if own_s < seconds["sample"]:
+        seconds["sample/beside others"] = round(seconds["sample"] - own_s, 3)
+        seconds["sample"] = round(own_s, 3)
 
 
 def _status(sample_id: str, status: str, message: str = "") -> dict[str, Any]:

@@ -29,6 +29,7 @@ __all__ = [
     "PrepareConfig",
     "classes_of",
     "mask_to_native",
+    "mask_to_prepared",
     "prepare_case",
     "to_native",
 ]
@@ -122,6 +123,21 @@ def mask_to_native(case: PreparedCase, mask: NDArray[np.uint8]) -> Volume:
     return Volume(
         orientation.to_native(array), case.native.affine, case.case_id, case.native.header
     )
+
+
+def mask_to_prepared(case: PreparedCase, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Classes on a case's native grid (drawn by hand, say) -> its prepared grid.
+
+    Raises:
+        VolumeError: the mask is not on the case's native grid.
+    """
+    if classes.shape != case.native.size_zyx:
+        raise VolumeError(
+            f"{case.case_id}: mask of {classes.shape} is not on the case's grid "
+            f"{case.native.size_zyx}; draw it on the case's own image"
+        )
+    orientation, axes = _way_back(case, case.mask)
+    return regrid_classes(orientation.to_canonical(classes), [axis.to_prepared() for axis in axes])
 
 
 def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:

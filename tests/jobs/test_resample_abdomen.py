@@ -45,7 +45,7 @@ def test_the_command_line_overrides_the_yaml(
     words = ["--config", str(path), "--seed", "5", "--cases", "a", "b", "--out", "here"]
     assert job.main(words) == 0
     config = SEEN[-1]
-    assert (config.informed, config.seed, config.cases) == ("own", 5, ("a", "b"))
+    assert (config.informed, config.seed, config.cases) == (("own",), 5, ("a", "b"))
     assert (config.out, config.sampling.num_inference_steps) == (Path("here"), 7)
 
 

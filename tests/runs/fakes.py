@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
@@ -17,8 +18,10 @@ from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manif
 from engine.volumes.prepare import PrepareConfig, prepare_case
 from engine.volumes.store import hash_tree, write_prepared
 from engine.volumes.volume import Volume
+from models.autoencoder import Autoencoder
+from models.denoiser import Denoiser
 from models.presets import PRESETS
-from models.weights import AUTOENCODER, DENOISER, Manifest
+from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights
 from models.weights import write_manifest as write_weights_manifest
 
 SIZE_PX = 32
@@ -79,9 +82,13 @@ class LoadFake:
 
 
 def make_weights(folder: Path) -> Path:
-    """A weights folder as far as a run looks into it."""
+    """A weights folder as far as a run looks into it: names and shapes, all zeros."""
+    demo = PRESETS["demo"]
+    denoiser = demo.denoiser.model_copy(
+        update={"base_channels": 32, "multipliers": (1,), "attention_px": ()}
+    )
     manifest = Manifest(
-        preset=PRESETS["demo"].model_copy(update={"size_px": SIZE_PX}),
+        preset=demo.model_copy(update={"size_px": SIZE_PX, "denoiser": denoiser}),
         num_classes=3,
         class_names=PREPARE.all_class_names,
         schedule={},
@@ -89,8 +96,14 @@ def make_weights(folder: Path) -> Path:
         modality="ct",
     )
     write_weights_manifest(folder, manifest)
-    for name in (AUTOENCODER, DENOISER):
-        (folder / name).write_bytes(name.encode())
+    with torch.device("meta"):
+        models = {
+            AUTOENCODER: Autoencoder(manifest.preset.autoencoder),
+            DENOISER: Denoiser(manifest.preset, manifest.num_classes),
+        }
+    for name, model in models.items():
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        save_weights(folder / name, {key: torch.zeros(shape) for key, shape in shapes.items()})
     return folder
 
 

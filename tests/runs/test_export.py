@@ -1,5 +1,6 @@
 """Exported volumes lie on the mask's own grid and are what was committed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,21 @@ import pytest
 from engine.errors import ConfigError, RunError, StoreError
 from engine.runs.export import ExportJob, export_run
 from engine.runs.resample import ResampleConfig, resample
+from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels
 from tests.runs.fakes import LoadFake, make_case
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
-def test_export_goes_back_to_the_masks_grid_and_refuses_other_bytes(config: ResampleConfig) -> None:
+@pytest.fixture
+def finished(config: ResampleConfig, no_ray: None) -> ResampleConfig:
     resample(config, LoadFake())
+    return config
+
+
+def test_export_goes_back_to_the_masks_grid_and_refuses_other_bytes(
+    finished: ResampleConfig,
+) -> None:
+    config = finished
     paths = export_run(ExportJob(run=config.out))
     assert [path.name for path in paths] == [f"case{i}-r00.nii.gz" for i in range(3)]
     source, labels = make_case(1)
@@ -35,6 +43,28 @@ def test_export_goes_back_to_the_masks_grid_and_refuses_other_bytes(config: Resa
     paths[2].unlink()
     with pytest.raises(StoreError, match="differs from its commit record"):
         export_run(ExportJob(run=config.out))
+
+
+def test_nnunet_can_train_on_an_export(finished: ResampleConfig, tmp_path: Path) -> None:
+    out = tmp_path / "Dataset901_Made"
+    paths = export_run(ExportJob(run=finished.out, layout="nnunet", out=out))
+    assert len(paths) == 3
+    raw = json.loads((out / "dataset.json").read_text())
+    assert raw["labels"] == {"background": 0, "liver": 1, "spleen": 2}
+    assert (raw["channel_names"], raw["numTraining"]) == ({"0": "CT"}, 3)
+    cases = find_cases(out)  # our own reader of the layout takes it
+    assert [case.case_id for case in cases] == [f"case{i}-r00" for i in range(3)]
+    _, labels = make_case(1)
+    np.testing.assert_array_equal(read_labels(cases[1].mask).array, labels.array)
+
+
+def test_a_volume_that_was_made_again_is_exported_again(finished: ResampleConfig) -> None:
+    (path, *_) = export_run(ExportJob(run=finished.out))
+    records = path.parents[1] / "exported.jsonl"
+    records.write_text(records.read_text().replace('"sha256": "', '"sha256": "0', 1) + "torn")
+    before = path.stat().st_mtime_ns
+    export_run(ExportJob(run=finished.out))
+    assert path.stat().st_mtime_ns > before
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:

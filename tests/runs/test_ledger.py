@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,10 @@ import pytest
 from engine.errors import RunError, StoreError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
+from engine.runs.records import Attempt, Commit, Measures
 from engine.volumes.store import hash_tree
 
-MEASURES = ledger.Measures(
+MEASURES = Measures(
     seam_ratio=1.0,
     seam_ratio_real=1.0,
     roughness=1.0,
@@ -26,16 +28,16 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def stage(folder: RunFolder, attempt: ledger.Attempt, content: str = "voxels") -> Path:
+def stage(folder: RunFolder, attempt: Attempt, content: str = "voxels") -> Path:
     staged = ledger.staging_place(folder, attempt)
     (staged / "0").mkdir(parents=True)
     (staged / "0" / "c").write_text(content)
     return staged
 
 
-def commit(folder: RunFolder, attempt: ledger.Attempt, content: str = "voxels") -> ledger.Commit:
-    def record(files: dict[str, str]) -> ledger.Commit:
-        return ledger.Commit(
+def commit(folder: RunFolder, attempt: Attempt, content: str = "voxels") -> Commit:
+    def record(files: dict[str, str]) -> Commit:
+        return Commit(
             sample_id=attempt.sample_id,
             case_id="case",
             informed_case="case",
@@ -93,6 +95,34 @@ def test_three_failures_quarantine_a_sample_over_restarts(folder: RunFolder) -> 
         ledger.begin_attempt(folder, "a", "w")
     assert len(folder.failures.read_text().splitlines()) == 3
     ledger.begin_attempt(folder, "b", "w")
+
+
+def test_a_full_disk_is_held_against_nobody(folder: RunFolder) -> None:
+    for _ in range(5):
+        attempt = ledger.begin_attempt(folder, "a", "w", "case7")
+        ledger.fail(folder, attempt, "StoreError: x: cannot be written ([Errno 28] No space left)")
+    assert ledger.num_failures(folder, "a") == 0
+    line = json.loads(folder.failures.read_text().splitlines()[0])
+    assert (line["case"], line["attempt"]) == ("case7", 1)
+    assert "No space left" in line["cause"]
+    assert "free disk space" in line["remedy"]
+
+
+def test_a_volume_refused_for_good_is_quarantined_at_once(folder: RunFolder) -> None:
+    ledger.fail(folder, ledger.begin_attempt(folder, "a", "w"), "too dark", final=True)
+    with pytest.raises(RunError, match="quarantined"):
+        ledger.begin_attempt(folder, "a", "w")
+
+
+def test_a_worker_killed_with_company_is_nobodys_failure_yet(folder: RunFolder) -> None:
+    for name in "ab":
+        ledger.begin_attempt(folder, name, "killed worker", alone=False)
+    assert ledger.needs_alone(folder, "a")
+    assert ledger.begin_attempt(folder, "a", "w").number == 2
+    assert [a.outcome for a in ledger.read_attempts(folder, "a")] == ["lost", None]
+    assert ledger.num_failures(folder, "a") == 1, "alone and open: killed again, for all we know"
+    assert ledger.num_failures(folder, "b") == 0
+    assert not folder.failures.exists()
 
 
 def test_killed_workers_count_but_a_killed_job_does_not(folder: RunFolder) -> None:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import SamplingError, StoreError
-from engine.runs.plan import CaseFacts, build_plan, read_plan, render_plan, write_plan
+from engine.runs.plan import read_plan, render_plan, write_plan
+from engine.runs.planning import CaseFacts, build_plan
 
 CASES = {f"case{n}": CaseFacts(10 + n, n != 4) for n in range(5)}
 WITH_IMAGE = [name for name, facts in CASES.items() if facts.has_image]

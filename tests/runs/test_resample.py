@@ -49,7 +49,8 @@ def test_failing_samples_do_not_stop_the_rest(config: ResampleConfig) -> None:
     counts = first.summary
     assert (counts.planned, counts.committed, counts.failed, counts.quarantined) == (3, 1, 2, 1)
     assert list(images(config)) == ["case2-r00"]
-    assert len(ledger.read_attempts(folder, "case1-r00")) == ledger.MAX_FAILURES
+    assert ledger.num_failures(folder, "case1-r00") == ledger.MAX_FAILURES
+    assert ledger.num_failures(folder, "case2-r00") == 0, "it only stood beside the killer"
     assert "told to fail" in folder.failures.read_text()
     page = first.report.read_text()
     assert "quarantined" in page
@@ -116,7 +117,8 @@ def _check_finished(config: ResampleConfig) -> None:
     assert {p.name for p in after if after[p] != times.get(p)} == {"lock"}
     with pytest.raises(RunError, match=r"settings\.seed was 0, is now 1"):
         run(config.model_copy(update={"seed": 1}))
-    (config.weights / "denoiser.safetensors").write_bytes(b"retrained")
+    trained = config.weights / "denoiser.safetensors"
+    trained.write_bytes(trained.read_bytes()[:-1] + b"\x01")
     with pytest.raises(RunError, match=r"weights\.denoiser\.safetensors was"):
         run(config)
 
@@ -192,7 +194,7 @@ def test_weights_for_other_classes_are_refused(config: ResampleConfig) -> None:
 
 def test_cross_needs_another_case(config: ResampleConfig, tmp_path: Path) -> None:
     alone = config.model_copy(
-        update={"data": make_data(tmp_path / "alone", num_cases=1), "informed": "cross"}
+        update={"data": make_data(tmp_path / "alone", num_cases=1), "informed": ("cross",)}
     )
     with pytest.raises(SamplingError, match="no other case has an image"):
         run(alone)

@@ -1,7 +1,8 @@
 import pytest
 
-from engine.runs.ledger import Commit, Measures
-from engine.runs.plan import CaseFacts, PlanRow, build_plan
+from engine.runs.plan import PlanRow
+from engine.runs.planning import CaseFacts, build_plan
+from engine.runs.records import Commit, Measures
 from engine.runs.summary import JobFacts, summarize
 
 FACTS = JobFacts(wall_s=12.34, driver_memory_mb=100.0, quarantined=0)

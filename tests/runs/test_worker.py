@@ -5,7 +5,8 @@ import pytest
 
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.plan import CaseFacts, PlanRow, build_plan
+from engine.runs.plan import PlanRow
+from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import check_same_grid
@@ -37,7 +38,7 @@ def plan(case_id: str, informed: str = "cross") -> PlanRow:
 
 
 def run(task: WorkerTask, row: PlanRow, sampler: FakeSampler | None = None) -> dict[str, str]:
-    return ResampleWorker(task, LoadFake(sampler or FakeSampler()))(row.model_dump(mode="json"))
+    return ResampleWorker(task, LoadFake(sampler or FakeSampler()))({"plan": row.model_dump_json()})
 
 
 def test_a_row_becomes_a_committed_volume_on_the_masks_own_grid(task: WorkerTask) -> None:

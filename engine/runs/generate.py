@@ -1,0 +1,305 @@
+"""What every generating job does: plan, workers, commits, summary, report, in one run folder.
+
+A job says what its cases are and which rows it wants (`Intent`); everything else is here, and the
+same for all of them: the lock, the identity of the run, the plan written before any work, plan
+minus commits minus quarantine, long volumes first. Knows no command line and no way to sample.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from engine.config import FrozenConfig
+from engine.errors import WeightsError
+from engine.log import get_logger
+from engine.runs import ledger
+from engine.runs.census import Census, active_rows, take_census
+from engine.runs.folder import RunFolder, RunLock, put
+from engine.runs.gate import GateConfig
+from engine.runs.identity import (
+    RunIdentity,
+    code_commit,
+    code_versions,
+    hash_weights,
+    write_or_check,
+)
+from engine.runs.inputs import check_fit, find_folder, run_place
+from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
+from engine.runs.plan import PlanRow, stored_at, write_plan
+from engine.runs.planning import CaseFacts
+from engine.runs.progress import ProgressWatch, Tally
+from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
+from engine.runs.report import write_report
+from engine.runs.session import RaySession
+from engine.runs.summary import JobFacts, RunSummary, summarize
+from engine.runs.withdrawal import read_withdrawn
+from engine.runs.worker import (
+    FullWorker,
+    LoadSampler,
+    ResampleWorker,
+    WorkerTask,
+    load_sampler,
+    peak_memory_mb,
+)
+from engine.sampling.config import SamplingConfig
+from engine.volumes.manifest import PreparedManifest
+
+log = get_logger(__name__)
+
+_PLACES = ("data", "weights", "out")
+_MACHINE = ("num_workers", "rows_at_once", "num_pictured")
+
+
+class GenerationConfig(FrozenConfig):
+    """Settings of every generating job.
+
+    Attributes:
+        weights: folder of the model.
+        out: run folder. Relative places lie below the current directory (below GEM3D_RUNS, or
+            `gem3d` in the home folder, when Ray runs the job in a temporary copy of the code).
+        seed: of all randomness.
+        num_workers: processes that hold a model; None is one a GPU, else one a computer.
+        rows_at_once: volumes in a worker at once, in any stage; more keep its batch full and cost
+            memory. None is 8 on a GPU, else 2.
+        num_pictured: volumes drawn in the report; its table holds all.
+        sampling: how volumes are sampled.
+        gate: what is done about informed slices that do not fit the mask.
+        quality: what a volume must be like.
+    """
+
+    weights: Path = Path("weights/demo_abdomen")
+    out: Path = Path("runs/generated")
+    seed: int = Field(0, ge=0, lt=2**63)
+    num_workers: int | None = Field(None, ge=1)
+    rows_at_once: int | None = Field(None, ge=1, le=64)
+    num_pictured: int = Field(24, ge=0)
+    sampling: SamplingConfig = SamplingConfig()
+    gate: GateConfig = GateConfig()
+    quality: QualityConfig = QualityConfig()
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What one job wants to make.
+
+    Attributes:
+        job: its name, for run.yaml.
+        title: of the report.
+        data: folder that the cases' sources are relative to.
+        manifests: of the prepared data sets, by the folder that they lie in.
+        facts: every case, by the name that plan rows use.
+        data_sha256: of what describes the data, for run.yaml.
+        rows: makes the plan's rows.
+        machine: settings that do not change the volumes, beside the usual ones.
+        remarks: what else a reader of the report should know of a case.
+    """
+
+    job: str
+    title: str
+    data: Path
+    manifests: Mapping[Path, PreparedManifest]
+    facts: Mapping[str, CaseFacts]
+    data_sha256: dict[str, str]
+    rows: Callable[[], Iterable[PlanRow]]
+    machine: tuple[str, ...] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        summary: content of summary.json.
+        report: the page to look at.
+        worked: False when everything was there already.
+    """
+
+    summary: RunSummary
+    report: Path
+    worked: bool
+
+
+Prepare = Callable[[RunFolder, RaySession], Intent]
+AfterReport = Callable[[RunFolder, Intent, Sequence[PlanRow]], None]
+
+
+def generate(
+    config: GenerationConfig,
+    prepare: Prepare,
+    load: LoadSampler = load_sampler,
+    after: AfterReport | None = None,
+) -> Outcome:
+    """Run a job, or the rest of it.
+
+    Args:
+        config: its settings.
+        prepare: reads the data and says what is wanted; called under the run's lock.
+        load: makes the model inside each worker.
+        after: adds to the report what only this job has to say.
+
+    Raises:
+        EngineError: the job is refused before work, or its workers cannot go on. Samples that fail
+            do not raise: see `Outcome.summary.failed`.
+    """
+    started_s = time.monotonic()
+    folder = RunFolder(run_place(config.out))
+    weights = find_folder(config.weights, "weights", WeightsError)
+    folder.create()
+    with RunLock(folder), RaySession() as session:
+        log.info("run folder %s", folder.root)
+        intent = prepare(folder, session)
+        identity = _identity(config, intent, weights)
+        check_fit(config.sampling, intent.manifests, weights)
+        write_or_check(folder.identity, identity)
+        _plan(folder, intent)
+        census = take_census(folder)
+        if not census.pending and folder.report.exists() and folder.summary.exists():
+            summary = RunSummary.model_validate_json(folder.summary.read_text(encoding="utf-8"))
+            _say_nothing_to_do(folder, census)
+            return Outcome(summary, folder.report, worked=False)
+        if census.pending:
+            session.start()
+            _work(folder, census, _task(config, folder, intent, identity, weights), load, config)
+        return _finish(folder, intent, identity, config, started_s, after)
+
+
+def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIdentity:
+    digest, files = hash_weights(weights)
+    settings = config.model_dump(mode="json")
+    places = {key: settings.pop(key) for key in (*_PLACES, *intent.machine) if key in settings}
+    machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
+    machine["data"], machine["weights"] = str(intent.data), str(weights)
+    return RunIdentity(
+        job=intent.job,
+        settings=settings,
+        weights_sha256=digest,
+        weights=files,
+        data=intent.data_sha256,
+        machine=machine,
+        versions=code_versions(),
+        code=code_commit(),
+    )
+
+
+def _plan(folder: RunFolder, intent: Intent) -> None:
+    """The run's plan, made and written when it is not there yet."""
+    if not folder.plan.exists():
+        log.info("planning")
+        log.info("%d volumes planned", write_plan(folder.plan, intent.rows()))
+
+
+def _task(
+    config: GenerationConfig,
+    folder: RunFolder,
+    intent: Intent,
+    identity: RunIdentity,
+    weights: Path,
+) -> WorkerTask:
+    return WorkerTask(
+        root=folder.root,
+        data=intent.data,
+        weights=weights,
+        sampling=config.sampling,
+        settings_sha256=identity.settings_sha256,
+        weights_sha256=identity.weights_sha256,
+        code=identity.code,
+        num_threads=1,
+        quality=config.quality,
+        cohort=_cohort(folder, intent, config.quality),
+    )
+
+
+def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortStatistics:
+    """What the cohort is like: looked at once, then kept in the run folder."""
+    if config.policy == "off":
+        return CohortStatistics()
+    if folder.cohort.exists():
+        try:
+            return CohortStatistics.model_validate_json(folder.cohort.read_text(encoding="utf-8"))
+        except ValueError:
+            log.warning("%s: damaged; looking at the cohort again", folder.cohort)
+    gone = read_withdrawn(folder)
+    sources = (
+        stored_at(folder.root, intent.data, facts.source or f"{name}.zarr")
+        for name, facts in intent.facts.items()
+        if facts.has_image and name not in gone
+    )
+    cohort = read_cohort(sources, config.cohort_cases)
+    put(folder.cohort, cohort.model_dump_json(indent=1) + "\n")
+    return cohort
+
+
+def _say_nothing_to_do(folder: RunFolder, census: Census) -> None:
+    if census.barred:
+        log.info(
+            "nothing to do: %d of %d volumes exist, %d are quarantined (%s); see %s",
+            census.committed, census.planned, len(census.barred),
+            ", ".join(census.barred[:20]), folder.failures,
+        )  # fmt: skip
+    else:
+        log.info("nothing to do: all %d volumes exist already", census.planned)
+
+
+def _work(
+    folder: RunFolder,
+    census: Census,
+    task: WorkerTask,
+    load: LoadSampler,
+    config: GenerationConfig,
+) -> None:
+    num_pending = len(census.pending)
+    pool = choose_pool(config.num_workers, num_pending, node_resources(), config.rows_at_once)
+    task = replace(task, num_threads=pool.num_threads, rows_at_once=pool.rows_at_once)
+    log.info(
+        "%d of %d volumes to make, %d worker(s)", num_pending, census.planned, pool.num_workers
+    )
+    tally = Tally(census.planned, census.committed, num_pending)
+    worker: type[Any] = FullWorker if pool.rows_at_once > 1 else ResampleWorker
+    rows: list[Row] = [{"plan": text} for _, _, text in census.pending]
+    with ProgressWatch(folder.progress, tally):
+        for status in run_rows(rows, worker, {"task": task, "load": load}, pool):
+            if status["status"] != "committed":
+                log.error("%s %s: %s", status["sample_id"], status["status"], status["message"])
+
+
+def _finish(
+    folder: RunFolder,
+    intent: Intent,
+    identity: RunIdentity,
+    config: GenerationConfig,
+    started_s: float,
+    after: AfterReport | None,
+) -> Outcome:
+    """Summary and report from what is committed now."""
+    census = take_census(folder)
+    rows = tuple(active_rows(folder))
+    commits = ledger.read_commits(folder, [row.sample_id for row in rows])
+
+    def summary_now() -> RunSummary:
+        facts = JobFacts(
+            time.monotonic() - started_s,
+            peak_memory_mb(),
+            len(census.barred),
+            census.skipped,
+            census.withdrawn,
+        )
+        return summarize(rows, commits, facts)
+
+    log.info("drawing the report")
+    report = write_report(
+        folder, intent.data, identity, rows, commits, summary_now(), config.num_pictured,
+        intent.remarks, intent.title,
+    )  # fmt: skip
+    if after is not None:
+        after(folder, intent, rows)
+    summary = summary_now()
+    put(folder.summary, json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    return Outcome(summary, report, worked=True)

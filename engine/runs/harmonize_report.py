@@ -1,0 +1,250 @@
+"""The harmonization report: before and after side by side, and how near each organ came.
+
+Distances come from the commit records (quantiles of every class, real and generated); pictures from
+prepared cases and committed volumes. Writes harmonization.json and harmonization.html.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from engine.config import FrozenConfig
+from engine.evaluation.harmonization import organ_distances, site_spread
+from engine.runs import ledger
+from engine.runs.folder import RunFolder, put
+from engine.runs.measure import class_quantiles
+from engine.runs.plan import PlanRow, stored_at
+from engine.runs.records import Commit
+from engine.volumes.grids import Orientation
+from engine.volumes.store import read_ome_zarr, read_prepared
+from engine.volumes.volume import Array, PreparedCase
+
+_NOISE = 0.02  # of the intensity range: nearer than this is as near as sampling comes
+_PAPER, _INK = "#0b0d10", "#c9d1d9"
+
+Rows = Iterable[tuple[PlanRow, Commit]]
+
+
+class VolumeDistance(FrozenConfig):
+    """One volume against its reference, in the intensities' unit.
+
+    Attributes:
+        before: distance of each organ's distribution, of the real volume.
+        after: of the harmonized one.
+        damaged: it is farther from the reference than its input was.
+    """
+
+    sample_id: str
+    site: str
+    reference: str
+    before: dict[str, float]
+    after: dict[str, float]
+    damaged: bool
+
+
+class OrganSpread(FrozenConfig):
+    """Standard deviation between the sites' mean values of one organ, before and after."""
+
+    before: float | None
+    after: float | None
+
+    @property
+    def shrunk(self) -> float | None:
+        """How many times smaller it became."""
+        if self.before is None or not self.after:
+            return None
+        return self.before / self.after
+
+
+class Harmonization(FrozenConfig):
+    """Content of harmonization.json.
+
+    Attributes:
+        unit: of all intensities.
+        references: the informed slices, `case:z`.
+        spread: between sites, by reference and organ.
+        volumes: every committed volume whose case has an image.
+        damaged: those of them that are farther from the reference than before.
+    """
+
+    unit: str
+    references: tuple[str, ...]
+    spread: dict[str, dict[str, OrganSpread]]
+    volumes: tuple[VolumeDistance, ...]
+    damaged: tuple[str, ...]
+
+
+def write_harmonization(
+    folder: RunFolder,
+    data: Path,
+    rows: Sequence[PlanRow],
+    site_of: Mapping[str, str],
+    num_pictured: int,
+) -> Harmonization:
+    """Compare and draw what is committed; pictures are spread over the sites."""
+    pairs = [(row, ledger.existing(folder, row.sample_id)) for row in rows]
+    made = [(row, commit) for row, commit in pairs if commit is not None]
+    result = compare(folder, data, made, site_of)
+    put(folder.root / "harmonization.json", result.model_dump_json(indent=1) + "\n")
+    cards = [
+        {
+            "sample_id": row.sample_id,
+            "site": site_of[row.case_id],
+            "png": base64.b64encode(_picture(folder, data, row, commit)).decode(),
+        }
+        for row, commit in _a_few(made, site_of, num_pictured)
+    ]
+    template = importlib.resources.files("engine.runs").joinpath("harmonization.html")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(template.read_text("utf-8")).render(result=result, cards=cards)
+    put(folder.root / "harmonization.html", page)
+    return result
+
+
+def compare(
+    folder: RunFolder,
+    data: Path,
+    made: Sequence[tuple[PlanRow, Commit]],
+    site_of: Mapping[str, str],
+) -> Harmonization:
+    """Distances of every volume to its reference, and spreads between sites, from the records."""
+    references = {_reference(row): (row.informed_source, row.case_id) for row, _ in made}
+    targets = {}
+    widths = {}
+    for name, (source, _) in references.items():
+        case = read_prepared(stored_at(folder.root, data, source))
+        assert case.image is not None, "plan rows name cases with an image"
+        targets[name] = class_quantiles(case, case.image)
+        widths[name] = case.intensity.high - case.intensity.low
+    volumes = []
+    for row, commit in made:
+        name, measures = _reference(row), commit.measures
+        before = organ_distances(measures.class_quantiles_real, targets[name])
+        after = organ_distances(measures.class_quantiles, targets[name])
+        if before:
+            tolerated = max(_mean(before), _NOISE * widths[name])
+            volumes.append(
+                VolumeDistance(
+                    sample_id=row.sample_id,
+                    site=site_of[row.case_id],
+                    reference=name,
+                    before=_rounded(before),
+                    after=_rounded({k: v for k, v in after.items() if k in before}),
+                    # the reference scan cannot come nearer to itself than it was
+                    damaged=row.case_id != row.informed_case and _mean(after) > tolerated,
+                )
+            )
+    return Harmonization(
+        unit=made[0][1].measures.unit if made else "",
+        references=tuple(references),
+        spread={name: _spreads(made, name, site_of) for name in references},
+        volumes=tuple(volumes),
+        damaged=tuple(v.sample_id for v in volumes if v.damaged),
+    )
+
+
+def _reference(row: PlanRow) -> str:
+    return f"{row.informed_case}:{row.informed_z}"
+
+
+def _spreads(made: Rows, reference: str, site_of: Mapping[str, str]) -> dict[str, OrganSpread]:
+    before: dict[str, dict[str, list[float]]] = {}
+    after: dict[str, dict[str, list[float]]] = {}
+    for row, commit in made:
+        if _reference(row) != reference:
+            continue
+        site, measures = site_of[row.case_id], commit.measures
+        for name, mean in measures.class_means_real.items():
+            if name in measures.class_means:
+                before.setdefault(name, {}).setdefault(site, []).append(mean)
+                after.setdefault(name, {}).setdefault(site, []).append(measures.class_means[name])
+    return {
+        name: OrganSpread(before=_or_none(site_spread(before[name])),
+                          after=_or_none(site_spread(after[name])))
+        for name in before
+    }  # fmt: skip
+
+
+def _a_few(
+    made: Sequence[tuple[PlanRow, Commit]], site_of: Mapping[str, str], num_pictured: int
+) -> list[tuple[PlanRow, Commit]]:
+    """The first volumes of each site in turn."""
+    by_site: dict[str, list[tuple[PlanRow, Commit]]] = {}
+    for row, commit in made:
+        by_site.setdefault(site_of[row.case_id], []).append((row, commit))
+    each = num_pictured // max(1, len(by_site)) + 1
+    return [pair for pairs in by_site.values() for pair in pairs[:each]][: max(1, num_pictured)]
+
+
+def _picture(folder: RunFolder, data: Path, row: PlanRow, commit: Commit) -> bytes:
+    """Before, after and reference at its height, then before and after as coronal views."""
+    case = read_prepared(stored_at(folder.root, data, row.mask_source))
+    reference = read_prepared(stored_at(folder.root, data, row.informed_source))
+    image, _, _ = read_ome_zarr(folder.volume(row.sample_id))
+    orientation = Orientation.closest(image.affine, image.size_zyx)
+    step = np.linalg.solve(orientation.canonical_affine(image.affine), case.affine)
+    z, y = (float(commit.target_z), float(case.size_zyx[1] // 2))
+    native_z, native_y = (step[2, 2] * z + step[2, 3], step[1, 1] * y + step[1, 3])
+    after = orientation.to_canonical(image.array)
+    window = (reference.intensity.low, reference.intensity.high)
+    before = None if case.image is None else case.intensity.to_source(case.image)
+    blank = np.zeros((2, 2))
+    depth, height = after.shape[:2]
+    planes = {
+        "before": blank if before is None else before[int(z)],
+        "after": after[min(max(round(native_z), 0), depth - 1)],
+        "reference": _reference_plane(reference, row.informed_z),
+        "before, coronal": blank if before is None else before[:, int(y)],
+        "after, coronal": after[:, min(max(round(native_y), 0), height - 1)],
+    }
+    return _draw(planes, window, _aspects(case, image.spacing_mm_zyx))
+
+
+def _reference_plane(reference: PreparedCase, z: int) -> Array:
+    assert reference.image is not None
+    return reference.intensity.to_source(reference.image[z])
+
+
+def _aspects(case: PreparedCase, native_mm_zyx: tuple[float, float, float]) -> tuple[float, ...]:
+    dx, _, dz = np.linalg.norm(case.affine[:3, :3], axis=0)
+    return (1.0, 1.0, 1.0, float(dz / dx), native_mm_zyx[0] / native_mm_zyx[2])
+
+
+def _draw(
+    planes: Mapping[str, Array],
+    window: tuple[float, float],
+    aspects: Sequence[float],
+) -> bytes:
+    figure = Figure(figsize=(2.4 * len(planes), 2.9), dpi=100, facecolor=_PAPER)
+    for number, ((title, plane), aspect) in enumerate(zip(planes.items(), aspects, strict=True)):
+        axis = figure.add_subplot(1, len(planes), number + 1, facecolor="black")
+        axis.imshow(
+            plane[:, ::-1], cmap="gray", vmin=window[0], vmax=window[1], origin="lower",
+            aspect=aspect, interpolation="bilinear",
+        )  # fmt: skip
+        axis.set_title(title, color=_INK, fontsize=8)
+        axis.set_axis_off()
+    figure.tight_layout(pad=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor=_PAPER)
+    return buffer.getvalue()
+
+
+def _mean(distances: Mapping[str, float]) -> float:
+    return float(np.mean(list(distances.values()))) if distances else 0.0
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in values.items()}
+
+
+def _or_none(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

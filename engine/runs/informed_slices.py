@@ -1,0 +1,134 @@
+"""The user's own informed slices: `CASE:Z` of the data, or a NIfTI file, on the model's grid.
+
+A file has no mask, so its body (or brain) is found in it as in any case's image, and it is kept as
+a prepared case in the run folder: what follows reads it like any other. Knows no plan's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import ConfigError, VolumeError
+from engine.runs.folder import RunFolder
+from engine.runs.identity import hash_file
+from engine.runs.plan import in_run
+from engine.runs.planning import CaseFacts, FixedSlice
+from engine.volumes.contours import (
+    BODY_THRESHOLD_HU,
+    body_contour,
+    brain_contour,
+    mr_body_threshold,
+)
+from engine.volumes.grids import Orientation
+from engine.volumes.layouts import check_case_id
+from engine.volumes.nifti import read_image
+from engine.volumes.prepare import prepare_case
+from engine.volumes.prepare_config import PrepareConfig
+from engine.volumes.store import read_prepared, write_prepared
+from engine.volumes.volume import Array, Volume
+
+_SUFFIXES = (".nii", ".nii.gz")
+_AIR_HU = -500.0
+_TOO_DARK_FOR_MR = -50.0
+
+
+def find_slices(
+    wanted: Sequence[str],
+    facts: Mapping[str, CaseFacts],
+    folder: RunFolder,
+    config: PrepareConfig,
+) -> tuple[tuple[FixedSlice, ...], dict[str, str]]:
+    """Read what the user wrote.
+
+    Args:
+        wanted: each `CASE`, `CASE:Z`, `FILE.nii.gz` or `FILE.nii.gz:Z`; Z counts the slices of the
+            prepared grid from below, and is the middle one when left out.
+        facts: cases by name.
+        folder: the run; prepared files go to its folder `informed`.
+        config: how the run's data was prepared.
+
+    Returns:
+        The slices, and sha256 of the files among them by name.
+
+    Raises:
+        ConfigError: no such case or slice.
+        VolumeError: the file cannot be an informed slice of this data.
+    """
+    slices, digests = [], {}
+    for text in wanted:
+        name, z = _split(text)
+        if name.endswith(_SUFFIXES):
+            path = Path(name)
+            found, depth = _from_file(path, folder, config)
+            digests[path.name] = hash_file(path)
+        elif name not in facts:
+            raise ConfigError(
+                f"informed slice {text!r}: neither a case of the data nor a .nii or .nii.gz file; "
+                f"the data holds {', '.join(sorted(facts)[:20])}"
+            )
+        elif not facts[name].has_image:
+            raise ConfigError(f"informed slice {text!r}: this case has no image; name another")
+        else:
+            found, depth = (name, facts[name].source or f"{name}.zarr"), facts[name].num_slices
+        if z is not None and not 0 <= z < depth:
+            raise ConfigError(f"informed slice {text!r}: the case has slices 0 to {depth - 1}")
+        slices.append(FixedSlice(*found, depth // 2 if z is None else z))
+    return tuple(slices), digests
+
+
+def _split(text: str) -> tuple[str, int | None]:
+    name, colon, number = text.rpartition(":")
+    return (name, int(number)) if colon and number.isdigit() else (text, None)
+
+
+def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tuple[str, str], int]:
+    name = check_case_id(path.name.removesuffix(".gz").removesuffix(".nii"), path)
+    source = f"informed/{name}.zarr"
+    case_path = folder.root / source
+    image = read_image(path)
+    _refuse_other_modality(image, config)
+    if not case_path.exists():
+        plain = config.model_copy(
+            update={
+                "label_map": {1: 1},
+                "class_names": ("foreground",),
+                "contour": "none",
+                "other_labels": "refuse",
+            }
+        )
+        labels = Volume(_foreground(image, config), image.affine, image.source, image.header)
+        write_prepared(case_path, prepare_case(image, labels, plain, name))
+    return (name, in_run(source)), len(read_prepared(case_path).mask)
+
+
+def _foreground(image: Volume, config: PrepareConfig) -> Array:
+    """Body or brain of an image without a mask, as labels 0 and 1."""
+    orientation = Orientation.closest(image.affine, image.size_zyx)
+    canonical = orientation.to_canonical(image.array)
+    if config.contour == "brain":
+        inside = brain_contour(canonical, image.source)
+    else:
+        affine = orientation.canonical_affine(image.affine)
+        spacing = Volume(canonical, affine, image.source).spacing_mm_zyx
+        is_mr = config.modality == "mr"
+        threshold = mr_body_threshold(canonical) if is_mr else BODY_THRESHOLD_HU
+        inside = body_contour(canonical, spacing, threshold, image.source, dark_inside=is_mr)
+    return orientation.to_native(inside.astype(np.int32))
+
+
+def _refuse_other_modality(image: Volume, config: PrepareConfig) -> None:
+    """CT holds air far below zero; MR holds nothing there."""
+    low = float(image.array.min())
+    if config.modality == "ct" and low > _AIR_HU:
+        raise VolumeError(
+            f"{image.source}: no CT in HU (its darkest voxel is {low:g}, air is -1000), but the "
+            "data is CT; give an informed slice of the same modality"
+        )
+    if config.modality == "mr" and low < _TOO_DARK_FOR_MR:
+        raise VolumeError(
+            f"{image.source}: holds {low:g}, which no MR does, but the data is MR; give an "
+            "informed slice of the same modality"
+        )

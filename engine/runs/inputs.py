@@ -1,0 +1,101 @@
+"""What a job is given, checked before any work: places, cases, and whether the model can do them.
+
+Knows no plan rows and no Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.errors import ConfigError, RunError, WeightsError
+from engine.runs.planning import CaseFacts
+from engine.sampling.config import SamplingConfig
+from engine.volumes.layouts import check_case_id
+from engine.volumes.manifest import PreparedManifest
+from models.weights import WeightsFileError, check_files
+from models.weights import read_manifest as read_weights_manifest
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def run_place(out: Path) -> Path:
+    """Absolute run folder.
+
+    Ray runs a job that was submitted with `--working-dir` in a temporary copy of it; results must
+    not vanish with that copy.
+    """
+    if out.is_absolute() or "runtime_resources" not in Path.cwd().parts:
+        return out.absolute()
+    return Path(os.environ.get("GEM3D_RUNS", Path.home() / "gem3d")).absolute() / out
+
+
+def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = ConfigError) -> Path:
+    """A folder as given, or below the code's checkout.
+
+    Raises:
+        ConfigError, WeightsError: there is none.
+    """
+    for place in (path.absolute(), _CHECKOUT / path):
+        if place.is_dir():
+            return place
+    raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
+
+
+def case_facts(manifest: PreparedManifest, where: Path) -> dict[str, CaseFacts]:
+    """Facts of the cases of one prepared folder, by case id.
+
+    Raises:
+        LayoutError: a case id that cannot be a file name.
+    """
+    return {
+        check_case_id(name, where): CaseFacts(entry.size_zyx[0], entry.has_image)
+        for name, entry in manifest.cases.items()
+    }
+
+
+def pick_masks(facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The cases whose masks are wanted: those named, or all.
+
+    Raises:
+        RunError: a name is not in the data, or nothing is left.
+    """
+    names = tuple(sorted(facts))
+    masks = names if cases is None else tuple(dict.fromkeys(cases))
+    unknown = [name for name in masks if name not in facts]
+    if unknown or not masks:
+        raise RunError(
+            f"cases {unknown} are not in the prepared data; it holds {', '.join(names[:20])}"
+        )
+    return masks
+
+
+def check_fit(
+    sampling: SamplingConfig, manifests: Mapping[Path, PreparedManifest], weights: Path
+) -> None:
+    """Classes, pixels and settings must be what the model can do.
+
+    Raises:
+        WeightsError, ConfigError: they are not; names both sides.
+    """
+    try:
+        model = read_weights_manifest(weights)
+        sampling.resolved(model)
+        check_files(weights, model)
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
+    size_yx = (model.preset.size_px, model.preset.size_px)
+    for data, manifest in manifests.items():
+        if manifest.config.modality != model.modality:
+            raise WeightsError(
+                f"{data}: prepared as {manifest.config.modality}, but the weights {weights} were "
+                f"trained on {model.modality}; give weights of that modality with --weights"
+            )
+        if manifest.class_names != model.class_names or manifest.config.size_yx != size_yx:
+            raise WeightsError(
+                f"{data}: {', '.join(manifest.class_names)} on {manifest.config.size_yx} pixels "
+                f"do not fit the weights {weights} ({', '.join(model.class_names)} on {size_yx}); "
+                "prepare the data with the preset that the model was trained on, or give other "
+                "--weights"
+            )

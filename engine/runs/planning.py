@@ -1,0 +1,260 @@
+"""Which rows a plan has: masks x informed sources x augmentations x replicas, by hash of the seed.
+
+A pure function of the cases, the settings and the seed: the same question gives the same rows in
+the same order, made one by one. Knows no models, no voxels, no files and no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from engine.errors import SamplingError
+from engine.runs.plan import InformedSource, PlanRow
+from engine.sampling.mask_augmentation import MaskChange
+from engine.sampling.noise import noise_seed
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What a plan needs to know of a prepared case.
+
+    Attributes:
+        num_slices: of its prepared grid.
+        has_image: whether slices can be taken from it.
+        source: where it is stored, see `stored_at`; empty is `{case_id}.zarr`.
+        patient: whose case it is; empty is a patient of its own.
+    """
+
+    num_slices: int
+    has_image: bool
+    source: str = ""
+    patient: str = ""
+
+
+@dataclass(frozen=True)
+class FixedSlice:
+    """One slice for all: of a case, or of a prepared file.
+
+    Attributes:
+        name: of the case or file.
+        source: where it is stored, as in `CaseFacts.source`.
+        z: slice of it.
+    """
+
+    name: str
+    source: str
+    z: int
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """What a plan multiplies.
+
+    Attributes:
+        informed: sources of the informed slice.
+        replicas: volumes a mask, source and augmentation.
+        seed: of the run.
+        augmentations: augmented masks a mask; 0 leaves masks as they are.
+        same_patient: "cross" may draw another case of the same patient.
+        fixed: slices of source "fixed", each of which gives a version of every mask.
+    """
+
+    informed: tuple[InformedSource, ...] = ("cross",)
+    replicas: int = 1
+    seed: int = 0
+    augmentations: int = 0
+    same_patient: bool = False
+    fixed: tuple[FixedSlice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cases:
+    """All cases of a plan, arranged so that a draw costs little however many there are."""
+
+    facts: Mapping[str, CaseFacts]
+    same_patient: bool = False
+    _own: dict[str, list[int]] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def with_image(self) -> list[str]:
+        """Names of the cases that slices can be taken from, sorted."""
+        return sorted(name for name, facts in self.facts.items() if facts.has_image)
+
+    def source(self, name: str) -> str:
+        """Where a case is stored."""
+        return self.facts[name].source or f"{name}.zarr"
+
+    def draw_other(self, case_id: str, seed: int, sample_id: str, draw: int) -> str:
+        """Another patient's case (another case, with `same_patient`), by hash.
+
+        Equal to `engine.sampling.informed.choose_informed` where every case is its own patient.
+
+        Raises:
+            SamplingError: there is none.
+        """
+        if not self._own:
+            self._own.update(self._by_patient())
+        own = self._own.get(self._patient(case_id), [])
+        num_others = len(self.with_image) - len(own)
+        if num_others < 1:
+            raise SamplingError(
+                f"{case_id}: no other case has an image (of another patient); use informed own"
+            )
+        index = noise_seed(seed, sample_id, draw, "informed case") % num_others
+        for taken in own:  # sorted: each one at or before the index pushes it on by one
+            index += taken <= index
+        return self.with_image[index]
+
+    def _patient(self, case_id: str) -> str:
+        return case_id if self.same_patient else self.facts[case_id].patient or case_id
+
+    def _by_patient(self) -> dict[str, list[int]]:
+        own: dict[str, list[int]] = {}
+        for index, name in enumerate(self.with_image):
+            own.setdefault(self._patient(name), []).append(index)
+        return own or {"": []}
+
+
+Augment = Callable[[PlanRow], MaskChange]
+Check = Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow]
+"""Judges a row (see `gate.py`); may ask for it with the informed slice of draw 1, 2, ..."""
+
+
+def plan_rows(
+    cases: Mapping[str, CaseFacts],
+    masks: Iterable[str],
+    settings: PlanSettings,
+    augment: Augment | None = None,
+    check: Check | None = None,
+) -> Iterator[PlanRow]:
+    """Decide every volume of a run: masks x informed sources x augmentations x replicas.
+
+    Args:
+        cases: all prepared cases; informed slices of "cross" come from any of them.
+        masks: the cases whose masks are used.
+        settings: what is multiplied.
+        augment: draws the mask augmentation of a row.
+        check: the compatibility gate.
+
+    Raises:
+        SamplingError: an informed slice does not exist; names the case.
+    """
+    arranged = Cases(cases, settings.same_patient)
+    for case_id in masks:
+        for source, fixed in _sources(settings):
+            for augmentation in range(max(1, settings.augmentations)):
+                for replica in range(settings.replicas):
+                    name = _name(case_id, source, fixed, augmentation, replica, settings)
+                    row = _row(arranged, case_id, replica, name, source, fixed, settings.seed)
+                    if augment is not None and settings.augmentations:
+                        row = row.model_copy(update={"changes": (augment(row),)})
+                    yield row if check is None else check(row, _redraw(arranged, row))
+
+
+def build_plan(
+    cases: Mapping[str, CaseFacts],
+    masks: Sequence[str],
+    informed: InformedSource,
+    replicas: int,
+    seed: int,
+) -> tuple[PlanRow, ...]:
+    """`plan_rows` of one informed source, as a whole; see there."""
+    return tuple(plan_rows(cases, masks, PlanSettings((informed,), replicas, seed)))
+
+
+def _sources(settings: PlanSettings) -> Iterator[tuple[InformedSource, FixedSlice | None]]:
+    for source in settings.informed:
+        if source != "fixed":
+            yield source, None
+            continue
+        if not settings.fixed:
+            raise SamplingError("informed fixed needs a slice: give --slice CASE:Z or a NIfTI file")
+        for fixed in settings.fixed:
+            yield source, fixed
+
+
+def _name(
+    case_id: str,
+    source: InformedSource,
+    fixed: FixedSlice | None,
+    augmentation: int,
+    replica: int,
+    settings: PlanSettings,
+) -> str:
+    """Says only what differs within the run, so that a plain run has plain names."""
+    parts = [case_id]
+    if len(settings.informed) > 1:
+        parts.append(source)
+    if fixed is not None and len(settings.fixed) > 1:
+        parts.append(f"{fixed.name}.{fixed.z}")
+    if settings.augmentations:
+        parts.append(f"a{augmentation:02d}")
+    return "-".join([*parts, f"r{replica:02d}"])
+
+
+def _row(
+    cases: Cases,
+    case_id: str,
+    replica: int,
+    sample_id: str,
+    source: InformedSource,
+    fixed: FixedSlice | None,
+    seed: int,
+) -> PlanRow:
+    chosen = fixed or choose_slice(cases, case_id, source, seed, sample_id, 0)
+    return PlanRow(
+        sample_id=sample_id,
+        case_id=case_id,
+        replica=replica,
+        num_slices=cases.facts[case_id].num_slices,
+        mask_source=cases.source(case_id),
+        informed=source,
+        informed_case=chosen.name,
+        informed_source=chosen.source,
+        informed_z=chosen.z,
+        seed=seed,
+    )
+
+
+def choose_slice(
+    cases: Cases, case_id: str, source: InformedSource, seed: int, sample_id: str, draw: int
+) -> FixedSlice:
+    """The informed slice of one sample: the middle one of a case, or the one at its height.
+
+    Args:
+        cases: to draw from.
+        case_id: whose mask is sampled.
+        source: "own" or "cross".
+        seed: of the run.
+        sample_id: of the sample.
+        draw: 0 for the first choice, 1, 2, ... for other ones of "cross".
+
+    Raises:
+        SamplingError: no image to take a slice from.
+    """
+    if source == "generated":
+        raise SamplingError(
+            "informed generated needs weights with a position model, and these have none; "
+            "train one (train_model --stage position), or use informed cross"
+        )
+    num_slices = cases.facts[case_id].num_slices
+    if source == "own":
+        if not cases.facts[case_id].has_image:
+            raise SamplingError(f"{case_id}: has no image of its own; use informed cross")
+        return FixedSlice(case_id, cases.source(case_id), num_slices // 2)
+    name = cases.draw_other(case_id, seed, sample_id, draw)
+    height = (num_slices // 2) / max(num_slices - 1, 1)
+    return FixedSlice(name, cases.source(name), round(height * (cases.facts[name].num_slices - 1)))
+
+
+def _redraw(cases: Cases, row: PlanRow) -> Callable[[int], PlanRow]:
+    def drawn(draw: int) -> PlanRow:
+        if row.informed != "cross":
+            return row
+        other = choose_slice(cases, row.case_id, "cross", row.seed, row.sample_id, draw)
+        update = {"informed_case": other.name, "informed_source": other.source}
+        return row.model_copy(update={**update, "informed_z": other.z})
+
+    return drawn

@@ -1,0 +1,278 @@
+"""Proof that a run holds what it says: every committed byte re-read and hashed, all names compared.
+
+Reads plan, commit records and volumes; finds what is missing, torn, empty, changed, too much, or
+not valid OME-Zarr 0.5. On request it deletes what is damaged (a rerun then makes it again), lists
+the volumes that a patient is part of, and withdraws them. Knows no model and no Ray.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+
+from engine.config import FrozenConfig
+from engine.errors import ConfigError, RunError, StoreError
+from engine.log import get_logger
+from engine.runs import ledger
+from engine.runs.folder import RunFolder, RunLock
+from engine.runs.ome import ome_faults
+from engine.runs.plan import PlanRow, iter_plan
+from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
+from engine.volumes.store import hash_tree
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+_SAY_EVERY = 50
+
+
+class VerifyJob(FrozenConfig):
+    """Settings of jobs/verify_run.py.
+
+    Attributes:
+        run: the run folder; required.
+        repair: delete what is damaged, so that the job that made the run makes it again.
+        derived_from: list the volumes that this case's mask or slice is part of, and do no more.
+        withdraw: remove these volumes and their commit records, and never make them again.
+        num_threads: files are hashed side by side.
+    """
+
+    run: Path | None = None
+    repair: bool = False
+    derived_from: str | None = None
+    withdraw: str | None = None
+    num_threads: int = Field(2, ge=1, le=64)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one sample.
+
+    Attributes:
+        sample_id: of the sample.
+        kind: for example "missing file", "changed file", "bad commit record".
+        detail: which file, or why.
+    """
+
+    sample_id: str
+    kind: str
+    detail: str
+
+
+@dataclass
+class Verdict:
+    """What verification found.
+
+    Attributes:
+        planned: rows of the plan.
+        committed: commit records.
+        sound: volumes without a finding.
+        findings: damage.
+        leftovers: volumes without a commit record; they do not exist, and a rerun replaces them.
+        repaired: samples whose volume and record were deleted.
+    """
+
+    planned: int = 0
+    committed: int = 0
+    sound: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing damaged is left."""
+        return {finding.sample_id for finding in self.findings} <= set(self.repaired)
+
+    @property
+    def missing(self) -> int:
+        """Planned volumes that do not exist (yet)."""
+        return self.planned - self.committed + len(self.repaired)
+
+
+def open_run(root: Path | None) -> RunFolder:
+    """The run folder that a job names.
+
+    Raises:
+        ConfigError: none was given.
+        RunError: it is not a run folder.
+    """
+    if root is None:
+        raise ConfigError("no run folder; give --run FOLDER")
+    folder = RunFolder(root)
+    if not folder.plan.is_file() or not folder.commits.is_dir():
+        raise RunError(f"{root}: not a run folder (no plan.jsonl); give one that a job made")
+    return folder
+
+
+def verify_run(job: VerifyJob) -> Verdict:
+    """Check a run, and repair it where that is asked.
+
+    Raises:
+        ConfigError: no run given.
+        RunError: not a run folder, or (to repair) another job works on it.
+        StoreError: the plan cannot be read.
+    """
+    folder = open_run(job.run)
+    if job.repair:
+        with RunLock(folder):
+            verdict = _examine(folder, job.num_threads)
+            _repair(folder, verdict)
+            return verdict
+    return _examine(folder, job.num_threads)
+
+
+def derived_from(folder: RunFolder, case_id: str) -> list[PlanRow]:
+    """Rows whose volume uses a case's mask or slice, made or not.
+
+    Raises:
+        RunError: no row does; names cases that are in the plan.
+    """
+    found, names = [], set()
+    for row in iter_plan(folder.plan):
+        names |= {row.case_id, row.informed_case}
+        if row.uses(case_id):
+            found.append(row)
+    if not found:
+        raise RunError(
+            f"{case_id}: no volume of {folder.root} is planned with this case; it has "
+            f"{', '.join(sorted(names)[:20])}"
+        )
+    return found
+
+
+def withdraw(folder: RunFolder, case_id: str) -> list[str]:
+    """Remove every volume that a case is part of, with its commit record and its exports.
+
+    The withdrawal is on disk before anything is deleted: whatever cuts this short, no rerun makes
+    these volumes again, and the same call finishes the work. Report and summary are deleted, too
+    (they show the volumes); the job that made the run writes them anew.
+
+    Returns:
+        The samples that are gone.
+
+    Raises:
+        RunError: the case is not in the plan, or another job works on the folder.
+    """
+    rows = derived_from(folder, case_id)
+    with RunLock(folder):
+        remember(folder, case_id)
+        for row in rows:
+            _delete(folder, row.sample_id)
+            for name in (row.sample_id, f"{row.sample_id}_0000"):
+                for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
+                    exported.unlink()
+        for stale in [folder.report, folder.summary, *folder.root.glob("harmonization.*")]:
+            stale.unlink(missing_ok=True)
+    return [row.sample_id for row in rows]
+
+
+def _examine(folder: RunFolder, num_threads: int) -> Verdict:
+    verdict = Verdict()
+    committed = ledger.committed_ids(folder)
+    verdict.committed = len(committed)
+    gone = read_withdrawn(folder)
+    planned: dict[str, bool] = {}
+    for row in iter_plan(folder.plan):
+        withdrawn = is_withdrawn(row, gone)
+        verdict.planned += not withdrawn
+        planned[row.sample_id] = withdrawn
+        if withdrawn and (row.sample_id in committed or folder.volume(row.sample_id).exists()):
+            finding = Finding(row.sample_id, "withdrawn", "a withdrawn case is part of it")
+            verdict.findings.append(finding)
+    for name in sorted(committed - planned.keys()):
+        verdict.findings.append(Finding(name, "not planned", f"{folder.commit(name).name}"))
+    names = [name for name, is_gone in planned.items() if name in committed and not is_gone]
+
+    def look(name: str) -> list[Finding]:
+        return list(examine_volume(folder, name))
+
+    for done, found in enumerate(_in_order(look, names, num_threads), start=1):
+        verdict.findings += found
+        verdict.sound += not found
+        if done % _SAY_EVERY == 0 or done == len(names):
+            log.info("%d of %d volumes read, %d findings", done, len(names), len(verdict.findings))
+    stored = (folder.root / "volumes").glob("*.ome.zarr")
+    verdict.leftovers = sorted(
+        name for path in stored if (name := path.name.removesuffix(".ome.zarr")) not in committed
+    )
+    return verdict
+
+
+def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
+    """What is wrong with one committed volume."""
+    try:
+        commit = ledger.read_commit(folder, sample_id)
+    except StoreError as error:
+        yield Finding(sample_id, "bad commit record", str(error))
+        return
+    if commit is None:
+        return
+    if commit.sample_id != sample_id or not commit.files:
+        yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
+        return
+    path = folder.volume(sample_id)
+    if not path.is_dir():
+        yield Finding(sample_id, "missing volume", path.name)
+        return
+    try:
+        there = hash_tree(path)
+    except OSError as error:
+        yield Finding(sample_id, "unreadable volume", str(error))
+        return
+    for name in sorted(commit.files.keys() | there.keys()):
+        kind = _difference(path / name, commit.files.get(name), there.get(name))
+        if kind:
+            yield Finding(sample_id, kind, name)
+    for fault in ome_faults(path):
+        yield Finding(sample_id, "not OME-Zarr 0.5", fault)
+
+
+def _difference(file: Path, expected: str | None, found: str | None) -> str:
+    if expected is None:
+        return "extra file"
+    if found is None:
+        return "missing file"
+    if expected == found:
+        return ""
+    return "changed file" if file.stat().st_size else "empty file"
+
+
+def _repair(folder: RunFolder, verdict: Verdict) -> None:
+    damaged = dict.fromkeys(finding.sample_id for finding in verdict.findings)
+    for name in [*damaged, *verdict.leftovers]:
+        _delete(folder, name)
+        log.info("%s: deleted", name)
+    verdict.repaired = list(damaged)
+    if damaged:
+        folder.summary.unlink(missing_ok=True)  # it speaks of volumes that are gone
+
+
+def _delete(folder: RunFolder, sample_id: str) -> None:
+    """Record first, then the volume: what is cut off in between does not exist."""
+    folder.commit(sample_id).unlink(missing_ok=True)
+    volume = folder.volume(sample_id)
+    if volume.exists():
+        folder.staging.mkdir(exist_ok=True)
+        away = folder.staging / f"{sample_id}.{uuid.uuid4().hex[:8]}.deleted"
+        volume.rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def _in_order(work: Callable[[T], R], items: Sequence[T], num_threads: int) -> Iterator[R]:
+    """Results in order, with a few items ahead: a run of any length takes little memory."""
+    with ThreadPoolExecutor(num_threads, "verify") as pool:
+        rest = iter(items)
+        ahead = [pool.submit(work, item) for item in islice(rest, 4 * num_threads)]
+        while ahead:
+            yield ahead.pop(0).result()
+            ahead += [pool.submit(work, item) for item in islice(rest, 1)]

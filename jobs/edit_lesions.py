@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Counterfactuals: the same patients with a lesion moved, scaled, removed, or drawn anew.
+
+    python jobs/edit_lesions.py --data prepared --weights w --cases pat2 --shift-mm-zyx 0 0 20
+    python jobs/edit_lesions.py --data prepared --weights w --remove --keep-original
+    python jobs/edit_lesions.py --data prepared --weights w --cases pat2 --drawn my_mask.nii.gz
+
+Exit code 0: every planned volume exists. 1: some failed, the rest is finished. 2: refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from engine.config import parse_job
+from engine.errors import EngineError
+from engine.log import show_log
+from engine.runs.edit_lesions import EditConfig, edit_lesions
+
+
+def main(args: Sequence[str]) -> int:
+    """Parse, run, say where to look; return the exit code."""
+    show_log()
+    try:
+        outcome = edit_lesions(parse_job(EditConfig, args, "Make counterfactuals."))
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again for the rest", file=sys.stderr)
+        return 130
+    summary = outcome.summary
+    print(
+        f"{summary.committed} of {summary.planned} volumes, {summary.failed} failed; "
+        f"report: {outcome.report}"
+    )
+    return 1 if summary.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+#!/usr/bin/env python
+"""Re-read every committed byte of a run and say what is damaged.
+
+    python jobs/verify_run.py --run runs/mine
+    python jobs/verify_run.py --run runs/mine --repair             # then start its job again
+    python jobs/verify_run.py --run runs/mine --derived-from pat7  # which volumes is pat7 part of?
+    python jobs/verify_run.py --run runs/mine --withdraw pat7      # remove them for good
+
+Exit code 0: nothing damaged is left. 1: damage was found (and not repaired). 2: refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from engine.config import parse_job
+from engine.errors import EngineError
+from engine.log import show_log
+from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run, withdraw
+
+_SHOWN = 50
+
+
+def main(args: Sequence[str]) -> int:
+    """Parse, verify, show a table; return the exit code."""
+    show_log()
+    try:
+        job = parse_job(VerifyJob, args, "Verify a run.")
+        if job.derived_from is not None:
+            return _list(job, job.derived_from)
+        if job.withdraw is not None:
+            gone = withdraw(open_run(job.run), job.withdraw)
+            print("\n".join(gone))
+            print(f"{len(gone)} volumes of {job.withdraw} withdrawn; copies elsewhere are yours")
+            return 0
+        verdict = verify_run(job)
+    except (EngineError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _show(verdict)
+    return 0 if verdict.is_sound else 1
+
+
+def _list(job: VerifyJob, case_id: str) -> int:
+    rows = derived_from(open_run(job.run), case_id)
+    print(f"{'volume':40s} {'mask of':24s} informed slice of")
+    for row in rows:
+        print(f"{row.sample_id:40s} {row.case_id:24s} {row.informed_case}, z {row.informed_z}")
+    print(f"{len(rows)} planned volumes use {case_id}")
+    return 0
+
+
+def _show(verdict: Verdict) -> None:
+    if verdict.findings:
+        print(f"{'volume':40s} {'finding':20s} where")
+    for finding in verdict.findings[:_SHOWN]:
+        print(f"{finding.sample_id:40s} {finding.kind:20s} {finding.detail}")
+    if len(verdict.findings) > _SHOWN:
+        print(f"... and {len(verdict.findings) - _SHOWN} more")
+    if verdict.leftovers:
+        print(f"{len(verdict.leftovers)} volumes without a commit record (they do not exist)")
+    print(
+        f"{verdict.planned} planned, {verdict.committed} committed, {verdict.sound} sound, "
+        f"{len({f.sample_id for f in verdict.findings})} damaged, {len(verdict.repaired)} deleted"
+    )
+    if verdict.repaired:
+        print("start the run's job again to make the deleted volumes anew")
+    elif verdict.findings:
+        print("--repair deletes the damaged volumes, so that the run's job makes them again")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

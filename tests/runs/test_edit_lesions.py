@@ -1,0 +1,115 @@
+"""Counterfactuals: the mask changes where it was asked to, and nowhere else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jobs.edit_lesions as job
+from engine.errors import ConfigError, RunError, SamplingError, VolumeError
+from engine.runs.edit_lesions import EditConfig, edit_lesions
+from engine.runs.folder import RunFolder
+from engine.runs.plan import read_plan
+from engine.volumes.nifti import write_nifti
+from engine.volumes.store import read_ome_zarr, read_prepared
+from engine.volumes.volume import Volume
+from tests.runs.fakes import LoadFake, make_case, make_data, make_weights
+
+pytestmark = pytest.mark.usefixtures("no_ray")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EditConfig:
+    return EditConfig(
+        data=make_data(tmp_path / "data"),
+        weights=make_weights(tmp_path / "weights"),
+        out=tmp_path / "run",
+        cases=("case1",),
+        classes=("spleen",),
+        num_pictured=1,
+    )
+
+
+def mask_of(config: EditConfig, name: str) -> np.ndarray:
+    _, mask, _ = read_ome_zarr(RunFolder(config.out).volume(name))
+    return mask.array
+
+
+def test_a_lesion_moves_by_millimetres_and_the_rest_stays(config: EditConfig) -> None:
+    moved = config.model_copy(update={"shift_mm_zyx": (0.0, 0.0, -6.0), "keep_original": True})
+    assert edit_lesions(moved, LoadFake()).summary.committed == 2
+    before, after = mask_of(config, "case1-original-r00"), mask_of(config, "case1-edit-r00")
+    assert config.data is not None
+    np.testing.assert_array_equal(before, read_prepared(config.data / "case1.zarr").native_mask)
+    # the native grid is LPS: 6 mm towards the left are two voxels of 3 mm forward in x
+    shift = np.argwhere(after == 2).mean(axis=0) - np.argwhere(before == 2).mean(axis=0)
+    np.testing.assert_allclose(shift, (0, 0, 2), atol=0.2)
+    np.testing.assert_array_equal(after > 0, before > 0)
+    np.testing.assert_array_equal(after == 1, (before == 1) & (after != 2))
+
+
+def test_a_removed_lesion_is_healed(config: EditConfig) -> None:
+    edit_lesions(config.model_copy(update={"remove": True}), LoadFake())
+    after = mask_of(config, "case1-edit-r00")
+    assert not (after == 2).any()
+    assert config.data is not None
+    before = read_prepared(config.data / "case1.zarr").native_mask
+    np.testing.assert_array_equal(after > 0, before > 0)
+
+
+def test_the_slice_shows_neither_the_old_lesion_nor_the_new(config: EditConfig) -> None:
+    edit_lesions(config.model_copy(update={"remove": True, "classes": ("spleen",)}), LoadFake())
+    (row,) = read_plan(RunFolder(config.out).plan)
+    assert config.data is not None
+    case = read_prepared(config.data / "case1.zarr")
+    assert row.informed_case == "case1"
+    assert not (case.mask[row.informed_z] == 2).any()
+
+
+def test_a_drawn_mask_is_taken_as_it_is(config: EditConfig, tmp_path: Path) -> None:
+    _, labels = make_case(1)
+    drawn = np.where(labels.array == 2, 0, labels.array)
+    drawn[5:8, 10:14, 10:14] = 2
+    path = tmp_path / "drawn.nii.gz"
+    write_nifti(path, Volume(drawn.astype(np.uint8), labels.affine, "drawn"))
+    edit_lesions(config.model_copy(update={"drawn": path}), LoadFake())
+    after = mask_of(config, "case1-edit-r00")
+    np.testing.assert_array_equal(np.where(after == 3, 0, after), drawn)
+    changed = config.model_copy(update={"drawn": path})
+    write_nifti(path, Volume(np.zeros_like(drawn, dtype=np.uint8), labels.affine, "drawn"))
+    with pytest.raises(VolumeError, match="empty mask"):
+        edit_lesions(changed, LoadFake())
+    drawn[0, 13, 13] = 1
+    write_nifti(path, Volume(drawn.astype(np.uint8), labels.affine, "drawn"))
+    with pytest.raises(RunError, match="drawn mask was"):
+        edit_lesions(changed, LoadFake())
+    write_nifti(path, Volume(drawn[1:].astype(np.uint8), labels.affine, "drawn"))
+    with pytest.raises(VolumeError, match="regrid the mask"):
+        edit_lesions(changed, LoadFake())
+
+
+@pytest.mark.parametrize(
+    ("update", "kind", "told"),
+    [
+        ({}, ConfigError, "no edit"),
+        ({"remove": True, "classes": ("tumour",)}, ConfigError, r"\['tumour'\].* liver, spleen"),
+        ({"remove": True, "component": 9}, SamplingError, "the mask has 1"),
+        ({"remove": True, "data": None}, ConfigError, "no data"),
+        ({"remove": True, "cases": ("nobody",)}, RunError, r"\['nobody'\]"),
+    ],
+)
+def test_impossible_edits_are_refused(
+    config: EditConfig, update: dict[str, object], kind: type[Exception], told: str
+) -> None:
+    with pytest.raises(kind, match=told):
+        edit_lesions(config.model_copy(update=update), LoadFake())
+    assert not RunFolder(config.out).plan.exists()
+
+
+def test_two_edits_at_once_are_one_too_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text("remove: true\nscale: 2.0\n")
+    assert job.main(["--config", str(path)]) == 2
+    assert "give one edit" in capsys.readouterr().err

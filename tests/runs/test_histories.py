@@ -1,0 +1,263 @@
+"""Random histories of plan, work, crash, damage and rerun, over a fake sampler and a real disk.
+
+Whatever happens, an undisturbed rerun ends with every planned volume that is not quarantined, each
+once, each as it was meant; nobody is quarantined who did not fail three times. Jobs die at any step
+that touches the disk. HYPOTHESIS_PROFILE=thorough runs many more histories.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from engine.errors import RunError
+from engine.runs import ledger
+from engine.runs.census import Census, take_census
+from engine.runs.folder import RunFolder, append, put, sync_folder
+from engine.runs.plan import PlanRow, iter_plan, write_plan
+from engine.runs.planning import CaseFacts, build_plan
+from engine.runs.records import Commit
+from engine.runs.verify import examine_volume
+from engine.volumes.store import hash_tree
+from tests.runs.test_ledger import MEASURES
+
+
+class KilledError(BaseException):
+    """The process is gone: nothing after this line runs, no `except Exception` sees it."""
+
+
+class Disk:
+    """Counts the steps that touch the disk, and kills before the one that is due."""
+
+    def __init__(self) -> None:
+        self.due: int | None = None
+
+    def step(self) -> None:
+        if self.due is None:
+            return
+        self.due -= 1
+        if self.due < 0:
+            self.due = None
+            raise KilledError
+
+    @contextmanager
+    def dies_at(self, due: int | None) -> Iterator[None]:
+        rename = Path.rename
+
+        def stepped_put(path: Path, text: str) -> None:
+            self.step()
+            put(path, text)
+
+        def stepped_append(path: Path, line: str) -> None:
+            self.step()
+            append(path, line)
+
+        def stepped_rename(path: Path, target: Path) -> Path:
+            self.step()
+            return rename(path, target)
+
+        def stepped_sync(path: Path) -> None:
+            self.step()
+            sync_folder(path)
+
+        self.due = due
+        with (
+            mock.patch.object(ledger, "put", stepped_put),
+            mock.patch.object(ledger, "append", stepped_append),
+            mock.patch.object(ledger, "sync_folder", stepped_sync),
+            mock.patch.object(Path, "rename", stepped_rename),
+        ):
+            yield
+        self.due = None
+
+
+NEVER = st.none()
+SOON = st.one_of(NEVER, st.integers(0, 9))
+
+
+class Histories(RuleBasedStateMachine):
+    """One run folder and what should be true of it.
+
+    `least` and `most` bound how often each sample has failed: a kill while a failure was being
+    written leaves either.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self.place = Path(tempfile.mkdtemp(prefix="gem3d-", dir=base))
+        self.folder = RunFolder(self.place / "run")
+        self.disk = Disk()
+        self.rows: tuple[PlanRow, ...] = ()
+        self.census: Census | None = None  # of the job at work, if there is one
+        self.open: dict[str, bool] = {}  # attempts of killed workers -> were they alone
+        self.least: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+
+    def teardown(self) -> None:
+        try:
+            if self.rows:
+                self.finish()
+        finally:
+            shutil.rmtree(self.place, ignore_errors=True)
+
+    @initialize(num_cases=st.integers(1, 3), replicas=st.integers(1, 2), cut=st.booleans())
+    def plan(self, num_cases: int, replicas: int, cut: bool) -> None:
+        self.folder.create()
+        facts = {f"c{n}": CaseFacts(4 + n, True) for n in range(num_cases)}
+        rows = build_plan(facts, list(facts), "own", replicas, 0)
+        if cut:  # killed while planning: nothing of it is left
+            try:
+                write_plan(self.folder.plan, self.cut_off(rows))
+            except KilledError:
+                assert not self.folder.plan.exists()
+        write_plan(self.folder.plan, rows)
+        self.rows = tuple(iter_plan(self.folder.plan))
+        assert self.rows == rows
+        self.least = dict.fromkeys((row.sample_id for row in rows), 0)
+        self.most = dict(self.least)
+
+    @staticmethod
+    def cut_off(rows: tuple[PlanRow, ...]) -> Iterator[PlanRow]:
+        yield rows[0]
+        raise KilledError
+
+    @precondition(lambda self: self.census is None)
+    @rule()
+    def start(self) -> None:
+        self.census = take_census(self.folder)
+        self.open.clear()  # went down with the job: forgiven
+
+    @precondition(lambda self: self.census is not None)
+    @rule()
+    def kill_job(self) -> None:
+        self.census = None
+
+    @precondition(lambda self: self.census is not None and self.census.pending)
+    @rule(
+        which=st.integers(0, 99),
+        good=st.booleans(),
+        alone=st.booleans(),
+        due=SOON,
+        job=st.booleans(),
+    )
+    def work(self, which: int, good: bool, alone: bool, due: int | None, job: bool) -> None:
+        """A worker tries a sample; it may be killed at any step, and the job with it."""
+        assert self.census is not None
+        name = self.census.pending[which % len(self.census.pending)][1]
+        alone = alone or ledger.needs_alone(self.folder, name)
+        began = len(ledger.read_attempts(self.folder, name))
+        try:
+            with self.disk.dies_at(due):
+                self.attempt(name, good, alone)
+        except KilledError:
+            self.most[name] += 2  # the earlier attempt's and this one's may both be written by now
+            if len(ledger.read_attempts(self.folder, name)) > began:
+                self.open[name] = alone
+            if job:
+                self.census = None
+                self.open.clear()
+
+    def attempt(self, name: str, good: bool, alone: bool) -> None:
+        if ledger.existing(self.folder, name):
+            return
+        if self.open.pop(name, False):
+            self.most[name] += 1
+        try:
+            attempt = ledger.begin_attempt(self.folder, name, "w", alone=alone)
+        except RunError:
+            assert self.most[name] >= ledger.MAX_FAILURES, f"{name} is barred without reason"
+            return
+        staged = ledger.staging_place(self.folder, attempt)
+        staged.mkdir()
+        (staged / "voxels").write_text(name)
+        if not good:
+            self.most[name] += 1
+            ledger.fail(self.folder, attempt, "told to fail")
+            self.least[name] += 1
+            return
+        ledger.commit(self.folder, attempt, staged, hash_tree, lambda files: record(name, files))
+
+    @precondition(lambda self: self.census is None)
+    @rule(which=st.integers(0, 99), cut=st.integers(0, 60))
+    def tear_a_record(self, which: int, cut: int) -> None:
+        """A commit record loses its end while no job is at work."""
+        names = sorted(ledger.committed_ids(self.folder))
+        if names:
+            path = self.folder.commit(names[which % len(names)])
+            path.write_text(path.read_text()[: -1 - cut])
+
+    @invariant()
+    def what_exists_is_whole(self) -> None:
+        for name in ledger.committed_ids(self.folder, whole=True):
+            commit = ledger.read_commit(self.folder, name)
+            assert commit is not None
+            assert hash_tree(self.folder.volume(name)) == commit.files
+            kinds = {f.kind for f in examine_volume(self.folder, name)}
+            assert kinds <= {"not OME-Zarr 0.5"}, "the fake store writes no OME-Zarr"
+
+    def finish(self) -> None:
+        """One more job, without a disturbance."""
+        census = take_census(self.folder)
+        for _, name, _ in census.pending:
+            self.open.pop(name, None)
+            self.attempt(name, good=True, alone=True)
+        after = take_census(self.folder)
+        assert not after.pending
+        planned = {row.sample_id for row in self.rows}
+        committed = ledger.committed_ids(self.folder, whole=True)
+        assert committed == planned - set(after.barred)
+        assert {path.name for path in (self.folder.root / "volumes").iterdir()} >= {
+            f"{name}.ome.zarr" for name in committed
+        }
+        for name in committed:
+            assert (self.folder.volume(name) / "voxels").read_text() == name
+        for name in planned:
+            barred = name in after.barred
+            assert self.most[name] >= ledger.MAX_FAILURES or not barred
+            assert self.least[name] < ledger.MAX_FAILURES or barred
+        assert not list(self.folder.staging.iterdir())
+
+
+def record(name: str, files: dict[str, str]) -> Commit:
+    return Commit(
+        sample_id=name,
+        case_id="c",
+        informed_case="c",
+        informed_z=0,
+        target_z=0,
+        seed=0,
+        attempt=1,
+        files=files,
+        config_sha256="",
+        weights_sha256="",
+        num_windows=1,
+        joins=(),
+        size_zyx=(1, 1, 1),
+        timings_s={},
+        peak_memory_mb=0.0,
+        measures=MEASURES,
+        committed_at=0.0,
+    )
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(
+    deadline=None,
+    stateful_step_count=20,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

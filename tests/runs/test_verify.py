@@ -1,0 +1,231 @@
+"""Damage of every kind is found, named and repaired; withdrawn patients are gone for good."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import jobs.verify_run as job
+from engine.errors import ConfigError, RunError, StoreError
+from engine.runs import ledger
+from engine.runs.census import take_census
+from engine.runs.folder import RunFolder, RunLock
+from engine.runs.plan import write_plan
+from engine.runs.planning import CaseFacts, build_plan
+from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
+from engine.runs.withdrawal import read_withdrawn
+from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.sampling.config import SamplingConfig
+from tests.runs.fakes import LoadFake, make_data
+
+NAMES = [f"case{n}-r00" for n in range(3)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three volumes with slices of other patients, made without Ray."""
+    place = tmp_path_factory.mktemp("verify")
+    folder = RunFolder(place / "run")
+    folder.create()
+    task = WorkerTask(
+        root=folder.root,
+        data=make_data(place / "data"),
+        weights=place,
+        sampling=SamplingConfig(),
+        settings_sha256="s",
+        weights_sha256="w",
+        code="c",
+        num_threads=1,
+    )
+    facts = {f"case{n}": CaseFacts(12 + 2 * n, True) for n in range(3)}
+    rows = build_plan(facts, list(facts), "cross", 1, 5)
+    write_plan(folder.plan, rows)
+    worker = ResampleWorker(task, LoadFake())
+    for row in rows:
+        assert worker({"plan": row.model_dump_json()})["status"] == "committed"
+    return folder.root
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> RunFolder:
+    import shutil
+
+    shutil.copytree(made, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def shard(folder: RunFolder) -> Path:
+    return folder.volume(NAMES[0]) / "0" / "c" / "0" / "0" / "0"
+
+
+def flip(folder: RunFolder) -> None:
+    raw = bytearray(shard(folder).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard(folder).write_bytes(bytes(raw))
+
+
+def tear(folder: RunFolder) -> None:
+    shard(folder).write_bytes(shard(folder).read_bytes()[:-9])
+
+
+def half_a_record(folder: RunFolder) -> None:
+    path = folder.commit(NAMES[0])
+    path.write_text(path.read_text()[:200])
+
+
+def foreign_record(folder: RunFolder) -> None:
+    folder.commit(NAMES[0]).write_text(folder.commit(NAMES[1]).read_text())
+
+
+def lose_the_volume(folder: RunFolder) -> None:
+    folder.volume(NAMES[0]).rename(folder.root / "elsewhere")
+
+
+DAMAGE: list[tuple[Callable[[RunFolder], object], str]] = [
+    (flip, "changed file"),
+    (tear, "changed file"),
+    (lambda f: shard(f).write_bytes(b""), "empty file"),
+    (lambda f: shard(f).unlink(), "missing file"),
+    (lambda f: (f.volume(NAMES[0]) / "more").write_text("x"), "extra file"),
+    (lambda f: (f.volume(NAMES[0]) / "zarr.json").write_text("{}"), "not OME-Zarr 0.5"),
+    (lose_the_volume, "missing volume"),
+    (half_a_record, "bad commit record"),
+    (foreign_record, "bad commit record"),
+]
+
+
+def test_a_sound_run_is_called_sound(folder: RunFolder) -> None:
+    verdict = verify_run(VerifyJob(run=folder.root))
+    assert (verdict.planned, verdict.committed, verdict.sound) == (3, 3, 3)
+    assert verdict.is_sound
+    assert not verdict.findings
+    assert not verdict.leftovers
+    assert job.main(["--run", str(folder.root)]) == 0
+
+
+@pytest.mark.parametrize(("damage", "kind"), DAMAGE)
+def test_damage_is_found_repaired_and_planned_again(
+    folder: RunFolder, damage: Callable[[RunFolder], object], kind: str
+) -> None:
+    damage(folder)
+    verdict = verify_run(VerifyJob(run=folder.root))
+    assert kind in {finding.kind for finding in verdict.findings}
+    assert {finding.sample_id for finding in verdict.findings} == {NAMES[0]}
+    assert not verdict.is_sound
+    assert verify_run(VerifyJob(run=folder.root)).findings == verdict.findings, "looking is safe"
+    repaired = verify_run(VerifyJob(run=folder.root, repair=True))
+    assert repaired.repaired == [NAMES[0]]
+    assert repaired.is_sound
+    assert not folder.commit(NAMES[0]).exists()
+    assert not folder.volume(NAMES[0]).exists()
+    assert [name for _, name, _ in take_census(folder).pending] == [NAMES[0]]
+    assert verify_run(VerifyJob(run=folder.root)).is_sound
+
+
+def test_a_volume_without_its_record_is_no_damage_but_goes(folder: RunFolder) -> None:
+    folder.commit(NAMES[0]).unlink()
+    verdict = verify_run(VerifyJob(run=folder.root))
+    assert (verdict.is_sound, verdict.leftovers, verdict.missing) == (True, [NAMES[0]], 1)
+    verify_run(VerifyJob(run=folder.root, repair=True))
+    assert not folder.volume(NAMES[0]).exists()
+
+
+def test_a_record_that_nobody_planned_is_damage(folder: RunFolder) -> None:
+    folder.commit("stranger").write_text(folder.commit(NAMES[0]).read_text())
+    (finding,) = verify_run(VerifyJob(run=folder.root)).findings
+    assert (finding.sample_id, finding.kind) == ("stranger", "not planned")
+
+
+def test_half_a_record_is_made_again_even_without_repair(folder: RunFolder) -> None:
+    half_a_record(folder)
+    assert [name for _, name, _ in take_census(folder).pending] == [NAMES[0]]
+
+
+def test_what_a_patient_is_part_of(folder: RunFolder) -> None:
+    rows = derived_from(folder, "case0")
+    assert {row.sample_id for row in rows} >= {NAMES[0]}
+    for row in rows:
+        assert "case0" in (row.case_id, row.informed_case)
+    with pytest.raises(RunError, match=r"nobody: no volume .* case0, case1, case2"):
+        derived_from(folder, "nobody")
+
+
+def test_a_withdrawn_patient_is_gone_for_good(folder: RunFolder) -> None:
+    folder.report.write_text("pictures")
+    folder.summary.write_text("{}")
+    expected = [row.sample_id for row in derived_from(folder, "case0")]
+    exported = folder.root / "export" / "images" / f"{expected[0]}.nii.gz"
+    exported.parent.mkdir(parents=True)
+    exported.write_bytes(b"")
+    assert withdraw(folder, "case0") == expected
+    for name in expected:
+        assert not folder.commit(name).exists()
+        assert not folder.volume(name).exists()
+    assert not exported.exists()
+    assert not folder.report.exists()
+    assert not folder.summary.exists()
+    census = take_census(folder)
+    assert (census.withdrawn, census.pending) == (len(expected), [])
+    assert verify_run(VerifyJob(run=folder.root)).is_sound
+    assert withdraw(folder, "case0") == expected, "the same call again is harmless"
+    assert read_withdrawn(folder) == {"case0"}
+
+
+def test_a_withdrawal_that_was_cut_off_is_noticed(folder: RunFolder) -> None:
+    folder.withdrawn.write_text(json.dumps({"cases": ["case0"]}))
+    verdict = verify_run(VerifyJob(run=folder.root))
+    assert {finding.kind for finding in verdict.findings} == {"withdrawn"}
+    folder.withdrawn.write_text("{")
+    with pytest.raises(StoreError, match="cannot read which cases were withdrawn"):
+        take_census(folder)
+
+
+def test_what_changes_a_run_waits_for_its_lock(folder: RunFolder) -> None:
+    with RunLock(folder):
+        verify_run(VerifyJob(run=folder.root))
+        for change in (
+            lambda: verify_run(VerifyJob(run=folder.root, repair=True)),
+            lambda: withdraw(folder, "case0"),
+        ):
+            with pytest.raises(RunError, match="another job is at work"):
+                change()
+    assert not read_withdrawn(folder)
+
+
+def test_the_command_says_what_it_found(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--run", str(folder.root)]
+    tear(folder)
+    assert job.main(run) == 1
+    out = capsys.readouterr().out
+    assert "changed file" in out
+    assert "0/c/0/0/0" in out
+    assert "3 planned, 3 committed, 2 sound, 1 damaged, 0 deleted" in out
+    assert job.main([*run, "--repair"]) == 0
+    assert "start the run's job again" in capsys.readouterr().out
+    assert job.main([*run, "--derived-from", "case1"]) == 0
+    assert "case1-r00" in capsys.readouterr().out
+    assert job.main([*run, "--withdraw", "case1"]) == 0
+    assert "withdrawn" in capsys.readouterr().out
+    assert job.main([*run, "--derived-from", "nobody"]) == 2
+    assert capsys.readouterr().err.startswith("error: nobody")
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--run"):
+        verify_run(VerifyJob())
+    with pytest.raises(RunError, match="not a run folder"):
+        verify_run(VerifyJob(run=tmp_path))
+
+
+def test_another_reader_agrees_on_the_metadata(folder: RunFolder) -> None:
+    models = pytest.importorskip("ome_zarr_models.v05.image")
+    import zarr
+
+    models.Image.from_zarr(zarr.open_group(str(folder.volume(NAMES[0])), mode="r"))
+
+
+def test_records_end_the_way_the_census_expects(folder: RunFolder) -> None:
+    assert ledger.committed_ids(folder, whole=True) == ledger.committed_ids(folder) == set(NAMES)
