@@ -37,7 +37,8 @@ class Manifest(BaseModel):
         schedule: settings of the diffusion (engine.sampling.schedule.ScheduleConfig as a mapping).
         spacing_mm_yx: in-plane spacing of the training grid.
         modality: "ct" or "mr".
-        num_inference_steps: denoising steps a window at which these weights were found best.
+        num_inference_steps: denoising steps a window at which these weights were found best; 5
+            until somebody has looked (benchmarks/results: more were never better).
         stages: how each stage was trained (iterations, cases, seconds), by name.
     """
 
@@ -50,7 +51,7 @@ class Manifest(BaseModel):
     schedule: dict[str, Any]
     spacing_mm_yx: float
     modality: str
-    num_inference_steps: int = 10
+    num_inference_steps: int = 5
     stages: dict[str, dict[str, Any]] = {}
 
 

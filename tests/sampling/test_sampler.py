@@ -156,6 +156,6 @@ def test_damaged_weights_stop_the_volume_with_a_name(weights: Path) -> None:
 
 
 def test_the_steps_are_the_weights_unless_the_user_says(weights: Path) -> None:
-    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_evaluations == 10
+    assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_evaluations == 5
     given = SamplingConfig(overlap=2, num_inference_steps=3)
     assert Sampler.load(weights, given).solver.num_evaluations == 3
