@@ -16,9 +16,9 @@ from engine.volumes.store import write_prepared
 MakeConfig = Callable[..., TrainConfig]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A group of one, as DeepSpeed wants it."""
+    """A group of one, as DeepSpeed wants it; one for all, because DeepSpeed keeps the first."""
     store = tmp_path_factory.mktemp("group") / "store"
     with pytest.MonkeyPatch.context() as patch:
         for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
