@@ -16,7 +16,6 @@ import json
 import math
 import os
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.evaluation.continuity import seam_ratio
 from engine.evaluation.fidelity import ms_ssim
+from engine.runs.maker import peak_memory_mb as process_peak_memory_mb
 from engine.sampling.propagation import VolumeState
 from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest, SamplingConfig
 from engine.sampling.schedule import ScheduleConfig
@@ -287,7 +287,7 @@ def peak_memory_mb(device: str) -> float:
     """Of the GPU, or of this process."""
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, 1)
+    return process_peak_memory_mb()
 
 
 def device_name(device: str) -> str:

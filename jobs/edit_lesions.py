@@ -14,28 +14,15 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import parse_job
-from engine.errors import EngineError
-from engine.log import show_log
+from engine.runs.command import run_command
 from engine.runs.edit_lesions import EditConfig, edit_lesions
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    show_log()
-    try:
-        outcome = edit_lesions(parse_job(EditConfig, args, "Make counterfactuals."))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again for the rest", file=sys.stderr)
-        return 130
-    summary = outcome.summary
-    print(
-        f"{summary.committed} of {summary.planned} volumes, {summary.failed} failed; "
-        f"report: {outcome.report}"
+    return run_command(
+        lambda: edit_lesions(parse_job(EditConfig, args, "Make counterfactuals.")), print
     )
-    return 1 if summary.failed else 0
 
 
 if __name__ == "__main__":

@@ -14,30 +14,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.config import parse_job
-from engine.errors import EngineError
-from engine.log import show_log
+from engine.runs.command import run_command
+from engine.runs.generate import Outcome
 from engine.runs.harmonize import HarmonizeConfig, harmonize
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    show_log()
-    try:
+
+    def job() -> Outcome:
         outcome = harmonize(parse_job(HarmonizeConfig, args, "Harmonize several sites."))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again for the rest", file=sys.stderr)
-        return 130
-    summary = outcome.summary
-    print(
-        f"{summary.committed} of {summary.planned} volumes, {summary.failed} failed; "
-        f"report: {outcome.report.with_name('harmonization.html')}"
-    )
-    return 1 if summary.failed else 0
+        return replace(outcome, report=outcome.report.with_name("harmonization.html"))
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

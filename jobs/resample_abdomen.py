@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config import parse_job
-from engine.errors import EngineError
-from engine.log import show_log
+from engine.runs.command import run_command
 from engine.runs.resample import ResampleConfig, resample
 
 DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
@@ -23,21 +22,9 @@ DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    show_log()
-    try:
-        outcome = resample(parse_job(ResampleConfig, args, "Resample abdominal CT.", DEFAULTS))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again for the rest", file=sys.stderr)
-        return 130
-    summary = outcome.summary
-    print(
-        f"{summary.committed} of {summary.planned} volumes, {summary.failed} failed; "
-        f"report: {outcome.report}"
+    return run_command(
+        lambda: resample(parse_job(ResampleConfig, args, "Resample abdominal CT.", DEFAULTS)), print
     )
-    return 1 if summary.failed else 0
 
 
 if __name__ == "__main__":

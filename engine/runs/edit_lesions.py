@@ -174,9 +174,7 @@ def _names(change: MaskChange, manifest: PreparedManifest) -> str:
 
 
 def _edited(case: PreparedCase, change: MaskChange) -> PreparedCase:
-    dx, dy, dz = np.linalg.norm(case.affine[:3, :3], axis=0)
-    mask = apply_change(case.mask, change, (float(dz), float(dy), float(dx)))
-    return replace(case, mask=mask)
+    return replace(case, mask=apply_change(case.mask, change, case.spacing_mm_zyx))
 
 
 def _settings(

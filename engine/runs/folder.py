@@ -10,10 +10,12 @@ import fcntl
 import os
 import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from engine.errors import RunError
 
@@ -142,11 +144,18 @@ class RunLock:
 
 
 def put(path: Path, text: str) -> None:
-    """Write a whole file so that readers see the old one or the new one, also after a power cut."""
+    """Write a whole file; see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A file to write, so that readers see the old one or the new one, also after a power cut."""
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with staged.open("w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)

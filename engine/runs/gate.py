@@ -92,9 +92,9 @@ class OutlineBook:
         case = read_prepared(self._locate(source))
         names = case.class_names
         contour = [n for n, name in enumerate(names, 1) if name in CONTOUR_NAMES]
-        spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
+        _, dy, dx = case.spacing_mm_zyx
         depth, height, width = case.size_zyx
-        self._shapes[source] = (height, width, float(spacing[1]), float(spacing[0]), depth)
+        self._shapes[source] = (height, width, dy, dx, depth)
         for near in range(max(0, z - 1), min(len(case.mask), z + 2)):  # draws round to either side
             plane = case.mask[near]
             organs = (plane > 0) & ~np.isin(plane, contour)

@@ -33,7 +33,7 @@ from engine.runs.identity import (
 from engine.runs.inputs import check_fit, find_folder, run_place
 from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.runs.plan import PlanRow, stored_at, write_plan
-from engine.runs.planning import CaseFacts
+from engine.runs.planning import CaseFacts, stored_name
 from engine.runs.progress import ProgressWatch, Tally
 from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
 from engine.runs.report import write_report
@@ -228,7 +228,7 @@ def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortS
             log.warning("%s: damaged; looking at the cohort again", folder.cohort)
     gone = read_withdrawn(folder)
     sources = (
-        stored_at(folder.root, intent.data, facts.source or f"{name}.zarr")
+        stored_at(folder.root, intent.data, stored_name(intent.facts, name))
         for name, facts in intent.facts.items()
         if facts.has_image and name not in gone
     )

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from engine.errors import ConfigError
+from engine.evaluation.fidelity import class_means
 from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
 from engine.runs.folder import RunFolder
@@ -28,8 +29,8 @@ from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
 from engine.runs.inputs import case_facts, find_folder
 from engine.runs.plan import PlanRow, stored_at
-from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows
-from engine.runs.resample import make_gate
+from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows, stored_name
+from engine.runs.resample import cases_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.volumes.layouts import check_case_id
@@ -180,10 +181,7 @@ def _intent(
         check = make_gate(config.gate, folder, sites.data)
         return plan_rows(sites.facts, sorted(sites.site_of), settings, None, check)
 
-    digest = {
-        folder.name: sha256_of({i: c.sha256 for i, c in manifest.cases.items()})
-        for folder, manifest in sites.manifests.items()
-    }
+    digest = {place.name: cases_digest(found) for place, found in sites.manifests.items()}
     return Intent(
         job="harmonize",
         title="Harmonized volumes",
@@ -214,11 +212,8 @@ def find_medoid(folder: RunFolder, sites: Sites, reference_site: str | None) -> 
         if sites.facts[name].has_image and reference_site in (None, site):
             case = _read(folder, sites, name)
             assert case.image is not None
-            features[name] = {
-                class_name: float(case.image[case.mask == number].mean())
-                for number, class_name in enumerate(case.class_names, 1)
-                if class_name not in CONTOUR_NAMES and (case.mask == number).any()
-            }
+            means = class_means(case.image, case.mask, case.class_names)
+            features[name] = {n: mean for n, mean in means.items() if n not in CONTOUR_NAMES}
     if not features:
         among = f"site {reference_site}" if reference_site else "the sites"
         known = ", ".join(sorted(set(sites.site_of.values())))
@@ -226,7 +221,7 @@ def find_medoid(folder: RunFolder, sites: Sites, reference_site: str | None) -> 
     name = medoid(features)
     z = richest_slice(_read(folder, sites, name))
     log.info("reference: slice %d of %s, the medoid of %d cases", z, name, len(features))
-    return FixedSlice(name, sites.facts[name].source or f"{name}.zarr", z)
+    return FixedSlice(name, stored_name(sites.facts, name), z)
 
 
 def richest_slice(case: PreparedCase) -> int:
@@ -237,5 +232,4 @@ def richest_slice(case: PreparedCase) -> int:
 
 
 def _read(folder: RunFolder, sites: Sites, name: str) -> PreparedCase:
-    source = sites.facts[name].source or f"{name}.zarr"
-    return read_prepared(stored_at(folder.root, sites.data, source))
+    return read_prepared(stored_at(folder.root, sites.data, stored_name(sites.facts, name)))

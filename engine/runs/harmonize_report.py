@@ -214,8 +214,8 @@ def _reference_plane(reference: PreparedCase, z: int) -> Array:
 
 
 def _aspects(case: PreparedCase, native_mm_zyx: tuple[float, float, float]) -> tuple[float, ...]:
-    dx, _, dz = np.linalg.norm(case.affine[:3, :3], axis=0)
-    return (1.0, 1.0, 1.0, float(dz / dx), native_mm_zyx[0] / native_mm_zyx[2])
+    dz, _, dx = case.spacing_mm_zyx
+    return (1.0, 1.0, 1.0, dz / dx, native_mm_zyx[0] / native_mm_zyx[2])
 
 
 def _draw(

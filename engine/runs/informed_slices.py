@@ -15,7 +15,7 @@ from engine.errors import ConfigError, VolumeError
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file
 from engine.runs.plan import in_run
-from engine.runs.planning import CaseFacts, FixedSlice
+from engine.runs.planning import CaseFacts, FixedSlice, stored_name
 from engine.volumes.contours import (
     BODY_THRESHOLD_HU,
     body_contour,
@@ -72,7 +72,7 @@ def find_slices(
         elif not facts[name].has_image:
             raise ConfigError(f"informed slice {text!r}: this case has no image; name another")
         else:
-            found, depth = (name, facts[name].source or f"{name}.zarr"), facts[name].num_slices
+            found, depth = (name, stored_name(facts, name)), facts[name].num_slices
         if z is not None and not 0 <= z < depth:
             raise ConfigError(f"informed slice {text!r}: the case has slices 0 to {depth - 1}")
         slices.append(FixedSlice(*found, depth // 2 if z is None else z))

@@ -181,9 +181,8 @@ class VolumeMaker:
             drawn = read_labels(path).array.astype(np.uint8)
             mask = mask_to_prepared(original, drawn)
             case = replace(original, mask=mask, native_mask=drawn)
-        dx, dy, dz = np.linalg.norm(case.affine[:3, :3], axis=0)
         for change in plan.changes:
-            mask = apply_change(case.mask, change, (float(dz), float(dy), float(dx)))
+            mask = apply_change(case.mask, change, case.spacing_mm_zyx)
             case = replace(case, mask=mask)
         if plan.changes:
             case = replace(case, native_mask=mask_to_native(case, case.mask).array)

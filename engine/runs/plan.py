@@ -6,8 +6,6 @@ there are is decided in `planning.py`. Knows no models, no voxels and no Ray.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
 from engine.errors import StoreError
-from engine.runs.folder import sync_folder
+from engine.runs.folder import whole_file
 from engine.sampling.mask_augmentation import MaskChange
 
 _IN_RUN = "run:"
@@ -102,19 +100,11 @@ class PlanRow(FrozenConfig):
 
 def write_plan(path: Path, rows: Iterable[PlanRow]) -> int:
     """Write the rows as JSON lines: the whole plan, or no file; returns their number."""
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     count = 0
-    try:
-        with staged.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(row.model_dump_json() + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with whole_file(path) as file:
+        for row in rows:
+            file.write(row.model_dump_json() + "\n")
+            count += 1
     return count
 
 

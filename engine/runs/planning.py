@@ -33,6 +33,11 @@ class CaseFacts:
     patient: str = ""
 
 
+def stored_name(facts: Mapping[str, CaseFacts], name: str) -> str:
+    """Where a case is stored, see `stored_at`."""
+    return facts[name].source or f"{name}.zarr"
+
+
 @dataclass(frozen=True)
 class FixedSlice:
     """One slice for all: of a case, or of a prepared file.
@@ -84,12 +89,10 @@ class Cases:
 
     def source(self, name: str) -> str:
         """Where a case is stored."""
-        return self.facts[name].source or f"{name}.zarr"
+        return stored_name(self.facts, name)
 
     def draw_other(self, case_id: str, seed: int, sample_id: str, draw: int) -> str:
         """Another patient's case (another case, with `same_patient`), by hash.
-
-        Equal to `engine.sampling.informed.choose_informed` where every case is its own patient.
 
         Raises:
             SamplingError: there is none.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from engine.config import FrozenConfig
+from engine.evaluation.fidelity import class_means
 from engine.runs.records import Measures
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import IntensityWindow, PreparedCase
@@ -84,10 +85,8 @@ def read_cohort(cases: Iterable[Path], limit: int) -> CohortStatistics:
         if case.image is None:
             continue
         foregrounds.append(foreground_share(case.image, case.mask))
-        for number, name in enumerate(case.class_names, start=1):
-            inside = case.mask == number
-            if inside.any():
-                organs.setdefault(name, []).append(float(case.image[inside].mean()))
+        for name, mean in class_means(case.image, case.mask, case.class_names).items():
+            organs.setdefault(name, []).append(mean)
     return CohortStatistics(
         num_cases=len(foregrounds),
         foreground=round(float(np.median(foregrounds)), 4) if foregrounds else None,

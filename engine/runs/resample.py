@@ -179,7 +179,12 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
 
 def data_digest(manifest: PreparedManifest) -> dict[str, str]:
     """What describes a prepared data set in run.yaml."""
-    return {"prepared cases": sha256_of({i: c.sha256 for i, c in manifest.cases.items()})}
+    return {"prepared cases": cases_digest(manifest)}
+
+
+def cases_digest(manifest: PreparedManifest) -> str:
+    """Changes with any prepared case."""
+    return sha256_of({i: c.sha256 for i, c in manifest.cases.items()})
 
 
 def make_gate(
@@ -207,7 +212,7 @@ class Augmenter:
     def __call__(self, row: PlanRow) -> MaskChange:
         """The change of a row; a mask without lesions stays as it is."""
         case, towards = self._case(row.mask_source)
-        edge_mm = float((case.affine[:3, 0] ** 2).sum() ** 0.5) * case.mask.shape[2]
+        edge_mm = case.spacing_mm_zyx[2] * case.mask.shape[2]
         classes = tuple(c for c in self._lesions if (case.mask == c).any())
         if self._ranges.target == "lesions" and not classes:
             return MaskChange(purpose="augmentation")
@@ -216,8 +221,7 @@ class Augmenter:
     def _case(self, source: str) -> tuple[PreparedCase, Triple | None]:
         if self._last is None or self._last[0] != source:
             case = read_prepared(stored_at(self._folder.root, self._data, source))
-            x, y, z = ((case.affine[:3, :3] ** 2).sum(axis=0) ** 0.5).tolist()
-            towards = way_to_centre(case.mask, self._lesions, (z, y, x))
+            towards = way_to_centre(case.mask, self._lesions, case.spacing_mm_zyx)
             self._last = (source, case, towards)
         return self._last[1], self._last[2]
 

@@ -36,11 +36,6 @@ class Job:
     window: Window
     evaluation: int
 
-    @property
-    def is_first(self) -> bool:
-        """Whether the window starts with this evaluation."""
-        return self.evaluation == 0
-
 
 @dataclass
 class _Chain:
@@ -108,11 +103,6 @@ class Batcher:
         """
         assert volume not in self._admitted
         self._waiting.append(_Volume(volume, plan, num_evaluations, cost_mb, side_by_side))
-
-    @property
-    def num_waiting(self) -> int:
-        """Volumes not yet admitted."""
-        return len(self._waiting)
 
     @property
     def admitted(self) -> tuple[int, ...]:

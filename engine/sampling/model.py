@@ -19,7 +19,7 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.precision import choose_precision
 from engine.sampling.propagation import DenoiseItem
 from engine.sampling.request import SampleRequest
-from engine.sampling.schedule import ScheduleConfig, make_schedule, predicted_x_0
+from engine.sampling.schedule import ScheduleConfig, predicted_x_0
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask, fixed_channels, with_noisy
 from models.denoiser import Denoiser, to_channels_last
@@ -67,9 +67,7 @@ class LatentModel:
     ) -> None:
         self.manifest, self.preset, self.config = manifest, manifest.preset, config
         self.device = device
-        self.prediction_type = make_schedule(
-            ScheduleConfig.model_validate(manifest.schedule)
-        ).prediction_type
+        self.prediction_type = ScheduleConfig.model_validate(manifest.schedule).prediction_type
         self.dtype = choose_precision(config.precision, device)
         self.fast = config.arithmetic == "fast"
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(device)

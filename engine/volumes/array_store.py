@@ -8,8 +8,6 @@ Written whole or not at all. Knows nothing of what the arrays mean.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from engine.errors import StoreError
-from engine.volumes.durable import flush_tree, store_reading, store_writing
+from engine.volumes.durable import store_reading, whole_folder
 from engine.volumes.volume import Array
 
 ARRAYS_FORMAT = "gem3d-arrays/1"
@@ -68,8 +66,7 @@ def write_arrays(
     Raises:
         StoreError: the folder cannot be written.
     """
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with store_writing(path, staged):
+    with whole_folder(path) as staged:
         group = zarr.open_group(str(staged), mode="w-", zarr_format=3)
         for name, array in arrays.items():
             stored = group.create_array(
@@ -84,10 +81,6 @@ def write_arrays(
             stored[...] = array
         digests = {name: _sha256(array) for name, array in arrays.items()}
         group.attrs.update({**attributes, "format": ARRAYS_FORMAT, "key": key, "sha256": digests})
-        flush_tree(staged)
-        if path.exists():
-            shutil.rmtree(path)
-        staged.rename(path)
 
 
 def open_arrays(path: Path) -> StoredArrays:

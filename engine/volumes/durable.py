@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,22 @@ def store_writing(path: Path, staged: Path) -> Iterator[None]:
         raise StoreError(
             f"{path}: cannot be written ({error}); check free space and permissions"
         ) from None
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A staged folder to fill, which then takes the place of `path`: all of it or nothing.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with store_writing(path, staged):
+        yield staged
+        flush_tree(staged)
+        if path.exists():
+            shutil.rmtree(path)
+        staged.rename(path)
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from engine.errors import StoreError
-from engine.volumes.durable import flush_tree, store_reading, store_writing
+from engine.volumes.durable import flush_tree, store_reading, store_writing, whole_folder
 from engine.volumes.nifti import fresh_header
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
 
@@ -61,16 +59,11 @@ def write_prepared(path: Path, case: PreparedCase) -> None:
         "num_classes": case.num_classes,
         "sha256": {name: _digest(array) for name, array in arrays.items()},
     }
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with store_writing(path, staged):
+    with whole_folder(path) as staged:
         group = zarr.open_group(str(staged), mode="w-", zarr_format=3)
         for name, array in arrays.items():
             _write_array(group, name, array)
         group.attrs.update(attributes)
-        flush_tree(staged)
-        if path.exists():
-            shutil.rmtree(path)
-        staged.rename(path)
 
 
 def read_prepared(path: Path) -> PreparedCase:

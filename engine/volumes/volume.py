@@ -41,8 +41,7 @@ class Volume:
     @property
     def spacing_mm_zyx(self) -> tuple[float, float, float]:
         """Voxel edges in mm along z, y, x."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return (float(z), float(y), float(x))
+        return _spacing_mm_zyx(self.affine)
 
 
 @dataclass(frozen=True)
@@ -122,3 +121,13 @@ class PreparedCase:
         """Voxels along z, y, x."""
         z, y, x = self.mask.shape
         return (int(z), int(y), int(x))
+
+    @property
+    def spacing_mm_zyx(self) -> tuple[float, float, float]:
+        """Voxel edges of the prepared grid in mm along z, y, x."""
+        return _spacing_mm_zyx(self.affine)
+
+
+def _spacing_mm_zyx(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return (float(z), float(y), float(x))
