@@ -1,0 +1,137 @@
+#!/usr/bin/env python
+"""Harmonization with a known answer: the same patients scanned at every site.
+
+    python benchmarks/bench_harmonization.py --out FOLDER [--weights FOLDER] [--patients 6]
+
+Phantoms can be scanned at all four sites, so the reference site's true image of each patient is
+known. Runs jobs/harmonize_sites.py's job towards the reference site and measures what patients'
+data never tells: `shrunk`, how many times the spread between sites of each organ's mean became
+smaller, and whether each volume is nearer to the true image at the reference site than its input
+was, by the mean distance of organ intensity distributions and by the mean error inside the body.
+Volumes that are not must be among those that the job lists as damaged (`missed` is empty).
+Patients start at index 1000 of the cohort: none was trained on. JSON at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.evaluation.harmonization import organ_distances
+from engine.log import show_log
+from engine.runs.harmonize import HarmonizeConfig, harmonize
+from engine.runs.harmonize_report import Harmonization
+from engine.runs.prepare_dataset import PrepareJob, run_job
+from engine.volumes.cohort import write_cohort
+from engine.volumes.nifti import read_image
+from engine.volumes.phantom import SITES, PhantomConfig
+from engine.volumes.prepare_config import ABDOMEN_CT
+from engine.volumes.store import read_ome_zarr
+from engine.volumes.volume import Array
+
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "demo_abdomen"
+FIRST_INDEX = 1000
+
+
+def main(args: Sequence[str]) -> int:
+    """Make the sites, harmonize them, measure, print; 0 when the run is complete."""
+    options = parse(args)
+    show_log()
+    sites = {site.name: make_site(site.name, options) for site in SITES}
+    config = HarmonizeConfig(
+        sites=tuple(f"{name}={path}" for name, path in sites.items()),
+        weights=options.weights,
+        out=options.out / "run",
+        reference_site=options.reference,
+        num_pictured=8,
+        seed=options.seed,
+    )
+    outcome = harmonize(config)
+    found = Harmonization.model_validate_json((config.out / "harmonization.json").read_text())
+    rows = [nearness(volume.sample_id, options) for volume in found.volumes]
+    print(json.dumps(summary(found, rows, options)))
+    return 1 if outcome.summary.failed else 0
+
+
+def parse(args: Sequence[str]) -> Namespace:
+    """The command line."""
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="phantoms, prepared cases and the run")
+    add("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    add("--patients", type=int, default=6)
+    add("--reference", default="A", choices=[site.name for site in SITES])
+    add("--num-slices", type=int, default=70, help="of each phantom, at 3 mm")
+    add("--seed", type=int, default=0)
+    return parser.parse_args(args)
+
+
+def make_site(name: str, options: Namespace) -> Path:
+    """The patients as one site scans them, prepared; what is there is kept."""
+    raw, prepared = options.out / f"raw_{name}", Path(options.out / f"site_{name}")
+    indices = range(FIRST_INDEX, FIRST_INDEX + options.patients)
+    write_cohort(raw, indices, config=PhantomConfig(site=name, num_slices=options.num_slices))
+    run_job(PrepareJob(root=raw, out=prepared))
+    return prepared
+
+
+def nearness(sample_id: str, options: Namespace) -> dict[str, Any]:
+    """Distances of one volume and of its input to the true image at the reference site, in HU."""
+    site, _, rest = sample_id.partition("--")
+    case_id = rest.rsplit("-r", 1)[0]
+    before, truth = (
+        read_image(options.out / f"raw_{name}" / "imagesTr" / f"{case_id}_0000.nii.gz").array
+        for name in (site, options.reference)
+    )
+    after, mask, _ = read_ome_zarr(options.out / "run" / "volumes" / f"{sample_id}.ome.zarr")
+    low, high = ABDOMEN_CT.clip_hu  # a model's volumes hold no more
+    truth = truth.clip(low, high)
+    found: dict[str, Any] = {"sample_id": sample_id, "is_truth": site == options.reference}
+    for moment, image in (("before", before.clip(low, high)), ("after", after.array)):
+        organs = organ_distances(quantiles(image, mask.array), quantiles(truth, mask.array))
+        found[f"organs_{moment}"] = round(float(np.mean(list(organs.values()))), 2)
+        error = np.abs(image - truth)[mask.array > 0]
+        found[f"body_{moment}"] = round(float(error.mean()), 2)
+    return found
+
+
+def quantiles(image: Array, mask: Array) -> dict[str, list[float]]:
+    """Of each organ's intensities; the body contour is left out."""
+    levels = np.linspace(0.0, 1.0, 21)
+    organs = enumerate(ABDOMEN_CT.class_names, start=1)
+    inside = {name: image[mask == number] for number, name in organs}
+    return {name: np.quantile(v, levels).tolist() for name, v in inside.items() if v.size}
+
+
+def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace) -> dict[str, Any]:
+    """The figures; volumes of the reference site have nothing to come nearer to."""
+    rows = [row for row in rows if not row["is_truth"]]
+    farther = {
+        measure: [r["sample_id"] for r in rows if r[f"{measure}_after"] >= r[f"{measure}_before"]]
+        for measure in ("organs", "body")
+    }
+    spread = next(iter(found.spread.values()))
+    return {
+        "bench": "harmonization",
+        "reference": found.references[0],
+        "volumes": len(found.volumes),
+        "spread_before": {name: organ.before for name, organ in spread.items()},
+        "spread_after": {name: organ.after for name, organ in spread.items()},
+        "shrunk": {name: organ.shrunk for name, organ in spread.items()},
+        "damaged": found.damaged,
+        "farther": farther,
+        "missed": {m: sorted(set(names) - set(found.damaged)) for m, names in farther.items()},
+        "rows": rows,
+        "weights": options.weights.name,
+        "seed": options.seed,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
