@@ -12,9 +12,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -153,12 +155,14 @@ def make_data(raw: Path, out: Path) -> None:
 
 def run_job(config: ResampleConfig, sampler: FakeSampler, *, ray: bool = False) -> int:
     """The job in this process; returns how many volumes failed."""
-    if not ray:
-        _without_ray()
-    return resample(config, LoadFake(sampler)).summary.failed
+    with nullcontext() if ray else _without_ray():
+        return resample(config, LoadFake(sampler)).summary.failed
 
 
-def _without_ray() -> None:
+@contextmanager
+def _without_ray() -> Iterator[None]:
+    """Rows one after the other in this process."""
+
     def in_turn(
         rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
     ) -> Iterator[Row]:
@@ -169,9 +173,9 @@ def _without_ray() -> None:
     def nothing(*_: object, **__: object) -> None:
         return None
 
-    for owner, name, value in (
-        (generate, "run_rows", in_turn),
-        (generate, "node_resources", lambda: [{"CPU": 2.0}]),
-        (RaySession, "start", nothing),
+    with (
+        patch.object(generate, "run_rows", in_turn),
+        patch.object(generate, "node_resources", lambda: [{"CPU": 2.0}]),
+        patch.object(RaySession, "start", nothing),
     ):
-        setattr(owner, name, value)
+        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.faults import damage, drivers, shortages, workers
+from benchmarks.faults import damage, drivers, nodes, shortages, workers
 from benchmarks.faults.bench import Fault
 
 FAMILIES: tuple[tuple[Fault, ...], ...] = (
@@ -10,6 +10,7 @@ FAMILIES: tuple[tuple[Fault, ...], ...] = (
     damage.FAULTS,
     shortages.FAULTS,
     workers.FAULTS,
+    nodes.FAULTS,
 )
 
 FAULTS: dict[str, Fault] = {fault.name: fault for family in FAMILIES for fault in family}

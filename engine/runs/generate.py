@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from engine.config import FrozenConfig
-from engine.errors import WeightsError
+from engine.errors import RunError, WeightsError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.census import Census, active_rows, take_census
@@ -171,7 +171,13 @@ def generate(
         if census.pending:
             session.start()
             _work(folder, census, _task(config, folder, intent, identity, weights), load, config)
-        return _finish(folder, intent, identity, config, started_s, after)
+        try:
+            return _finish(folder, intent, identity, config, started_s, after)
+        except OSError as error:
+            raise RunError(
+                f"{folder.root}: the report cannot be written ({error.strerror or error}); what is "
+                "committed stays: free space, or make the folder writable, and start the job again"
+            ) from error
 
 
 def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIdentity:
