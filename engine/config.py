@@ -5,8 +5,12 @@ Knows nothing of what the settings mean; rooms define their own models on `Froze
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +28,8 @@ class FrozenConfig(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
+MAX_YAML_VALUES = 100_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def load_config(
@@ -47,16 +53,22 @@ def load_config(
     base = validate(kind, _read_yaml(yaml_path), where=str(yaml_path or "defaults"))
     if args is None:
         return base
+    said = io.StringIO()
     try:
-        return tyro.cli(
-            kind,
-            args=list(args),
-            default=base,
-            description=description,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    except ValidationError as error:
-        raise ConfigError(_explain(error, "command line")) from None
+        with redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                args=list(args),
+                default=base,
+                description=description,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as end:
+        refused = _validation_behind(end)
+        if refused is not None:  # tyro would show all of pydantic's report
+            raise ConfigError(_explain(refused, "command line")) from None
+        sys.stderr.write(said.getvalue())
+        raise
 
 
 def parse_job(kind: type[C], args: Sequence[str], about: str, defaults: Path | None = None) -> C:
@@ -86,21 +98,55 @@ def validate(kind: type[C], raw: Any, *, where: str) -> C:
         raise ConfigError(_explain(error, where)) from None
 
 
+def _validation_behind(error: BaseException | None) -> ValidationError | None:
+    """The settings' own refusal that an error came from."""
+    while error is not None and not isinstance(error, ValidationError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _read_yaml(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot read the configuration ({error.strerror}); give an existing YAML file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error}); correct that line") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: the top level is not a mapping; write `key: value` lines")
+    return raw
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values from YAML of bounded size; no tag makes an object.
+
+    Raises:
+        ValueError: too deep, or more values than `MAX_YAML_VALUES` once its aliases are followed
+            (a text of a kilobyte can stand for gigabytes), or a control character in a string.
+        yaml.YAMLError: not YAML, or a tag that is not plain.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    waiting, seen = [raw], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen > MAX_YAML_VALUES:
+            raise ValueError(f"stands for more than {MAX_YAML_VALUES} values; write it plainly")
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        elif isinstance(value, str) and _CONTROL.search(value):
+            raise ValueError(f"a control character in {value[:40]!r}")
     return raw
 
 

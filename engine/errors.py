@@ -39,3 +39,13 @@ class TrainingError(EngineError, RuntimeError):
 
 class RunError(EngineError, RuntimeError):
     """A run folder refuses the job (other configuration, another job at work, failed samples)."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, fit for a terminal: one line, control characters spelled out.
+
+    Messages quote file names and keys, which may hold anything.
+    """
+    said = str(error) or type(error).__name__
+    line = " ".join(part.strip() for part in said.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

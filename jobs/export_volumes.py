@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import parse_job
-from engine.errors import EngineError
+from engine.errors import EngineError, one_line
 from engine.log import show_log
 from engine.runs.export import ExportJob, export_run
 
@@ -25,8 +25,8 @@ def main(args: Sequence[str]) -> int:
     try:
         job = parse_job(ExportJob, args, "Export a run to NIfTI.")
         paths = export_run(job)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (EngineError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"{len(paths)} volumes in {paths[0].parent}")
     return 0

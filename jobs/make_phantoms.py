@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import parse_job
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, one_line
 from engine.volumes.cohort import CohortJob, write_cohort
 
 
@@ -28,10 +28,10 @@ def main(args: Sequence[str]) -> int:
             job.indices,
             job.seed,
             job.phantom,
-            on_case=lambda name: print(name, flush=True),
+            on_case=_tell,
         )
     except (EngineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"{len(names)} phantoms in {job.out}")
     return 0

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import parse_job
-from engine.errors import EngineError
+from engine.errors import EngineError, one_line
 from engine.log import show_log
 from engine.runs.prepare_dataset import PrepareJob, run_job
 
@@ -23,8 +23,8 @@ def main(args: Sequence[str]) -> int:
     show_log()
     try:
         summary = run_job(parse_job(PrepareJob, args, "Prepare a data set."))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (EngineError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     for case_id, reason in summary.failed.items():
         print(f"refused {case_id}: {reason}", file=sys.stderr)

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import parse_job
-from engine.errors import EngineError
+from engine.errors import EngineError, one_line
 from engine.log import show_log
 from engine.runs.session import RaySession
 from engine.training.config import TrainConfig
-from engine.training.loop import train_stage
+from engine.training.loop import check_stage, train_stage
 
 
 def main(args: Sequence[str]) -> int:
@@ -27,11 +27,12 @@ def main(args: Sequence[str]) -> int:
     show_log()
     try:
         config = parse_job(TrainConfig, args, "Train one stage.")
+        check_stage(config)
         with RaySession() as session:
             session.start(show_workers=True)
             measured = train_stage(config)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (EngineError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; start the same command again to go on", file=sys.stderr)

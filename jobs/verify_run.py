@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.config import parse_job
-from engine.errors import EngineError
+from engine.errors import EngineError, one_line
 from engine.log import show_log
 from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run, withdraw
 
@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> int:
             return 0
         verdict = verify_run(job)
     except (EngineError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     _show(verdict)
     return 0 if verdict.is_sound else 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -70,8 +70,10 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         raise WeightsFileError(f"{path}: not found; give a folder made by train_model") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise WeightsFileError(f"{path}: not a model configuration ({error})") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not a manifest
+        raise WeightsFileError(
+            f"{path}: not a model configuration ({error}); restore it from where it was trained"
+        ) from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from engine.errors import EngineError
+from engine.errors import EngineError, one_line
 from engine.log import show_log
 from engine.runs.generate import Outcome
 
@@ -26,8 +26,8 @@ def run_command(job: Callable[[], Outcome], say: Callable[..., None]) -> int:
     show_log()
     try:
         outcome = job()
-    except EngineError as error:
-        say(f"error: {error}", file=sys.stderr)
+    except (EngineError, OSError) as error:
+        say(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         say("interrupted; start the same command again for the rest", file=sys.stderr)

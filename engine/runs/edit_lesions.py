@@ -21,7 +21,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import hash_file
-from engine.runs.inputs import case_facts, find_folder, pick_masks
+from engine.runs.inputs import case_facts, find_folder, pick_masks, refuse_inside, run_place
 from engine.runs.plan import PlanRow
 from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows
 from engine.runs.resample import data_digest, make_gate
@@ -91,7 +91,9 @@ def edit_lesions(config: EditConfig, load: LoadSampler = load_sampler) -> Outcom
         raise ConfigError("no data; give --data FOLDER of prepared cases")
     if not (config.changes_geometry or config.remove or config.drawn):
         raise ConfigError("no edit; give --shift-mm-zyx, --scale, --remove or --drawn")
-    return generate(config, partial(_intent, config, find_folder(config.data, "data")), load)
+    data = find_folder(config.data, "data")
+    refuse_inside(run_place(config.out), [data])
+    return generate(config, partial(_intent, config, data), load)
 
 
 def _intent(config: EditConfig, data: Path, folder: RunFolder, session: RaySession) -> Intent:
@@ -135,7 +137,7 @@ def _rows(
                 edited = _edited(case, change)
         except SamplingError as error:
             if config.cases is not None:
-                raise
+                raise SamplingError(f"{case_id}: {error}") from None
             log.info("%s left out: %s", case_id, error)
             continue
         settings = _settings(config, case, edited, change.classes)
@@ -158,7 +160,7 @@ def _change(config: EditConfig, manifest: PreparedManifest) -> MaskChange:
     wanted = config.classes or tuple(n for n in names if n not in CONTOUR_NAMES)
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise ConfigError(f"classes {unknown}: the data has {', '.join(names)}")
+        raise ConfigError(f"classes {unknown} are not in the data; it has {', '.join(names)}")
     return MaskChange(
         purpose="edit",
         classes=tuple(names.index(name) + 1 for name in wanted),

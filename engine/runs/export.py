@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from engine.runs import ledger
 from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder, append, put
 from engine.runs.gate import CONTOUR_NAMES
-from engine.runs.identity import sha256_of
+from engine.runs.identity import hash_file, sha256_of
 from engine.volumes.nifti import write_nifti
 from engine.volumes.store import hash_tree, read_ome_zarr
 from engine.volumes.volume import Volume
@@ -77,7 +78,7 @@ def export_run(job: ExportJob) -> list[Path]:
 
     Raises:
         ConfigError: no run given.
-        RunError: not a run folder, or nothing is committed yet.
+        RunError: not a run folder, nothing is committed yet, or `out` holds other files.
         StoreError: a volume is not what was committed.
     """
     if job.run is None:
@@ -107,7 +108,7 @@ def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
 
 
 def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> list[Path]:
-    kept = dict(_records(target.out))
+    kept = _open_target(folder, target.out)
     paths: list[Path] = []
     classes: tuple[str, ...] = ()
     unit = ""
@@ -168,15 +169,44 @@ def _describe(target: _Target, classes: Sequence[str], unit: str, count: int) ->
     put(target.out / "dataset.json", json.dumps(description, indent=2) + "\n")
 
 
-def _records(out: Path) -> Iterator[tuple[str, str]]:
-    """What was exported before, and from which bytes; a torn line counts as not exported."""
-    path = out / _RECORDS
-    out.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-            yield record["sample_id"], record["sha256"]
-        except (ValueError, KeyError, TypeError):
-            continue
+def _open_target(folder: RunFolder, out: Path) -> dict[str, str]:
+    """Make the folder, or go on in one that an earlier export of this run began.
+
+    Returns:
+        What was exported before, and from which bytes.
+
+    Raises:
+        RunError: it holds what this run's export did not write.
+        StoreError: it cannot be written.
+    """
+    plan, path = hash_file(folder.plan), out / _RECORDS
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            if any(out.iterdir()):
+                raise RunError(
+                    f"{out}: holds files that no export wrote; choose an empty folder with --out"
+                )
+            append(path, json.dumps({"plan": plan}))
+    except OSError as error:
+        raise StoreError(
+            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
+        ) from None
+    kept = {}
+    for line in _records(path):
+        if line.get("plan", plan) != plan:
+            raise RunError(
+                f"{out}: holds the export of another run; choose an empty folder with --out"
+            )
+        if {"sample_id", "sha256"} <= line.keys():
+            kept[line["sample_id"]] = line["sha256"]
+    return kept
+
+
+def _records(path: Path) -> Iterator[dict[str, str]]:
+    """Lines of an export's records: its plan, then a volume each; torn ones are passed over."""
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                yield line

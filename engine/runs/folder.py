@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -93,10 +94,11 @@ class RunFolder:
         """Make the folders of a run.
 
         Raises:
-            RunError: the place cannot be written to.
+            RunError: the place cannot be written to, or a folder of the run is a link.
         """
+        self.refuse_links()
         try:
-            for path in (self.root / "volumes", self.commits, self.attempts, self.staging):
+            for path in self._parts():
                 path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
@@ -104,12 +106,28 @@ class RunFolder:
                 "choose another place with --out"
             ) from None
 
+    def refuse_links(self) -> None:
+        """Refuse a run whose folders lie elsewhere: jobs delete in them.
+
+        Raises:
+            RunError: names the link.
+        """
+        for path in self._parts():
+            if path.is_symlink():
+                raise RunError(
+                    f"{path}: a link, and jobs delete what lies there; put a real folder in its "
+                    "place (the run folder itself may be a link)"
+                )
+
+    def _parts(self) -> tuple[Path, ...]:
+        return (self.root / "volumes", self.commits, self.attempts, self.staging)
+
 
 class RunLock:
     """Holds a run folder for one driver process; the operating system lets go when it dies.
 
     Raises (on entering):
-        RunError: another job works on this folder.
+        RunError: another job works on this folder, or it cannot be written to.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -117,7 +135,14 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(self._path, flags, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"{self._path}: cannot be locked ({error.strerror}); make the folder writable and "
+                "this file no link, or choose another place with --out"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -166,11 +191,20 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 def append(path: Path, line: str) -> None:
     """Add one line in a single write, so that lines of several processes do not mix."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o644)
     try:
         os.write(descriptor, (line + "\n").encode())
     finally:
         os.close(descriptor)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder, or a link without what it points to; what cannot be removed stays."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:

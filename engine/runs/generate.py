@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from engine.config import FrozenConfig
-from engine.errors import WeightsError
+from engine.errors import RunError, WeightsError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.census import Census, active_rows, take_census
@@ -30,7 +30,7 @@ from engine.runs.identity import (
     hash_weights,
     write_or_check,
 )
-from engine.runs.inputs import check_fit, find_folder, run_place
+from engine.runs.inputs import check_fit, find_folder, refuse_inside, run_place
 from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.runs.plan import PlanRow, stored_at, write_plan
 from engine.runs.planning import CaseFacts, stored_name
@@ -73,6 +73,8 @@ class GenerationConfig(FrozenConfig):
         gate: what is done about informed slices that do not fit the mask.
         quality: what a volume must be like.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     weights: Path = Path("weights/demo_abdomen")
     out: Path = Path("runs/generated")
@@ -152,6 +154,7 @@ def generate(
     started_s = time.monotonic()
     folder = RunFolder(run_place(config.out))
     weights = find_folder(config.weights, "weights", WeightsError)
+    refuse_inside(folder.root, [weights])
     folder.create()
     with RunLock(folder), RaySession() as session:
         log.info("run folder %s", folder.root)
@@ -161,14 +164,20 @@ def generate(
         write_or_check(folder.identity, identity)
         _plan(folder, intent)
         census = take_census(folder)
-        if not census.pending and folder.report.exists() and folder.summary.exists():
-            summary = RunSummary.model_validate_json(folder.summary.read_text(encoding="utf-8"))
+        earlier = _earlier_summary(folder)
+        if not census.pending and folder.report.exists() and earlier is not None:
             _say_nothing_to_do(folder, census)
-            return Outcome(summary, folder.report, worked=False)
+            return Outcome(earlier, folder.report, worked=False)
         if census.pending:
             session.start()
             _work(folder, census, _task(config, folder, intent, identity, weights), load, config)
-        return _finish(folder, intent, identity, config, started_s, after)
+        try:
+            return _finish(folder, intent, identity, config, started_s, after)
+        except OSError as error:
+            raise RunError(
+                f"{folder.root}: the report cannot be written ({error.strerror or error}); what is "
+                "committed stays: free space, or make the folder writable, and start the job again"
+            ) from error
 
 
 def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIdentity:
@@ -235,6 +244,14 @@ def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortS
     cohort = read_cohort(sources, config.cohort_cases)
     put(folder.cohort, cohort.model_dump_json(indent=1) + "\n")
     return cohort
+
+
+def _earlier_summary(folder: RunFolder) -> RunSummary | None:
+    """What the last job wrote; one that is damaged is written anew."""
+    try:
+        return RunSummary.model_validate_json(folder.summary.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _say_nothing_to_do(folder: RunFolder, census: Census) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, model_validator
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, LayoutError
 from engine.evaluation.fidelity import class_means
 from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
@@ -27,10 +27,10 @@ from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.harmonize_report import write_harmonization
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.inputs import case_facts, find_folder
+from engine.runs.inputs import case_facts, find_folder, refuse_inside, run_place
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows, stored_name
-from engine.runs.resample import cases_digest, make_gate
+from engine.runs.resample import cases_digest, data_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.volumes.layouts import check_case_id
@@ -84,12 +84,14 @@ class Sites:
         manifests: by folder.
         facts: by the name used in plans.
         site_of: name -> site.
+        digests: what describes the data, for run.yaml; of several folders, a site each.
     """
 
     data: Path
     manifests: Mapping[Path, PreparedManifest]
     facts: Mapping[str, CaseFacts]
     site_of: Mapping[str, str]
+    digests: Mapping[str, str]
 
 
 def harmonize(config: HarmonizeConfig, load: LoadSampler = load_sampler) -> Outcome:
@@ -99,6 +101,7 @@ def harmonize(config: HarmonizeConfig, load: LoadSampler = load_sampler) -> Outc
         EngineError: see `generate`.
     """
     sites = read_sites(config)
+    refuse_inside(run_place(config.out), sites.manifests)
 
     def report(folder: RunFolder, intent: Intent, rows: Sequence[PlanRow]) -> None:
         write_harmonization(folder, intent.data, rows, sites.site_of, config.num_pictured)
@@ -116,15 +119,21 @@ def read_sites(config: HarmonizeConfig) -> Sites:
         data = find_folder(config.data, "data")
         manifest = read_manifest(data)
         facts = case_facts(manifest, data)
-        return Sites(data, {data: manifest}, facts, _read_table(config.table, facts))
+        site_of = _read_table(config.table, facts)
+        return Sites(data, {data: manifest}, facts, site_of, data_digest(manifest))
     if not config.sites:
         raise ConfigError("no sites; give --sites NAME=FOLDER NAME=FOLDER, or --data and --table")
-    folders = {}
+    folders: dict[str, Path] = {}
     for text in config.sites:
         name, equals, path = text.partition("=")
         if not equals or name in folders:
-            raise ConfigError(f"sites: {text!r} is not NAME=FOLDER with a name of its own")
-        folders[check_case_id(name, "sites")] = find_folder(Path(path), "sites").resolve()
+            raise ConfigError(
+                f"sites: {text!r} is not NAME=FOLDER with a name of its own; write A=prepared/a"
+            )
+        folder = find_folder(Path(path), "sites").resolve()
+        if folder in folders.values():
+            raise ConfigError(f"sites: {text!r} is the folder of another site; give each its own")
+        folders[_site_name(name, "sites")] = folder
     if len(folders) < 2:
         raise ConfigError("sites: one site has nothing to be harmonized with; give two or more")
     return _under_one_roof(folders)
@@ -145,27 +154,55 @@ def _under_one_roof(folders: Mapping[str, Path]) -> Sites:
             source = (path / f"{case_id}.zarr").relative_to(roof).as_posix()
             facts[name] = CaseFacts(fact.num_slices, fact.has_image, source, case_id)
             site_of[name] = site
-    return Sites(roof, manifests, facts, site_of)
+    digests = {f"site {site}": cases_digest(manifests[path]) for site, path in folders.items()}
+    return Sites(roof, manifests, facts, site_of, digests)
+
+
+def _site_name(name: str, where: Path | str) -> str:
+    """A site's name, which becomes part of file names: letters, digits, `_`, `-`, `.`.
+
+    Raises:
+        ConfigError: other characters, or what stands between site and case.
+    """
+    try:
+        if _BETWEEN not in name:
+            return check_case_id(name, where)
+    except LayoutError:
+        pass
+    raise ConfigError(
+        f"{where}: site name {name!r} is refused; give it letters, digits, '_', '.' and single "
+        "'-', not starting with a dot"
+    )
 
 
 def _read_table(path: Path, facts: Mapping[str, CaseFacts]) -> dict[str, str]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a BOM
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot read the table ({error}); give a CSV file") from None
     if not rows or not {"case", "site"} <= rows[0].keys():
-        raise ConfigError(f"{path}: no table with the columns case and site in its first line")
+        raise ConfigError(
+            f"{path}: no table with the columns case and site in its first line; separate columns "
+            "by commas"
+        )
     site_of: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         case_id, site = row["case"] or "", row["site"] or ""
         if case_id not in facts:
-            raise ConfigError(f"{path}:{number}: case {case_id!r} is not in the prepared data")
+            raise ConfigError(
+                f"{path}:{number}: case {case_id!r} is not in the prepared data; it holds "
+                f"{', '.join(sorted(facts)[:20])}"
+            )
         if case_id in site_of or not site:
-            raise ConfigError(f"{path}:{number}: case {case_id!r} needs one line with its site")
-        site_of[case_id] = check_case_id(site, path)
+            raise ConfigError(
+                f"{path}:{number}: case {case_id!r} has no site, or two lines; give it one"
+            )
+        site_of[case_id] = _site_name(site, f"{path}:{number}")
     if len(set(site_of.values())) < 2:
         raise ConfigError(f"{path}: names one site only; harmonizing needs two or more")
+    if len(site_of) < len(facts):
+        log.warning("%s: %d cases of the data are left out", path, len(facts) - len(site_of))
     return site_of
 
 
@@ -181,7 +218,6 @@ def _intent(
         check = make_gate(config.gate, folder, sites.data)
         return plan_rows(sites.facts, sorted(sites.site_of), settings, None, check)
 
-    digest = {place.name: cases_digest(found) for place, found in sites.manifests.items()}
     return Intent(
         job="harmonize",
         title="Harmonized volumes",
@@ -189,7 +225,7 @@ def _intent(
         manifests=sites.manifests,
         facts=sites.facts,
         data_sha256={
-            **digest,
+            **sites.digests,
             "sites": sha256_of(dict(sites.site_of)),
             **{f"slice {name}": d for name, d in digests.items()},
         },

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import FrozenConfig
+from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.folder import put
 from models.weights import AUTOENCODER, CONFIG, DENOISER, POSITION, WeightsFileError, weights_sha256
@@ -82,7 +82,7 @@ def read_identity(path: Path) -> RunIdentity:
         StoreError: it is damaged or of another version.
     """
     try:
-        return RunIdentity.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return RunIdentity.model_validate(load_yaml(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError):
         raise StoreError(
             f"{path}: not a run description of this version; choose another place with --out"

@@ -58,10 +58,15 @@ def find_slices(
         VolumeError: the file cannot be an informed slice of this data.
     """
     slices, digests = [], {}
+    files: dict[str, Path] = {}
     for text in wanted:
         name, z = _split(text)
         if name.endswith(_SUFFIXES):
             path = Path(name)
+            if files.setdefault(path.name, path) != path:
+                raise ConfigError(
+                    f"slices: {files[path.name]} and {path} have one name; rename one of them"
+                )
             found, depth = _from_file(path, folder, config)
             digests[path.name] = hash_file(path)
         elif name not in facts:
@@ -74,14 +79,17 @@ def find_slices(
         else:
             found, depth = (name, stored_name(facts, name)), facts[name].num_slices
         if z is not None and not 0 <= z < depth:
-            raise ConfigError(f"informed slice {text!r}: the case has slices 0 to {depth - 1}")
+            raise ConfigError(
+                f"informed slice {text!r}: the case has slices 0 to {depth - 1}; give one of them"
+            )
         slices.append(FixedSlice(*found, depth // 2 if z is None else z))
     return tuple(slices), digests
 
 
 def _split(text: str) -> tuple[str, int | None]:
     name, colon, number = text.rpartition(":")
-    return (name, int(number)) if colon and number.isdigit() else (text, None)
+    is_number = number.isascii() and number.isdigit() and len(number) < 10
+    return (name, int(number)) if colon and is_number else (text, None)
 
 
 def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tuple[str, str], int]:
@@ -90,7 +98,7 @@ def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tu
     case_path = folder.root / source
     image = read_image(path)
     _refuse_other_modality(image, config)
-    if not case_path.exists():
+    if not (case_path.exists() and folder.identity.exists()):  # a refused start may have left one
         plain = config.model_copy(
             update={
                 "label_map": {1: 1},

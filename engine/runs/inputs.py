@@ -5,8 +5,9 @@ Knows no plan rows and no Ray.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from engine.errors import ConfigError, RunError, WeightsError
@@ -41,6 +42,19 @@ def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = C
         if place.is_dir():
             return place
     raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
+
+
+def refuse_inside(out: Path, sources: Iterable[Path]) -> None:
+    """Keep results out of what they are made from.
+
+    Raises:
+        ConfigError: `out` is a source folder, or lies in one.
+    """
+    for source in sources:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise ConfigError(
+                f"out: {out} lies in {source}, which the job reads; choose another place with --out"
+            )
 
 
 def case_facts(manifest: PreparedManifest, where: Path) -> dict[str, CaseFacts]:
@@ -91,6 +105,13 @@ def check_fit(
             raise WeightsError(
                 f"{data}: prepared as {manifest.config.modality}, but the weights {weights} were "
                 f"trained on {model.modality}; give weights of that modality with --weights"
+            )
+        spacing_mm = manifest.config.spacing_mm_yx
+        if not math.isclose(spacing_mm, model.spacing_mm_yx, rel_tol=0.01):
+            raise WeightsError(
+                f"{data}: pixels of {spacing_mm:g} mm, but the weights {weights} were trained on "
+                f"{model.spacing_mm_yx:g} mm; prepare with spacing_mm_yx {model.spacing_mm_yx:g}, "
+                "or give other --weights"
             )
         if manifest.class_names != model.class_names or manifest.config.size_yx != size_yx:
             raise WeightsError(

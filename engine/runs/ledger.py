@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from engine.errors import RunError, StoreError
-from engine.runs.folder import RunFolder, append, put, sync_folder
+from engine.runs.folder import RunFolder, append, discard, put, sync_folder
 from engine.runs.records import Attempt, Commit
 
 _NO_FAULT = ("No space left", "Disk quota exceeded", "Read-only file system", "Permission denied")
@@ -237,13 +236,13 @@ def commit(
     first = existing(folder, attempt.sample_id)
     if first is None:
         final = folder.volume(attempt.sample_id)
-        if final.exists():  # renamed by an attempt that died before its commit record
+        if final.exists() or final.is_symlink():  # of an attempt that died before its record
             final.rename(staged.with_name(f"{staged.name}.stale"))
         staged.rename(final)
         sync_folder(final.parent)
         put(folder.commit(attempt.sample_id), record.model_dump_json(indent=1))
     for leftover in (staged, staged.with_name(f"{staged.name}.stale")):
-        shutil.rmtree(leftover, ignore_errors=True)
+        discard(leftover)
     _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
     return first or record
 
@@ -251,7 +250,7 @@ def commit(
 def clear_staging(folder: RunFolder) -> None:
     """Throw away what killed attempts left behind. The caller holds the run's lock."""
     for leftover in folder.staging.iterdir():
-        shutil.rmtree(leftover, ignore_errors=True)
+        discard(leftover)
 
 
 def _counts(attempt: Attempt) -> bool:

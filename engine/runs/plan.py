@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +20,10 @@ from engine.sampling.mask_augmentation import MaskChange
 _IN_RUN = "run:"
 
 InformedSource = Literal["own", "cross", "fixed", "generated"]
+MAX_SAMPLE_ID = 200
+"""Characters; file systems hold 255, and staged names add to it."""
+SampleId = Annotated[str, Field(pattern=rf"^[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{MAX_SAMPLE_ID - 1}}}$")]
+"""Becomes a file name, so that a plan from elsewhere cannot reach out of the run folder."""
 Verdict = Literal["fits", "warned", "redrawn", "edited", "skipped", "unchecked"]
 
 
@@ -79,15 +83,15 @@ class PlanRow(FrozenConfig):
         seed: of the run; a sample's own randomness is a hash of it and `sample_id`.
     """
 
-    sample_id: str
+    sample_id: SampleId
     case_id: str
-    replica: int
-    num_slices: int
+    replica: int = Field(ge=0)
+    num_slices: int = Field(ge=1)
     mask_source: str
     informed: InformedSource
     informed_case: str
     informed_source: str
-    informed_z: int
+    informed_z: int = Field(ge=0)
     changes: tuple[MaskChange, ...] = ()
     drawn_mask: str = ""
     gate: GateNote | None = None
@@ -120,7 +124,7 @@ def iter_plan(path: Path) -> Iterator[PlanRow]:
         StoreError: the file is missing or a line is damaged; names it.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     yield PlanRow.model_validate_json(line)

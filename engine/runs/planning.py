@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from engine.errors import SamplingError
-from engine.runs.plan import InformedSource, PlanRow
+from engine.runs.plan import MAX_SAMPLE_ID, InformedSource, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
 from engine.sampling.noise import noise_seed
 
@@ -150,6 +150,11 @@ def plan_rows(
             for augmentation in range(max(1, settings.augmentations)):
                 for replica in range(settings.replicas):
                     name = _name(case_id, source, fixed, augmentation, replica, settings)
+                    if len(name) > MAX_SAMPLE_ID:
+                        raise SamplingError(
+                            f"{name[:60]}...: a name of {len(name)} characters is too long for a "
+                            f"file; shorten case ids and slice files ({MAX_SAMPLE_ID} at most)"
+                        )
                     row = _row(arranged, case_id, replica, name, source, fixed, settings.seed)
                     if augment is not None and settings.augmentations:
                         row = row.model_copy(update={"changes": (augment(row),)})

@@ -173,12 +173,14 @@ def prepare_dataset(
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
 
     Raises:
+        ConfigError: `out` is a folder of the data set itself.
         LayoutError: the folder is no data set.
         RunError: `out` holds cases of other settings, or another job works there.
         StoreError: `out` cannot be written.
     """
     source = source if isinstance(source, DataSource) else DataSource(root=source)
     cases = source.cases()
+    _refuse_source(out, source, cases)
     open_folder(out, config)
     with RunLock(RunFolder(out)):
         for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
@@ -201,6 +203,17 @@ def prepare_dataset(
         )
         write_manifest(out, manifest)
     return PrepareSummary(out, len(rows), len(made), len(kept), manifest.failed)
+
+
+def _refuse_source(out: Path, source: DataSource, cases: Sequence[CaseFiles]) -> None:
+    """Keep prepared cases out of the data set's own folders: both have a `dataset.json`."""
+    folders = {file.parent for case in cases for file in (case.image, case.mask) if file}
+    for folder in {source.root, *folders}:
+        if out.resolve() == folder.resolve():
+            raise ConfigError(
+                f"out: {out} is a folder of the data set itself, whose files would be overwritten; "
+                "choose another with --out"
+            )
 
 
 def _run(

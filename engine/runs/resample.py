@@ -22,7 +22,7 @@ from engine.runs.gate import Gate, GateConfig, OutlineBook
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.inputs import case_facts, find_folder, pick_masks, run_place
+from engine.runs.inputs import case_facts, find_folder, pick_masks, refuse_inside, run_place
 from engine.runs.plan import InformedSource, PlanRow, stored_at
 from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.session import RaySession
@@ -109,6 +109,8 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
         EngineError: the job is refused before work, or its workers cannot go on. Samples that fail
             do not raise: see `Outcome.summary.failed`.
     """
+    if config.data is not None:
+        refuse_inside(run_place(config.out), [find_folder(config.data, "data")])
     return generate(config, partial(_intent, config), load)
 
 

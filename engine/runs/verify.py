@@ -7,7 +7,6 @@ the volumes that a patient is part of, and withdraws them. Knows no model and no
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError
 from engine.log import get_logger
 from engine.runs import ledger
-from engine.runs.folder import RunFolder, RunLock
+from engine.runs.folder import RunFolder, RunLock, discard
 from engine.runs.ome import ome_faults
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
@@ -104,13 +103,14 @@ def open_run(root: Path | None) -> RunFolder:
 
     Raises:
         ConfigError: none was given.
-        RunError: it is not a run folder.
+        RunError: it is not a run folder, or parts of it are links.
     """
     if root is None:
         raise ConfigError("no run folder; give --run FOLDER")
     folder = RunFolder(root)
     if not folder.plan.is_file() or not folder.commits.is_dir():
         raise RunError(f"{root}: not a run folder (no plan.jsonl); give one that a job made")
+    folder.refuse_links()
     return folder
 
 
@@ -170,7 +170,10 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
             _delete(folder, row.sample_id)
             for name in (row.sample_id, f"{row.sample_id}_0000"):
                 for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
-                    exported.unlink()
+                    if exported.parent.resolve().is_relative_to(folder.root.resolve()):
+                        exported.unlink()
+                    else:
+                        log.warning("%s: lies outside the run; delete it yourself", exported)
         for stale in [folder.report, folder.summary, *folder.root.glob("harmonization.*")]:
             stale.unlink(missing_ok=True)
     return [row.sample_id for row in rows]
@@ -221,6 +224,9 @@ def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
         yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
         return
     path = folder.volume(sample_id)
+    if path.is_symlink():
+        yield Finding(sample_id, "link", f"{path.name} points to {path.readlink()}")
+        return
     if not path.is_dir():
         yield Finding(sample_id, "missing volume", path.name)
         return
@@ -231,6 +237,8 @@ def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
         return
     for name in sorted(commit.files.keys() | there.keys()):
         kind = _difference(path / name, commit.files.get(name), there.get(name))
+        if (path / name).is_symlink():
+            kind = "link"
         if kind:
             yield Finding(sample_id, kind, name)
     for fault in ome_faults(path):
@@ -261,11 +269,11 @@ def _delete(folder: RunFolder, sample_id: str) -> None:
     """Record first, then the volume: what is cut off in between does not exist."""
     folder.commit(sample_id).unlink(missing_ok=True)
     volume = folder.volume(sample_id)
-    if volume.exists():
+    if volume.exists() or volume.is_symlink():
         folder.staging.mkdir(exist_ok=True)
         away = folder.staging / f"{sample_id}.{uuid.uuid4().hex[:8]}.deleted"
         volume.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
+        discard(away)
 
 
 def _in_order(work: Callable[[T], R], items: Sequence[T], num_threads: int) -> Iterator[R]:

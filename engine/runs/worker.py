@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,7 +92,8 @@ class _Rows:
                 self.folder, sample_id, self.name, plan.case_id, alone=alone
             )
         except (EngineError, OSError) as error:
-            write_event(self.folder.progress, "failed", sample_id)
+            with suppress(OSError):  # a disk that takes no attempt takes no event
+                write_event(self.folder.progress, "failed", sample_id)
             quarantined = isinstance(error, EngineError)
             return _status(sample_id, "quarantined" if quarantined else "failed", str(error))
         write_event(self.folder.progress, "started", sample_id)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
 from engine.sampling.schedule import ScheduleConfig
@@ -95,6 +95,8 @@ class TrainConfig(FrozenConfig):
         peak_tflops: of one device in `precision`, for the share of it that is used.
         threads: CPU threads a worker; None divides the machine.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     stage: Stage = "volume"
     data: Path = Path("runs/prepared")

@@ -63,6 +63,22 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
     return read_stage_entry(config)
 
 
+def check_stage(config: TrainConfig) -> None:
+    """Refuse, before any process starts, what can be seen from settings, cases and folders.
+
+    Raises:
+        TrainingError, WeightsError: see `survey`; or a folder cannot be written.
+    """
+    survey(config)
+    for key, place in (("work", config.work), ("weights", config.weights)):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(
+                f"{place}: cannot be written ({error.strerror}); choose another folder with --{key}"
+            ) from None
+
+
 def _fill_cache(config: TrainConfig) -> None:
     """Make what the stage trains on before its workers start; a second run makes nothing."""
     cases, manifest = survey(config)

@@ -111,7 +111,7 @@ def resolve_preset(config: TrainConfig) -> Preset:
         TrainingError: no such preset, or fields that it has not or that do not go together.
     """
     if config.preset not in PRESETS:
-        raise TrainingError(f"preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
+        raise TrainingError(f"preset {config.preset!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[config.preset]
     try:
         denoiser = DenoiserSpec.model_validate({**preset.denoiser.model_dump(), **config.denoiser})

@@ -6,12 +6,14 @@ Phantoms go to disk as NIfTI in nnU-Net raw layout and from there take the same 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydantic import Field
 
 from engine.config import FrozenConfig
+from engine.errors import LayoutError
 from engine.volumes.nifti import write_nifti
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import prepare_case
@@ -19,6 +21,7 @@ from engine.volumes.prepare_config import ABDOMEN_CT, PrepareConfig
 from engine.volumes.volume import PreparedCase
 
 COHORT_SEED = 2026
+_PHANTOM_FILE = re.compile(r"(\..*|phantom\d{4,}\.nii\.gz)")  # or a staged one
 NUM_TRAINING = 64
 TRAINING_INDICES = tuple(range(NUM_TRAINING))
 HELD_OUT_INDICES = (1000, 1001)  # never trained on; sites A and B
@@ -84,7 +87,12 @@ def write_cohort(
 
     Returns:
         Case ids, in the order of `indices`.
+
+    Raises:
+        LayoutError: the folder holds another data set.
+        ConfigError: no such phantoms.
     """
+    _refuse_other_data(out)
     names = []
     for index in indices:
         name = phantom_id(index)
@@ -101,11 +109,21 @@ def write_cohort(
         names.append(name)
         if on_case is not None:
             on_case(name)
-    _describe(out, len(names))
+    _describe(out)
     return names
 
 
-def _describe(out: Path, num_cases: int) -> None:
+def _refuse_other_data(out: Path) -> None:
+    """Its `dataset.json` would be written over."""
+    if out.exists() and not out.is_dir():
+        raise LayoutError(f"{out}: a file; choose a folder with --out")
+    names = [path.name for path in (out / "labelsTr").glob("*")]
+    ours = bool(names) and all(_PHANTOM_FILE.fullmatch(name) for name in names)
+    if (out / "dataset.json").exists() and not ours:
+        raise LayoutError(f"{out}: holds another data set; choose an empty folder with --out")
+
+
+def _describe(out: Path) -> None:
     description = {
         "channel_names": {"0": "CT"},
         "labels": {
@@ -118,7 +136,7 @@ def _describe(out: Path, num_cases: int) -> None:
             "stomach": 6,
             "pancreas": 7,
         },
-        "numTraining": num_cases,
+        "numTraining": len(list((out / "labelsTr").glob("*.nii.gz"))),
         "file_ending": ".nii.gz",
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ from engine.volumes import phantom_anatomy as anatomy
 from engine.volumes.volume import Volume
 
 Field = NDArray[np.float32]
+MAX_FOV_MM = 2000.0
+MAX_VOXELS = 2**29  # what the NIfTI reader takes (`bounded.ReadLimits`)
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,19 @@ def make_phantom(seed: int, index: int, config: PhantomConfig | None = None) -> 
 
 def _check(config: PhantomConfig) -> None:
     if not 0.0 < config.spacing_mm <= 3.0:
-        raise ConfigError(f"phantom spacing {config.spacing_mm} mm: give more than 0 and up to 3")
+        raise ConfigError(f"phantom spacing {config.spacing_mm} mm; give more than 0 and up to 3")
     if config.num_slices < 8:
-        raise ConfigError(f"phantom of {config.num_slices} slices: give at least 8")
+        raise ConfigError(f"phantom of {config.num_slices} slices; give at least 8")
+    if not all(0 < edge <= MAX_FOV_MM for edge in config.fov_mm):
+        raise ConfigError(f"phantom fov_mm {config.fov_mm}; give more than 0, up to {MAX_FOV_MM:g}")
+    voxels = config.num_slices * 3.0 * config.fov_mm[0] * config.fov_mm[1] / config.spacing_mm**3
+    if voxels > MAX_VOXELS:
+        raise ConfigError(
+            f"phantom of {voxels:.3g} voxels; give fewer slices or a larger spacing_mm "
+            f"({MAX_VOXELS} voxels at most)"
+        )
     if config.site is not None and config.site not in {site.name for site in SITES}:
-        raise ConfigError(f"phantom site {config.site!r}: choose one of A, B, C, D")
+        raise ConfigError(f"phantom site {config.site!r}; choose one of A, B, C, D")
 
 
 def _pick_site(config: PhantomConfig, index: int) -> Site:

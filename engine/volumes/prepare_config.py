@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
 
@@ -31,6 +31,8 @@ class PrepareConfig(FrozenConfig):
         other_labels: raw labels that the map does not name: "refuse" or "background".
         margin_slices: slices kept above and below the foreground.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     modality: Literal["ct", "mr"] = "ct"
     size_yx: tuple[int, int] = (128, 128)

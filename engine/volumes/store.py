@@ -77,6 +77,10 @@ def read_prepared(path: Path) -> PreparedCase:
         attributes: Mapping[str, Any] = dict(group.attrs)
         if attributes.get("format") != PREPARED_FORMAT:
             raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
+        if attributes["case_id"] != path.stem:
+            raise StoreError(
+                f"{path}: holds the case {attributes['case_id']!r}; prepare the data set again"
+            )
         arrays = {name: _read_array(path, group, name) for name in attributes["sha256"]}
         for name, array in arrays.items():
             if _digest(array) != attributes["sha256"][name]:

@@ -1,0 +1,61 @@
+"""What is stored is damaged: verify must see it, repair it, and a rerun fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.faults.bench import Bench, Fault
+from benchmarks.faults.sampler import VICTIM
+from engine.runs.folder import RunFolder
+from engine.runs.verify import VerifyJob, verify_run
+
+
+def damaged(bench: Bench, out: Path, harm: Callable[[RunFolder], None]) -> str:
+    """A finished run is damaged, looked at, repaired and filled."""
+    bench.again(out)
+    harm(RunFolder(out))
+    if verify_run(VerifyJob(run=out)).is_sound:
+        return "verify saw nothing"
+    verify_run(VerifyJob(run=out, repair=True))
+    return bench.again(out)
+
+
+def _shard(folder: RunFolder) -> Path:
+    return folder.volume(VICTIM) / "0" / "c" / "0" / "0" / "0"
+
+
+def _tear(folder: RunFolder) -> None:
+    raw = _shard(folder).read_bytes()
+    _shard(folder).write_bytes(raw[: len(raw) // 2])
+
+
+def _lose(folder: RunFolder) -> None:
+    _shard(folder).unlink()
+
+
+def _empty(folder: RunFolder) -> None:
+    _shard(folder).write_bytes(b"")
+
+
+def _flip(folder: RunFolder) -> None:
+    raw = _shard(folder).read_bytes()
+    _shard(folder).write_bytes(raw[:99] + bytes([raw[99] ^ 1]) + raw[100:])
+
+
+def _halve_record(folder: RunFolder) -> None:
+    record = folder.commit(VICTIM)
+    record.write_text(record.read_text()[:300])
+
+
+FAULTS = tuple(
+    Fault(name, partial(damaged, harm=harm))
+    for name, harm in {
+        "torn": _tear,
+        "missing": _lose,
+        "empty": _empty,
+        "bit": _flip,
+        "half a record": _halve_record,
+    }.items()
+)

@@ -1,0 +1,109 @@
+"""Nodes of a cluster are lost without warning, and added, in mid-run; on 127.0.0.1 alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from benchmarks.faults.bench import DEADLINE_S, Bench, Fault
+from benchmarks.faults.sampler import FakeSampler
+from engine.sampling.request import SampledVolume, SampleRequest
+
+_ADDRESS = "127.0.0.1"
+_NODE: dict[str, Any] = {
+    "node_ip_address": _ADDRESS,
+    "num_gpus": 0,
+    "object_store_memory": 128 * 2**20,
+}
+_VOLUME_S = 1.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class TellingSampler(FakeSampler):
+    """Tells, by a file, on which node a volume is in the making."""
+
+    def sample(
+        self, request: SampleRequest, on_window: Callable[[int, int], None] | None = None
+    ) -> SampledVolume:
+        """Make one volume."""
+        (self.place / ray.get_runtime_context().get_node_id()).touch()
+        return super().sample(request, on_window)
+
+
+def lost_node(bench: Bench, out: Path, fault: str) -> str:
+    """The job must end whole; its children did to themselves what the fault is."""
+    process = bench.child(out, fault, ray=True)
+    try:
+        process.wait(DEADLINE_S)
+    finally:
+        process.kill()
+    told = out.with_name(f"{out.name}.marks") / "lost"
+    if not told.exists():
+        return "no node was lost"
+    return "" if process.returncode == 0 else f"the job failed ({process.returncode})"
+
+
+def _lose_one_of_two(marks: Path) -> FakeSampler:
+    """Two nodes of two CPUs; that which is not the head is lost, and the other goes on."""
+    cluster = _start(head_cpus=2)
+    node = cluster.add_node(num_cpus=2, **_NODE)
+    _when_busy(node, marks, lambda: cluster.remove_node(node, allow_graceful=False))
+    return _ready(cluster, marks)
+
+
+def _replace_the_only(marks: Path) -> FakeSampler:
+    """A head without CPUs and one node; it is lost, and only then another one is added."""
+    cluster = _start(head_cpus=0)
+    node = cluster.add_node(num_cpus=2, **_NODE)
+
+    def replace() -> None:
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=2, **_NODE)
+
+    _when_busy(node, marks, replace)
+    return _ready(cluster, marks)
+
+
+def _start(head_cpus: int) -> Cluster:
+    head = {**_NODE, "num_cpus": head_cpus, "include_dashboard": False}
+    return Cluster(initialize_head=True, head_node_args=head)
+
+
+def _ready(cluster: Cluster, marks: Path) -> FakeSampler:
+    cluster.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = cluster.address
+    return TellingSampler(marks, seconds=_VOLUME_S)
+
+
+def _when_busy(node: Any, marks: Path, strike: Callable[[], None]) -> None:
+    """Strike as soon as a volume is in the making on a node."""
+
+    def watch() -> None:
+        while not (marks / node.node_id).exists():
+            time.sleep(_POLL_S)
+        time.sleep(_VOLUME_S / 2)
+        strike()
+        (marks / "lost").touch()
+
+    threading.Thread(target=watch, name="strike", daemon=True).start()
+
+
+FAULTS = (
+    Fault("node lost", partial(lost_node, fault="node lost"), _lose_one_of_two, needs_ray=True),
+    Fault(
+        "node replaced",
+        partial(lost_node, fault="node replaced"),
+        _replace_the_only,
+        needs_ray=True,
+    ),
+)

@@ -1,0 +1,16 @@
+"""All families of faults. A new one is a module with `FAULTS`, and one line here."""
+
+from __future__ import annotations
+
+from benchmarks.faults import damage, drivers, nodes, shortages, workers
+from benchmarks.faults.bench import Fault
+
+FAMILIES: tuple[tuple[Fault, ...], ...] = (
+    drivers.FAULTS,
+    damage.FAULTS,
+    shortages.FAULTS,
+    workers.FAULTS,
+    nodes.FAULTS,
+)
+
+FAULTS: dict[str, Fault] = {fault.name: fault for family in FAMILIES for fault in family}
