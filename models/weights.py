@@ -39,7 +39,7 @@ class Manifest(BaseModel):
         modality: "ct" or "mr".
         num_inference_steps: denoising steps a window at which these weights were found best; 5
             until somebody has looked (benchmarks/results: more were never better).
-        stages: how each stage was trained (iterations, cases, seconds), by name.
+        stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +53,13 @@ class Manifest(BaseModel):
     modality: str
     num_inference_steps: int = 5
     stages: dict[str, dict[str, Any]] = {}
+
+    @property
+    def condition_dropout(self) -> float:
+        """Share of the denoiser's last training examples that had no conditions; 0 if unknown."""
+        last = next((s for s in ("distill", "volume", "slice") if s in self.stages), None)
+        share = self.stages[last].get("condition_dropout") if last else None
+        return float(share) if isinstance(share, int | float) else 0.0
 
 
 class WeightsFileError(ValueError):

@@ -39,13 +39,17 @@ class SamplingConfig(FrozenConfig):
     Attributes:
         profile: `engine`, or `reference`: the slow baseline (DDIM of 200 steps with eta 1, float32,
             one window at a time, known slices by replacement, the layers' plain forms, decoding at
-            the end) whose settings override the others.
+            the end) whose settings override the others, but for `guidance_scale`.
         solver: `ddpm` (Algorithm 1 of the paper), `ddim` (arXiv:2010.02502), DPM-Solver++ 2M or 3M
             (arXiv:2211.01095), each also with SDE noise, `unipc` (arXiv:2302.04867); `euler` and
             `heun` for flow-matching weights.
         num_inference_steps: denoising steps a window; None takes what the weights recommend.
             `heun` evaluates the network twice a step, but for the last.
         timestep_spacing: `trailing` starts from pure noise; `linspace`, `leading`, `karras`.
+        guidance_scale: classifier-free guidance (arXiv:2207.12598): 1 is the conditioned model
+            alone, more pushes away from what it makes without mask and informed slice. Any other
+            value than 1 evaluates the network twice, as one batch, and needs weights trained with
+            condition_dropout.
         eta: `ddim` only: 0 is deterministic, 1 as noisy as DDPM.
         overlap: slices (h) a window shares with the one before; None is 4 for models that are told
             which slices are known, else the paper's 1.
@@ -65,7 +69,8 @@ class SamplingConfig(FrozenConfig):
         compile: torch.compile the denoiser; costs minutes, once for each number of slices a batch.
         reuse_features: keep the denoiser's deep features for this many steps (1: compute them at
             every step; arXiv:2312.00858). Saves time, costs quality (benchmarks/results).
-        max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU.
+        max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU. With guidance each
+            counts twice.
         memory_mb: budget for what volumes in work hold beside the networks.
         decode_beside: decode and finish volumes in a thread (and stream) of its own.
         decode_batch: slices encoded or decoded together; bounds memory. None is 2 on a CPU (more
@@ -76,6 +81,7 @@ class SamplingConfig(FrozenConfig):
     solver: SolverName = "dpmpp_2m"
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     timestep_spacing: TimestepSpacing = "trailing"
+    guidance_scale: float = Field(1.0, ge=0.0, allow_inf_nan=False)
     eta: float = Field(0.0, ge=0.0, le=1.0)
     overlap: int | None = Field(None, ge=1)
     known_slices: Literal["auto", "conditioned", "replacement"] = "auto"
@@ -107,9 +113,15 @@ class SamplingConfig(FrozenConfig):
         assert self.overlap is not None, "resolve the settings first"
         return self.overlap
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the network is evaluated without conditions, too."""
+        return self.guidance_scale != 1.0
+
     def windows_in_a_batch(self, device: torch.device) -> int:
-        """Most windows a batch on `device`."""
-        return self.max_windows or (WINDOWS_GPU if device.type == "cuda" else WINDOWS_CPU)
+        """Most windows a batch on `device`; a guided one is two to the network."""
+        most = self.max_windows or (WINDOWS_GPU if device.type == "cuda" else WINDOWS_CPU)
+        return max(1, most // 2) if self.is_guided else most
 
     def slices_in_a_batch(self, device: torch.device) -> int:
         """Most slices encoded or decoded together on `device`."""
@@ -160,6 +172,7 @@ class SamplingConfig(FrozenConfig):
             profile="reference",
             solver="ddim",
             num_inference_steps=200,
+            guidance_scale=self.guidance_scale,
             eta=1.0,
             overlap=OVERLAP_PAPER,
             known_slices="replacement",
@@ -180,6 +193,12 @@ class SamplingConfig(FrozenConfig):
             raise ConfigError(
                 f"known_slices conditioned: preset {preset.name} has no known-slice input; "
                 "use replacement"
+            )
+        if self.is_guided and manifest.condition_dropout == 0.0:
+            raise ConfigError(
+                f"guidance_scale {self.guidance_scale:g}: the weights' config.json records no "
+                "training without conditions, so guidance would make nonsense of them; use 1, or "
+                "weights trained with condition_dropout above 0"
             )
         self.check_schedule(
             validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")

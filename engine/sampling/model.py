@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.sampling.config import SamplingConfig
+from engine.sampling.guidance import NetworkInput, combine, with_unconditioned
 from engine.sampling.precision import choose_precision
 from engine.sampling.propagation import DenoiseItem
 from engine.sampling.request import SampleRequest
@@ -27,6 +28,7 @@ from models.layers import freeze_for_cpu, set_plain
 from models.weights import Manifest
 
 BYTES = 4  # conditions and latents are float32
+CHAINS = 2  # windows of one volume in flight at most
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,15 @@ class LatentModel:
         known = torch.cat([item.known for item in items])
         x = torch.cat([item.x for item in items])
         alpha = self._repeat([item.level.alpha for item in items], size)
-        stacked = with_noisy(x, fixed, known, alpha, self.preset)
-        if self.fast:
-            stacked = stacked.contiguous(memory_format=torch.channels_last)
-        t = self._repeat([float(item.t) for item in items], size)
-        heights = torch.cat([item.memory["heights"] for item in items])
-        output = self._network(stacked, t, heights, size, items, conditions)
+        given = NetworkInput(
+            with_noisy(x, fixed, known, alpha, self.preset),
+            self._repeat([float(item.t) for item in items], size),
+            torch.cat([item.memory["heights"] for item in items]),
+            torch.cat([c.appearance for c in conditions]).repeat_interleave(size, dim=0),
+        )
+        output = self._network(given, size, items)
         sigma = self._repeat([item.level.sigma for item in items], size)
-        x_0 = predicted_x_0(self.prediction_type, output.float(), x, alpha, sigma)
+        x_0 = predicted_x_0(self.prediction_type, output, x, alpha, sigma)
         if self.device.type == "cuda":
             torch.cuda.current_stream(
                 self.device
@@ -150,28 +153,39 @@ class LatentModel:
         preset, classes = self.preset, self.manifest.num_classes
         channels = preset.autoencoder.latent_channels + preset.mask_channels(classes)
         latents = channels * preset.latent_px**2
-        return num_slices * (latents + preset.size_px**2) * BYTES / 2**20
+        values = num_slices * (latents + preset.size_px**2)
+        if self.config.reuse_features > 1:
+            spec = preset.denoiser
+            deep = spec.base_channels * spec.multipliers[:2][-1] * preset.latent_px**2
+            values += len(self._deep_names) * CHAINS * min(num_slices, preset.window) * deep
+        return values * BYTES / 2**20
 
-    def _network(
-        self,
-        stacked: Tensor,
-        t: Tensor,
-        heights: Tensor,
-        size: int,
-        items: Sequence[DenoiseItem],
-        conditions: Sequence[Conditions],
-    ) -> Tensor:
-        period = self.config.reuse_features
+    @property
+    def _deep_names(self) -> tuple[str, ...]:
+        """Under which names a window keeps deep features: one a half of a guided batch."""
+        return ("deep", "deep without conditions") if self.config.is_guided else ("deep",)
+
+    def _network(self, given: NetworkInput, size: int, items: Sequence[DenoiseItem]) -> Tensor:
+        """The network's output, guided where that is asked for; `m c h w` float32."""
+        config, names = self.config, self._deep_names
+        if config.is_guided:
+            given = with_unconditioned(given, self.preset, self.manifest.num_classes)
+        stacked = given.stacked
+        if self.fast:
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
         deep = None
-        if items[0].evaluation % period:
-            deep = torch.cat([item.memory["deep"] for item in items])
-        seen = torch.cat([c.appearance for c in conditions]).repeat_interleave(size, dim=0)
+        if items[0].evaluation % config.reuse_features:
+            deep = torch.cat([item.memory[name] for name in names for item in items])
         with self._autocast():
-            output, deep = self._evaluate(stacked, t, heights, size, seen, deep)
-        if period > 1:
-            for item, features in zip(items, torch.split(deep, size), strict=True):
-                item.memory["deep"] = features
-        return torch.as_tensor(output)
+            output, deep = self._evaluate(
+                stacked, given.t, given.heights, size, given.appearance, deep, given.tokens
+            )
+        if config.reuse_features > 1:
+            owners = ((item.memory, name) for name in names for item in items)
+            for (memory, name), features in zip(owners, torch.split(deep, size), strict=True):
+                memory[name] = features
+        output = torch.as_tensor(output).float()
+        return combine(output, config.guidance_scale) if config.is_guided else output
 
     def _fixed(self, item: DenoiseItem, conditions: Conditions) -> Tensor:
         """Condition channels of a window, made at its first evaluation."""

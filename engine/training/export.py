@@ -95,7 +95,12 @@ def read_stage_entry(config: TrainConfig) -> dict[str, Any]:
 
 
 def _entry(config: TrainConfig) -> dict[str, Any]:
+    dropout: dict[str, Any] = {}
+    if config.stage in ("slice", "volume", "distill"):  # a student always sees its conditions
+        share = 0.0 if config.stage == "distill" else config.condition_dropout
+        dropout["condition_dropout"] = share
     return {
+        **dropout,
         "learning_rate": config.learning_rate,
         "precision": config.precision,
         "seed": config.seed,

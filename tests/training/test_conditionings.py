@@ -67,6 +67,7 @@ def test_each_conditioning_trains_with_each_mask_encoding(
     assert run_stage(config)["iterations"] == 1
     found = read_manifest(folder / "weights")
     assert found.preset == resolve_preset(config)
+    assert found.condition_dropout == 0.5, "guidance asks for it"
     net = load_denoiser(folder / "weights", found)
     assert all(torch.isfinite(p).all() for p in net.parameters())
     if conditioning == "clip":

@@ -247,6 +247,7 @@ def test_distillation_writes_a_folder_of_its_own_with_its_number_of_steps(
     manifest = read_manifest(student / "weights")
     assert manifest.num_inference_steps == 4
     assert manifest.stages["distill"]["solver"] == "ddim"
+    assert manifest.condition_dropout == 0.0, "a student always sees its conditions"
     assert "slice" in manifest.stages
     assert (teacher / "weights" / DENOISER).read_bytes() == before
     assert (student / "weights" / DENOISER).read_bytes() != before
