@@ -60,8 +60,9 @@ class SamplingConfig(FrozenConfig):
             put back between (RePaint's resampling).
         jump_length: steps of such a run.
         informed_follows: `patient` shows every window the patient's informed slice, `chain` the
-            newest known slice instead (line 18 of Algorithm 1); `auto` takes the first for models
-            that are told where the informed slice lies.
+            newest known slice instead (line 18 of Algorithm 1), and image tokens of that slice,
+            decoded, where the model attends to some; `auto` takes the first for models that are
+            told where the informed slice lies.
         precision: of the networks; `auto` is bfloat16 on CPUs and GPUs with such arithmetic,
             float16 on older GPUs, else float32.
         arithmetic: `fast` lays weights out channels-last and fuses attention and slice

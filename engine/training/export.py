@@ -14,10 +14,11 @@ from engine.training.autoencoder_stage import AutoencoderStage
 from engine.training.batching import Batching
 from engine.training.card import write_card
 from engine.training.config import TrainConfig
-from engine.training.denoiser_stage import DistillStage
+from engine.training.denoiser_stage import DenoiserStage, DistillStage
 from engine.training.ema import Ema
 from engine.training.progress import Pace
 from engine.training.stage_model import StageModel
+from engine.training.tower import keep_tower
 from models.weights import AUTOENCODER, Manifest, read_manifest, save_weights, write_manifest
 
 
@@ -42,6 +43,8 @@ def export_stage(
             assert config.start_from is not None
             shutil.copyfile(config.start_from / AUTOENCODER, config.weights / AUTOENCODER)
         save_weights(config.weights / stage.weights_file, state)
+        if isinstance(stage, DenoiserStage):
+            manifest = keep_tower(config, manifest)
         _write_settings(config)
         entry = {**measured, **_entry(config)}
         update: dict[str, Any] = {"stages": {**manifest.stages, config.stage: entry}}
