@@ -43,6 +43,8 @@ class Manifest(BaseModel):
         modality: "ct" or "mr".
         num_inference_steps: denoising steps a window at which these weights were found best; 5
             until somebody has looked (benchmarks/results: more were never better).
+        solver: with which they were found best, or which they were distilled for
+            (engine.sampling.config.SolverName); None leaves it to the sampler.
         image_encoder: architecture of the vision tower that the denoiser was trained with, where it
             attends to image tokens (`DenoiserSpec.image_token_width`).
         stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.
@@ -58,6 +60,7 @@ class Manifest(BaseModel):
     spacing_mm_yx: float
     modality: str
     num_inference_steps: int = 5
+    solver: str | None = None
     image_encoder: TowerSpec | None = None
     stages: dict[str, dict[str, Any]] = {}
 

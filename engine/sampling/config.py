@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,8 @@ SolverName = Literal[
     "heun",
 ]
 FLOW_SOLVERS: tuple[SolverName, ...] = ("euler", "heun")
+DEFAULT_SOLVER: SolverName = "dpmpp_2m"
+DEFAULT_FLOW_SOLVER: SolverName = "euler"
 OVERLAP_CONDITIONED = 4  # slices; models that are told what is known were trained with up to this
 OVERLAP_PAPER = 1
 WINDOWS_CPU = 2  # one volume's UP and DOWN; larger batches leave the caches
@@ -42,7 +44,8 @@ class SamplingConfig(FrozenConfig):
             the end) whose settings override the others, but for `guidance_scale`.
         solver: `ddpm` (Algorithm 1 of the paper), `ddim` (arXiv:2010.02502), DPM-Solver++ 2M or 3M
             (arXiv:2211.01095), each also with SDE noise, `unipc` (arXiv:2302.04867); `euler` and
-            `heun` for flow-matching weights.
+            `heun` for flow-matching weights. None takes what the weights recommend (distilled ones
+            need theirs), else `dpmpp_2m`, or `euler` for flow matching.
         num_inference_steps: denoising steps a window; None takes what the weights recommend.
             `heun` evaluates the network twice a step, but for the last.
         timestep_spacing: `trailing` starts from pure noise; `linspace`, `leading`, `karras`.
@@ -79,7 +82,7 @@ class SamplingConfig(FrozenConfig):
     """
 
     profile: Literal["engine", "reference"] = "engine"
-    solver: SolverName = "dpmpp_2m"
+    solver: SolverName | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     timestep_spacing: TimestepSpacing = "trailing"
     guidance_scale: float = Field(1.0, ge=0.0, allow_inf_nan=False)
@@ -100,7 +103,7 @@ class SamplingConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _options_fit_the_solver(self) -> SamplingConfig:
-        if self.eta > 0.0 and self.solver != "ddim":
+        if self.eta > 0.0 and self.solver not in (None, "ddim"):
             raise ValueError(f"eta {self.eta} needs solver ddim, not {self.solver}")
         if self.num_resamples > 1 and self.solver == "heun":
             raise ValueError("num_resamples above 1 needs a solver of one evaluation a step")
@@ -143,14 +146,15 @@ class SamplingConfig(FrozenConfig):
         if follows == "auto":
             follows = "patient" if spec.position_embedding else "chain"
         overlap = OVERLAP_CONDITIONED if spec.known_slice_input else OVERLAP_PAPER
-        result = base.model_copy(
-            update={
-                "num_inference_steps": base.num_inference_steps or manifest.num_inference_steps,
-                "overlap": base.overlap or min(overlap, manifest.preset.window - 1),
-                "known_slices": known,
-                "informed_follows": follows,
-            }
-        )
+        chosen = {
+            "solver": base.solver or recommended_solver(manifest),
+            "num_inference_steps": base.num_inference_steps or manifest.num_inference_steps,
+            "overlap": base.overlap or min(overlap, manifest.preset.window - 1),
+            "known_slices": known,
+            "informed_follows": follows,
+        }
+        where = "sampling with these weights"
+        result = validate(SamplingConfig, {**base.model_dump(), **chosen}, where=where)
         result._check_against(manifest)
         return result
 
@@ -162,7 +166,8 @@ class SamplingConfig(FrozenConfig):
                 of steps that it does not have.
         """
         check_schedule_config(schedule)
-        check_solver(self.solver, schedule.kind)
+        if self.solver is not None:
+            check_solver(self.solver, schedule.kind)
         check_spacing(self.timestep_spacing, schedule.ends_in_noise)
         if self.num_inference_steps is not None:
             steps, length = self.num_inference_steps, schedule.num_train_timesteps
@@ -201,9 +206,35 @@ class SamplingConfig(FrozenConfig):
                 "training without conditions, so guidance would make nonsense of them; use 1, or "
                 "weights trained with condition_dropout above 0"
             )
-        self.check_schedule(
-            validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")
-        )
+        self.check_schedule(schedule_of(manifest))
+
+
+def recommended_solver(manifest: Manifest) -> SolverName:
+    """The solver that these weights name, else the usual one for their schedule.
+
+    Raises:
+        ConfigError: they name one that is not known.
+    """
+    if manifest.solver is None:
+        is_flow = schedule_of(manifest).kind == "flow"
+        return DEFAULT_FLOW_SOLVER if is_flow else DEFAULT_SOLVER
+    known: tuple[SolverName, ...] = get_args(SolverName)
+    for name in known:
+        if name == manifest.solver:
+            return name
+    raise ConfigError(
+        f"the weights' config.json recommends solver {manifest.solver!r}, which is not known; give "
+        f"one of {', '.join(known)}"
+    )
+
+
+def schedule_of(manifest: Manifest) -> ScheduleConfig:
+    """The diffusion of these weights.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    return validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")
 
 
 def check_solver(solver: SolverName, kind: ScheduleKind) -> None:

@@ -50,8 +50,9 @@ def export_stage(
         update: dict[str, Any] = {"stages": {**manifest.stages, config.stage: entry}}
         if isinstance(stage, DistillStage):
             steps = stage.rounds.steps(max(int(measured["iterations"]) - 1, 0))
-            entry |= {"solver": "ddim", "num_inference_steps": steps}
-            update["num_inference_steps"] = steps
+            recommended = {"solver": "ddim", "num_inference_steps": steps}
+            entry |= recommended
+            update |= recommended
         write_manifest(config.weights, manifest.model_copy(update=update))
         write_card(config.weights)
     except OSError as error:
