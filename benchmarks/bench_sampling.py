@@ -92,7 +92,7 @@ def parse(args: Sequence[str]) -> Namespace:
     add("--threads", type=int, default=os.cpu_count() or 1)
     add("--num-slices", type=int, help="cut or repeat the phantom's slices to this many")
     add("--steps", type=int, help="of the engine; default: what the weights recommend")
-    add("--solver", default=SamplingConfig().solver)
+    add("--solver", help="of the engine; default: what the weights recommend")
     add("--precision", default="auto")
     add("--compile", action="store_true", help="torch.compile the engine's denoiser")
     add("--max-windows", type=int, help="windows a batch of the engine")

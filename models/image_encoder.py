@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import attend
+from models.errors import WeightsFileError
 from models.tensor_files import read_tensors, refuse_misfits
-from models.weights import WeightsFileError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _PREFIX = "vision_model."

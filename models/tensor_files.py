@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.weights import WeightsFileError
+from models.errors import WeightsFileError
 
 _NAMED = 5  # names listed in a message
 

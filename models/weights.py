@@ -1,8 +1,9 @@
 """A weights folder: config.json, autoencoder.safetensors, denoiser.safetensors (EMA), README.md.
 
-Where the position model (the paper's IG) was trained, position.safetensors lies beside them.
-The only file format of `models/`. Pickles are never read. Tensors are stored as float16 to keep
-folders small and computed with as float32.
+Where the position model (the paper's IG) was trained, position.safetensors lies beside them; where
+the denoiser attends to tokens of a vision tower, so does that tower, image_encoder.safetensors. The
+only file format of `models/`. Pickles are never read. Tensors are stored as float16 to keep folders
+small (the tower, which is not ours, as float32) and computed with as float32.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from torch import nn
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.errors import WeightsFileError as WeightsFileError
+from models.image_encoder import ImageTower, TowerSpec
 from models.position import PositionModel
 from models.presets import Preset
 
 CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
-POSITION = "position.safetensors"
+POSITION, IMAGE_ENCODER = "position.safetensors", "image_encoder.safetensors"
+OPTIONAL = (POSITION, IMAGE_ENCODER)
 
 
 class Manifest(BaseModel):
@@ -39,7 +43,11 @@ class Manifest(BaseModel):
         modality: "ct" or "mr".
         num_inference_steps: denoising steps a window at which these weights were found best; 5
             until somebody has looked (benchmarks/results: more were never better).
-        stages: how each stage was trained (iterations, cases, seconds), by name.
+        solver: with which they were found best, or which they were distilled for
+            (engine.sampling.config.SolverName); None leaves it to the sampler.
+        image_encoder: architecture of the vision tower that the denoiser was trained with, where it
+            attends to image tokens (`DenoiserSpec.image_token_width`).
+        stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,11 +60,16 @@ class Manifest(BaseModel):
     spacing_mm_yx: float
     modality: str
     num_inference_steps: int = 5
+    solver: str | None = None
+    image_encoder: TowerSpec | None = None
     stages: dict[str, dict[str, Any]] = {}
 
-
-class WeightsFileError(ValueError):
-    """A weights folder cannot be used; the message names the file and the remedy."""
+    @property
+    def condition_dropout(self) -> float:
+        """Share of the denoiser's last training examples that had no conditions; 0 if unknown."""
+        last = next((s for s in ("distill", "volume", "slice") if s in self.stages), None)
+        share = self.stages[last].get("condition_dropout") if last else None
+        return float(share) if isinstance(share, int | float) else 0.0
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -114,6 +127,19 @@ def load_position(folder: Path, manifest: Manifest) -> PositionModel:
     return model.eval()
 
 
+def load_tower(folder: Path, manifest: Manifest) -> ImageTower | None:
+    """The frozen vision tower that the denoiser was trained with; None where it takes no tokens.
+
+    Raises:
+        WeightsFileError: the denoiser needs one and the folder has none that fits.
+    """
+    if manifest.preset.denoiser.image_token_width is None:
+        return None
+    tower = ImageTower(_tower_spec(folder, manifest))
+    _load_into(tower, folder / IMAGE_ENCODER)
+    return tower.requires_grad_(False).eval()
+
+
 def save_weights(
     path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16
 ) -> None:
@@ -131,10 +157,10 @@ def save_weights(
 def weights_sha256(folder: Path) -> str:
     """One digest over config and tensors, in a fixed order; names the weights in provenance.
 
-    A position model counts where there is one.
+    A position model and a vision tower count where there are any.
     """
     digest = hashlib.sha256()
-    optional = (POSITION,) if (folder / POSITION).is_file() else ()
+    optional = [name for name in OPTIONAL if (folder / name).is_file()]
     for name in (CONFIG, AUTOENCODER, DENOISER, *optional):
         path = folder / name
         if not path.is_file():
@@ -156,11 +182,28 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         }
         if manifest.preset.position is not None and (folder / POSITION).is_file():
             models[POSITION] = PositionModel(manifest.preset)
+        if manifest.preset.denoiser.image_token_width is not None:
+            models[IMAGE_ENCODER] = ImageTower(_tower_spec(folder, manifest))
     for name, model in models.items():
         path = folder / name
         with _opened(path) as stored:
             shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
         _compare(path, shapes, {key: tuple(t.shape) for key, t in model.state_dict().items()})
+
+
+def _tower_spec(folder: Path, manifest: Manifest) -> TowerSpec:
+    spec, width = manifest.image_encoder, manifest.preset.denoiser.image_token_width
+    if spec is None:
+        raise WeightsFileError(
+            f"{folder / CONFIG}: preset {manifest.preset.name} attends to tokens of a vision tower "
+            "and names none; train its last stage again with image_encoder, the tower's folder"
+        )
+    if spec.hidden_size != width:
+        raise WeightsFileError(
+            f"{folder / CONFIG}: a vision tower with tokens of width {spec.hidden_size} for a "
+            f"denoiser that takes {width}; use its own tower"
+        )
+    return spec
 
 
 def _opened(path: Path) -> Any:

@@ -30,7 +30,7 @@ from engine.runs.identity import (
     hash_weights,
     write_or_check,
 )
-from engine.runs.inputs import check_fit, find_folder, refuse_inside, run_place
+from engine.runs.inputs import check_fit, find_folder, refuse_inside, resolved_for, run_place
 from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.runs.plan import PlanRow, stored_at, write_plan
 from engine.runs.planning import CaseFacts, stored_name
@@ -160,7 +160,7 @@ def generate(
         log.info("run folder %s", folder.root)
         intent = prepare(folder, session)
         identity = _identity(config, intent, weights)
-        check_fit(config.sampling, intent.manifests, weights)
+        check_fit(intent.manifests, weights)
         write_or_check(folder.identity, identity)
         _plan(folder, intent)
         census = take_census(folder)
@@ -183,6 +183,7 @@ def generate(
 def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIdentity:
     digest, files = hash_weights(weights)
     settings = config.model_dump(mode="json")
+    settings["sampling"] = resolved_for(config.sampling, weights).model_dump(mode="json")
     places = {key: settings.pop(key) for key in (*_PLACES, *intent.machine) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
     machine["data"], machine["weights"] = str(intent.data), str(weights)

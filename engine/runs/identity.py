@@ -20,9 +20,16 @@ import yaml
 from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.folder import put
-from models.weights import AUTOENCODER, CONFIG, DENOISER, POSITION, WeightsFileError, weights_sha256
+from models.weights import (
+    AUTOENCODER,
+    CONFIG,
+    DENOISER,
+    OPTIONAL,
+    WeightsFileError,
+    weights_sha256,
+)
 
-WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER, POSITION)
+WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER, *OPTIONAL)
 
 _PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")
 _BLOCK = 1 << 20
@@ -99,7 +106,7 @@ def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
         digest = weights_sha256(folder)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
-    present = [name for name in WEIGHT_FILES if name != POSITION or (folder / name).is_file()]
+    present = [name for name in WEIGHT_FILES if name not in OPTIONAL or (folder / name).is_file()]
     return digest, {name: hash_file(folder / name) for name in present}
 
 

@@ -85,17 +85,26 @@ def pick_masks(facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None) ->
     return masks
 
 
-def check_fit(
-    sampling: SamplingConfig, manifests: Mapping[Path, PreparedManifest], weights: Path
-) -> None:
-    """Classes, pixels and settings must be what the model can do.
+def resolved_for(sampling: SamplingConfig, weights: Path) -> SamplingConfig:
+    """Settings with every choice made for these weights: what a run is identified by.
 
     Raises:
-        WeightsError, ConfigError: they are not; names both sides.
+        WeightsError, ConfigError: no weights, or ones that cannot do what is asked.
+    """
+    try:
+        return sampling.resolved(read_weights_manifest(weights))
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
+
+
+def check_fit(manifests: Mapping[Path, PreparedManifest], weights: Path) -> None:
+    """Classes and pixels must be what the model takes, and its files whole.
+
+    Raises:
+        WeightsError: they are not; names both sides.
     """
     try:
         model = read_weights_manifest(weights)
-        sampling.resolved(model)
         check_files(weights, model)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,8 @@ SolverName = Literal[
     "heun",
 ]
 FLOW_SOLVERS: tuple[SolverName, ...] = ("euler", "heun")
+DEFAULT_SOLVER: SolverName = "dpmpp_2m"
+DEFAULT_FLOW_SOLVER: SolverName = "euler"
 OVERLAP_CONDITIONED = 4  # slices; models that are told what is known were trained with up to this
 OVERLAP_PAPER = 1
 WINDOWS_CPU = 2  # one volume's UP and DOWN; larger batches leave the caches
@@ -39,13 +41,18 @@ class SamplingConfig(FrozenConfig):
     Attributes:
         profile: `engine`, or `reference`: the slow baseline (DDIM of 200 steps with eta 1, float32,
             one window at a time, known slices by replacement, the layers' plain forms, decoding at
-            the end) whose settings override the others.
+            the end) whose settings override the others, but for `guidance_scale`.
         solver: `ddpm` (Algorithm 1 of the paper), `ddim` (arXiv:2010.02502), DPM-Solver++ 2M or 3M
             (arXiv:2211.01095), each also with SDE noise, `unipc` (arXiv:2302.04867); `euler` and
-            `heun` for flow-matching weights.
+            `heun` for flow-matching weights. None takes what the weights recommend (distilled ones
+            need theirs), else `dpmpp_2m`, or `euler` for flow matching.
         num_inference_steps: denoising steps a window; None takes what the weights recommend.
             `heun` evaluates the network twice a step, but for the last.
         timestep_spacing: `trailing` starts from pure noise; `linspace`, `leading`, `karras`.
+        guidance_scale: classifier-free guidance (arXiv:2207.12598): 1 is the conditioned model
+            alone, more pushes away from what it makes without mask and informed slice. Any other
+            value than 1 evaluates the network twice, as one batch, and needs weights trained with
+            condition_dropout.
         eta: `ddim` only: 0 is deterministic, 1 as noisy as DDPM.
         overlap: slices (h) a window shares with the one before; None is 4 for models that are told
             which slices are known, else the paper's 1.
@@ -56,8 +63,9 @@ class SamplingConfig(FrozenConfig):
             put back between (RePaint's resampling).
         jump_length: steps of such a run.
         informed_follows: `patient` shows every window the patient's informed slice, `chain` the
-            newest known slice instead (line 18 of Algorithm 1); `auto` takes the first for models
-            that are told where the informed slice lies.
+            newest known slice instead (line 18 of Algorithm 1), and image tokens of that slice,
+            decoded, where the model attends to some; `auto` takes the first for models that are
+            told where the informed slice lies.
         precision: of the networks; `auto` is bfloat16 on CPUs and GPUs with such arithmetic,
             float16 on older GPUs, else float32.
         arithmetic: `fast` lays weights out channels-last and fuses attention and slice
@@ -65,7 +73,8 @@ class SamplingConfig(FrozenConfig):
         compile: torch.compile the denoiser; costs minutes, once for each number of slices a batch.
         reuse_features: keep the denoiser's deep features for this many steps (1: compute them at
             every step; arXiv:2312.00858). Saves time, costs quality (benchmarks/results).
-        max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU.
+        max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU. With guidance each
+            counts twice.
         memory_mb: budget for what volumes in work hold beside the networks.
         decode_beside: decode and finish volumes in a thread (and stream) of its own.
         decode_batch: slices encoded or decoded together; bounds memory. None is 2 on a CPU (more
@@ -73,9 +82,10 @@ class SamplingConfig(FrozenConfig):
     """
 
     profile: Literal["engine", "reference"] = "engine"
-    solver: SolverName = "dpmpp_2m"
+    solver: SolverName | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     timestep_spacing: TimestepSpacing = "trailing"
+    guidance_scale: float = Field(1.0, ge=0.0, allow_inf_nan=False)
     eta: float = Field(0.0, ge=0.0, le=1.0)
     overlap: int | None = Field(None, ge=1)
     known_slices: Literal["auto", "conditioned", "replacement"] = "auto"
@@ -93,7 +103,7 @@ class SamplingConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _options_fit_the_solver(self) -> SamplingConfig:
-        if self.eta > 0.0 and self.solver != "ddim":
+        if self.eta > 0.0 and self.solver not in (None, "ddim"):
             raise ValueError(f"eta {self.eta} needs solver ddim, not {self.solver}")
         if self.num_resamples > 1 and self.solver == "heun":
             raise ValueError("num_resamples above 1 needs a solver of one evaluation a step")
@@ -107,9 +117,15 @@ class SamplingConfig(FrozenConfig):
         assert self.overlap is not None, "resolve the settings first"
         return self.overlap
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the network is evaluated without conditions, too."""
+        return self.guidance_scale != 1.0
+
     def windows_in_a_batch(self, device: torch.device) -> int:
-        """Most windows a batch on `device`."""
-        return self.max_windows or (WINDOWS_GPU if device.type == "cuda" else WINDOWS_CPU)
+        """Most windows a batch on `device`; a guided one is two to the network."""
+        most = self.max_windows or (WINDOWS_GPU if device.type == "cuda" else WINDOWS_CPU)
+        return max(1, most // 2) if self.is_guided else most
 
     def slices_in_a_batch(self, device: torch.device) -> int:
         """Most slices encoded or decoded together on `device`."""
@@ -130,14 +146,15 @@ class SamplingConfig(FrozenConfig):
         if follows == "auto":
             follows = "patient" if spec.position_embedding else "chain"
         overlap = OVERLAP_CONDITIONED if spec.known_slice_input else OVERLAP_PAPER
-        result = base.model_copy(
-            update={
-                "num_inference_steps": base.num_inference_steps or manifest.num_inference_steps,
-                "overlap": base.overlap or min(overlap, manifest.preset.window - 1),
-                "known_slices": known,
-                "informed_follows": follows,
-            }
-        )
+        chosen = {
+            "solver": base.solver or recommended_solver(manifest),
+            "num_inference_steps": base.num_inference_steps or manifest.num_inference_steps,
+            "overlap": base.overlap or min(overlap, manifest.preset.window - 1),
+            "known_slices": known,
+            "informed_follows": follows,
+        }
+        where = "sampling with these weights"
+        result = validate(SamplingConfig, {**base.model_dump(), **chosen}, where=where)
         result._check_against(manifest)
         return result
 
@@ -149,7 +166,8 @@ class SamplingConfig(FrozenConfig):
                 of steps that it does not have.
         """
         check_schedule_config(schedule)
-        check_solver(self.solver, schedule.kind)
+        if self.solver is not None:
+            check_solver(self.solver, schedule.kind)
         check_spacing(self.timestep_spacing, schedule.ends_in_noise)
         if self.num_inference_steps is not None:
             steps, length = self.num_inference_steps, schedule.num_train_timesteps
@@ -160,6 +178,7 @@ class SamplingConfig(FrozenConfig):
             profile="reference",
             solver="ddim",
             num_inference_steps=200,
+            guidance_scale=self.guidance_scale,
             eta=1.0,
             overlap=OVERLAP_PAPER,
             known_slices="replacement",
@@ -181,9 +200,41 @@ class SamplingConfig(FrozenConfig):
                 f"known_slices conditioned: preset {preset.name} has no known-slice input; "
                 "use replacement"
             )
-        self.check_schedule(
-            validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")
-        )
+        if self.is_guided and manifest.condition_dropout == 0.0:
+            raise ConfigError(
+                f"guidance_scale {self.guidance_scale:g}: the weights' config.json records no "
+                "training without conditions, so guidance would make nonsense of them; use 1, or "
+                "weights trained with condition_dropout above 0"
+            )
+        self.check_schedule(schedule_of(manifest))
+
+
+def recommended_solver(manifest: Manifest) -> SolverName:
+    """The solver that these weights name, else the usual one for their schedule.
+
+    Raises:
+        ConfigError: they name one that is not known.
+    """
+    if manifest.solver is None:
+        is_flow = schedule_of(manifest).kind == "flow"
+        return DEFAULT_FLOW_SOLVER if is_flow else DEFAULT_SOLVER
+    known: tuple[SolverName, ...] = get_args(SolverName)
+    for name in known:
+        if name == manifest.solver:
+            return name
+    raise ConfigError(
+        f"the weights' config.json recommends solver {manifest.solver!r}, which is not known; give "
+        f"one of {', '.join(known)}"
+    )
+
+
+def schedule_of(manifest: Manifest) -> ScheduleConfig:
+    """The diffusion of these weights.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    return validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")
 
 
 def check_solver(solver: SolverName, kind: ScheduleKind) -> None:

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.errors import WeightsError
 from engine.sampling.config import SamplingConfig
+from engine.sampling.guidance import NetworkInput, combine, with_unconditioned
 from engine.sampling.precision import choose_precision
 from engine.sampling.propagation import DenoiseItem
 from engine.sampling.request import SampleRequest
@@ -23,10 +25,12 @@ from engine.sampling.schedule import ScheduleConfig, predicted_x_0
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask, fixed_channels, with_noisy
 from models.denoiser import Denoiser, to_channels_last
+from models.image_encoder import ImageTower
 from models.layers import freeze_for_cpu, set_plain
 from models.weights import Manifest
 
 BYTES = 4  # conditions and latents are float32
+CHAINS = 2  # windows of one volume in flight at most
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ class Conditions:
         informed: `1 c h w` latent of the informed slice.
         position: height of the informed slice in its own volume, 0 to 1.
         appearance: `1 2 k` normalised class means of the informed slice, and which are known.
+        tokens: `1 t k` image tokens of the informed slice, where the denoiser takes them.
     """
 
     mask: Tensor
     informed: Tensor
     position: float
     appearance: Tensor
+    tokens: Tensor | None = None
 
 
 class LatentModel:
@@ -55,6 +61,10 @@ class LatentModel:
         denoiser: likewise; its weights are laid out in place.
         config: resolved settings.
         device: where to compute.
+        tower: vision tower, where the denoiser takes its tokens.
+
+    Raises:
+        WeightsError: it takes tokens and there is no tower.
     """
 
     def __init__(
@@ -64,6 +74,7 @@ class LatentModel:
         denoiser: Denoiser,
         config: SamplingConfig,
         device: torch.device,
+        tower: ImageTower | None = None,
     ) -> None:
         self.manifest, self.preset, self.config = manifest, manifest.preset, config
         self.device = device
@@ -72,6 +83,7 @@ class LatentModel:
         self.fast = config.arithmetic == "fast"
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(device)
         self.denoiser = denoiser.eval().requires_grad_(False).to(device)
+        self.tower = self._tower(tower)
         set_plain(self.denoiser, not self.fast)
         if self.fast:
             to_channels_last(self.denoiser)
@@ -93,11 +105,13 @@ class LatentModel:
             for part in torch.split(masks, size)
         ]
         informed = torch.from_numpy(np.ascontiguousarray(request.informed))[None, None]
+        informed = informed.to(self.device)
         return Conditions(
             torch.cat(encoded),
-            self.autoencoder.encode(informed.to(self.device)).mean,
+            self.autoencoder.encode(informed).mean,
             request.informed_position,
             self._appearance(request),
+            None if self.tower is None else self.tower(informed),
         )
 
     @torch.inference_mode()
@@ -119,14 +133,17 @@ class LatentModel:
         known = torch.cat([item.known for item in items])
         x = torch.cat([item.x for item in items])
         alpha = self._repeat([item.level.alpha for item in items], size)
-        stacked = with_noisy(x, fixed, known, alpha, self.preset)
-        if self.fast:
-            stacked = stacked.contiguous(memory_format=torch.channels_last)
-        t = self._repeat([float(item.t) for item in items], size)
-        heights = torch.cat([item.memory["heights"] for item in items])
-        output = self._network(stacked, t, heights, size, items, conditions)
+        tokens = [item.memory["tokens"] for item in items if "tokens" in item.memory]
+        given = NetworkInput(
+            with_noisy(x, fixed, known, alpha, self.preset),
+            self._repeat([float(item.t) for item in items], size),
+            torch.cat([item.memory["heights"] for item in items]),
+            torch.cat([c.appearance for c in conditions]).repeat_interleave(size, dim=0),
+            torch.cat(tokens) if tokens else None,
+        )
+        output = self._network(given, size, items)
         sigma = self._repeat([item.level.sigma for item in items], size)
-        x_0 = predicted_x_0(self.prediction_type, output.float(), x, alpha, sigma)
+        x_0 = predicted_x_0(self.prediction_type, output, x, alpha, sigma)
         if self.device.type == "cuda":
             torch.cuda.current_stream(
                 self.device
@@ -150,28 +167,39 @@ class LatentModel:
         preset, classes = self.preset, self.manifest.num_classes
         channels = preset.autoencoder.latent_channels + preset.mask_channels(classes)
         latents = channels * preset.latent_px**2
-        return num_slices * (latents + preset.size_px**2) * BYTES / 2**20
+        values = num_slices * (latents + preset.size_px**2)
+        if self.config.reuse_features > 1:
+            spec = preset.denoiser
+            deep = spec.base_channels * spec.multipliers[:2][-1] * preset.latent_px**2
+            values += len(self._deep_names) * CHAINS * min(num_slices, preset.window) * deep
+        return values * BYTES / 2**20
 
-    def _network(
-        self,
-        stacked: Tensor,
-        t: Tensor,
-        heights: Tensor,
-        size: int,
-        items: Sequence[DenoiseItem],
-        conditions: Sequence[Conditions],
-    ) -> Tensor:
-        period = self.config.reuse_features
+    @property
+    def _deep_names(self) -> tuple[str, ...]:
+        """Under which names a window keeps deep features: one a half of a guided batch."""
+        return ("deep", "deep without conditions") if self.config.is_guided else ("deep",)
+
+    def _network(self, given: NetworkInput, size: int, items: Sequence[DenoiseItem]) -> Tensor:
+        """The network's output, guided where that is asked for; `m c h w` float32."""
+        config, names = self.config, self._deep_names
+        if config.is_guided:
+            given = with_unconditioned(given, self.preset, self.manifest.num_classes)
+        stacked = given.stacked
+        if self.fast:
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
         deep = None
-        if items[0].evaluation % period:
-            deep = torch.cat([item.memory["deep"] for item in items])
-        seen = torch.cat([c.appearance for c in conditions]).repeat_interleave(size, dim=0)
+        if items[0].evaluation % config.reuse_features:
+            deep = torch.cat([item.memory[name] for name in names for item in items])
         with self._autocast():
-            output, deep = self._evaluate(stacked, t, heights, size, seen, deep)
-        if period > 1:
-            for item, features in zip(items, torch.split(deep, size), strict=True):
-                item.memory["deep"] = features
-        return torch.as_tensor(output)
+            output, deep = self._evaluate(
+                stacked, given.t, given.heights, size, given.appearance, deep, given.tokens
+            )
+        if config.reuse_features > 1:
+            owners = ((item.memory, name) for name in names for item in items)
+            for (memory, name), features in zip(owners, torch.split(deep, size), strict=True):
+                memory[name] = features
+        output = torch.as_tensor(output).float()
+        return combine(output, config.guidance_scale) if config.is_guided else output
 
     def _fixed(self, item: DenoiseItem, conditions: Conditions) -> Tensor:
         """Condition channels of a window, made at its first evaluation."""
@@ -182,9 +210,11 @@ class LatentModel:
     def _window_memory(self, item: DenoiseItem, conditions: Conditions) -> dict[str, Tensor]:
         window = item.window
         last = max(len(conditions.mask) - 1, 1)
-        informed, position = conditions.informed, conditions.position
+        informed, position, tokens = conditions.informed, conditions.position, conditions.tokens
         if item.informed is not None:
             informed, position = item.informed[0], item.informed[1] / last
+            if self.tower is not None:  # they follow: seen in the decoded slice, once a window
+                tokens = self.tower(self.autoencoder.decode(informed).float().clamp(-1.0, 1.0))
         fixed = fixed_channels(
             conditions.mask[window.start : window.stop],
             informed.expand(window.size, -1, -1, -1),
@@ -193,7 +223,21 @@ class LatentModel:
             self.preset,
         )
         z = torch.arange(window.start, window.stop, device=self.device) / last
-        return {"fixed": fixed, "heights": torch.stack([z, torch.full_like(z, position)], dim=1)}
+        heights = torch.stack([z, torch.full_like(z, position)], dim=1)
+        memory = {"fixed": fixed, "heights": heights}
+        return memory if tokens is None else memory | {"tokens": tokens}
+
+    def _tower(self, tower: ImageTower | None) -> ImageTower | None:
+        """The tower on its device, where the denoiser takes its tokens."""
+        width = self.preset.denoiser.image_token_width
+        if width is None:
+            return None
+        if tower is None or tower.token_width != width:
+            raise WeightsError(
+                f"preset {self.preset.name} attends to image tokens of width {width}: give the "
+                "vision tower it was trained with"
+            )
+        return tower.eval().requires_grad_(False).to(self.device)
 
     def _appearance(self, request: SampleRequest) -> Tensor:
         """Class means of the informed slice; without its mask, none of them is known."""

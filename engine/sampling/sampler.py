@@ -25,12 +25,14 @@ from engine.sampling.schedule import ScheduleConfig, make_schedule
 from engine.sampling.solvers import make_solver
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.image_encoder import ImageTower
 from models.weights import (
     Manifest,
     WeightsFileError,
     check_files,
     load_autoencoder,
     load_denoiser,
+    load_tower,
     read_manifest,
     weights_sha256,
 )
@@ -42,7 +44,21 @@ IDLE_S = 0.01  # between looks at a source that has nothing at the moment
 
 
 class Sampler:
-    """One model on one device."""
+    """One model on one device.
+
+    Args:
+        manifest: what the weights are.
+        autoencoder: of the weights.
+        denoiser: of the weights.
+        config: settings.
+        device: where to compute.
+        sha256: digest of the weights folder.
+        tower: vision tower whose tokens the denoiser attends to, where it takes them.
+
+    Raises:
+        ConfigError: settings that this model cannot do.
+        WeightsError: the denoiser takes image tokens and there is no tower.
+    """
 
     def __init__(
         self,
@@ -52,11 +68,12 @@ class Sampler:
         config: SamplingConfig,
         device: str = "cpu",
         sha256: str = "",
+        tower: ImageTower | None = None,
     ) -> None:
         self.manifest, self.weights_sha256 = manifest, sha256
         self.config = config.resolved(manifest)
         self.device = torch.device(device)
-        self.model = LatentModel(manifest, autoencoder, denoiser, self.config, self.device)
+        self.model = LatentModel(manifest, autoencoder, denoiser, self.config, self.device, tower)
         schedule = make_schedule(ScheduleConfig.model_validate(manifest.schedule))
         self.solver = make_solver(self.config, schedule)
         walk = resampling_walk(
@@ -84,6 +101,7 @@ class Sampler:
                 config,
                 device,
                 weights_sha256(weights),
+                load_tower(weights, manifest),
             )
         except WeightsFileError as error:
             raise WeightsError(str(error)) from None

@@ -72,6 +72,11 @@ def render_card(name: str, manifest: Manifest) -> str:
 def _remarks(manifest: Manifest) -> list[str]:
     """What a user of these weights has to know beside the table."""
     remarks = []
+    if manifest.condition_dropout > 0.0:
+        remarks.append(
+            f"Trained with {manifest.condition_dropout:.0%} of the examples without conditions: "
+            "guidance_scale may be other than 1.\n"
+        )
     for stage, e in manifest.stages.items():
         if e.get("missing_classes"):
             names = ", ".join(e["missing_classes"])

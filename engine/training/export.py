@@ -14,10 +14,11 @@ from engine.training.autoencoder_stage import AutoencoderStage
 from engine.training.batching import Batching
 from engine.training.card import write_card
 from engine.training.config import TrainConfig
-from engine.training.denoiser_stage import DistillStage
+from engine.training.denoiser_stage import DenoiserStage, DistillStage
 from engine.training.ema import Ema
 from engine.training.progress import Pace
 from engine.training.stage_model import StageModel
+from engine.training.tower import keep_tower
 from models.weights import AUTOENCODER, Manifest, read_manifest, save_weights, write_manifest
 
 
@@ -42,13 +43,16 @@ def export_stage(
             assert config.start_from is not None
             shutil.copyfile(config.start_from / AUTOENCODER, config.weights / AUTOENCODER)
         save_weights(config.weights / stage.weights_file, state)
+        if isinstance(stage, DenoiserStage):
+            manifest = keep_tower(config, manifest)
         _write_settings(config)
         entry = {**measured, **_entry(config)}
         update: dict[str, Any] = {"stages": {**manifest.stages, config.stage: entry}}
         if isinstance(stage, DistillStage):
             steps = stage.rounds.steps(max(int(measured["iterations"]) - 1, 0))
-            entry |= {"solver": "ddim", "num_inference_steps": steps}
-            update["num_inference_steps"] = steps
+            recommended = {"solver": "ddim", "num_inference_steps": steps}
+            entry |= recommended
+            update |= recommended
         write_manifest(config.weights, manifest.model_copy(update=update))
         write_card(config.weights)
     except OSError as error:
@@ -95,7 +99,12 @@ def read_stage_entry(config: TrainConfig) -> dict[str, Any]:
 
 
 def _entry(config: TrainConfig) -> dict[str, Any]:
+    dropout: dict[str, Any] = {}
+    if config.stage in ("slice", "volume", "distill"):  # a student always sees its conditions
+        share = 0.0 if config.stage == "distill" else config.condition_dropout
+        dropout["condition_dropout"] = share
     return {
+        **dropout,
         "learning_rate": config.learning_rate,
         "precision": config.precision,
         "seed": config.seed,

@@ -71,12 +71,7 @@ def plan_latents(
         "autoencoder": _file_sha256(weights / AUTOENCODER),
     }
     tower = config.image_encoder if spec.image_token_width is not None else None
-    if spec.image_token_width is not None:
-        if tower is None:
-            raise TrainingError(
-                f"preset {manifest.preset.name} attends to image tokens of width "
-                f"{spec.image_token_width}: give image_encoder, the folder of a vision tower"
-            )
+    if tower is not None:
         encoding["image_encoder"] = _folder_sha256(tower)
     model = hashlib.sha256(json.dumps(encoding, sort_keys=True).encode()).hexdigest()[:16]
     tasks = _tasks(cases, config, config.work / "latents" / model, model, ("image", "mask"))

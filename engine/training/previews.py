@@ -22,10 +22,12 @@ from engine.training.ema import Ema
 from engine.training.position_stage import PositionStage
 from engine.training.randomness import generator_for
 from engine.training.stage_model import StageModel
+from engine.training.tower import training_tower
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.image_encoder import ImageTower
 from models.position import PositionModel
 from models.weights import Manifest, load_autoencoder
 
@@ -81,7 +83,10 @@ class Previews:
         size = min(net.preset.window, len(case.mask))
         low = (len(case.mask) - size) // 2
         middle = low + size // 2
-        made = sample_window(self.manifest, autoencoder, net, case, low, size, middle, sampling)
+        tower = training_tower(self.config, net.preset)
+        made = sample_window(
+            self.manifest, autoencoder, net, case, low, size, middle, sampling, tower
+        )
         z = np.linspace(0, size - 1, min(NUM_SHOWN, size)).round().astype(int)
         return [_row(case.image[low + z]), _row(made[z])]
 
@@ -105,6 +110,7 @@ def sample_window(
     size: int,
     middle: int,
     sampling: SamplingConfig,
+    tower: ImageTower | None = None,
 ) -> NDArray[np.float32]:
     """Slices `low` to `low + size` of a case from noise, `z y x` in [-1, 1].
 
@@ -117,6 +123,7 @@ def sample_window(
         size: number of slices.
         middle: z of the informed slice.
         sampling: solver and steps.
+        tower: where `net` takes image tokens.
     """
     assert case.image is not None
     stop = low + size
@@ -128,7 +135,7 @@ def sample_window(
         informed_mask=case.mask[middle],
         informed_position=(middle - low) / max(size - 1, 1),
     )
-    return Sampler(manifest, autoencoder, net, sampling).sample(request).image
+    return Sampler(manifest, autoencoder, net, sampling, tower=tower).sample(request).image
 
 
 def sample_heights(

@@ -25,6 +25,7 @@ from engine.training.latents import (
 )
 from engine.training.position_stage import PositionStage
 from engine.training.stage_model import StageModel
+from engine.training.tower import check_tower
 from engine.volumes.store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
@@ -87,6 +88,8 @@ def survey(config: TrainConfig) -> tuple[list[PreparedHeader], Manifest]:
         manifest = _manifest(config, cases, preset)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
+    if config.stage in ("slice", "volume", "distill"):
+        check_tower(config, manifest)
     needed = {"volume": [AUTOENCODER, DENOISER], "distill": [AUTOENCODER, DENOISER]}
     folder = config.start_from if config.stage == "distill" else config.weights
     assert folder is not None

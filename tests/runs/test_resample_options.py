@@ -10,10 +10,11 @@ import pytest
 
 import jobs.resample_brain as brain_job
 from engine.config import load_config
-from engine.errors import ConfigError, SamplingError, VolumeError, WeightsError
+from engine.errors import ConfigError, RunError, SamplingError, VolumeError, WeightsError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig, Outline, fit_into, organs_outside, outline_disagreement
+from engine.runs.identity import read_identity
 from engine.runs.plan import read_plan
 from engine.runs.quality import QualityConfig
 from engine.runs.resample import BrainConfig, ResampleConfig, resample, resample_brain
@@ -116,6 +117,16 @@ def test_a_file_can_be_the_informed_slice(small: ResampleConfig, tmp_path: Path)
     for wrong, told in (("nobody:3", "neither a case"), ("case0:99", "slices 0 to 11")):
         with pytest.raises(ConfigError, match=told):
             made(small, informed=("fixed",), slices=(wrong,))
+
+
+def test_run_yaml_holds_the_sampling_that_the_weights_ask_for(small: ResampleConfig) -> None:
+    made(small)
+    sampling = read_identity(RunFolder(small.out).identity).settings["sampling"]
+    assert (sampling["solver"], sampling["num_inference_steps"]) == ("dpmpp_2m", 5)
+    path = small.weights / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "solver": "ddim"}))
+    with pytest.raises(RunError, match=r"settings\.sampling\.solver was dpmpp_2m, is now ddim"):
+        made(small)
 
 
 def test_a_generated_slice_needs_a_position_model(small: ResampleConfig) -> None:

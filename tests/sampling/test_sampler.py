@@ -135,7 +135,7 @@ def test_every_kind_of_solver_samples(weights: Path, solver: Any) -> None:
     [
         {"num_inference_steps": 0},
         {"overlap": 0},
-        {"eta": 0.5},
+        {"solver": "dpmpp_2m", "eta": 0.5},
         {"solver": "plms"},
         {"solver": "ddpm", "eta": 1.0},
         {"known_slices": "conditioned", "num_resamples": 2},
@@ -159,3 +159,38 @@ def test_the_steps_are_the_weights_unless_the_user_says(weights: Path) -> None:
     assert Sampler.load(weights, SamplingConfig(overlap=2)).solver.num_evaluations == 5
     given = SamplingConfig(overlap=2, num_inference_steps=3)
     assert Sampler.load(weights, given).solver.num_evaluations == 3
+
+
+@pytest.mark.parametrize(
+    ("recommended", "given", "expected"),
+    [
+        (None, None, "dpmpp_2m"),
+        ("ddim", None, "ddim"),
+        ("ddim", "unipc", "unipc"),
+        (None, "ddpm", "ddpm"),
+    ],
+)
+def test_the_solver_is_the_weights_unless_the_user_says(
+    weights: Path, recommended: str | None, given: str | None, expected: str
+) -> None:
+    manifest = read_manifest(weights).model_copy(update={"solver": recommended})
+    config = SamplingConfig.model_validate({"solver": given})
+    assert config.resolved(manifest).solver == expected
+
+
+def test_flow_weights_are_sampled_by_euler_unless_the_user_says(weights: Path) -> None:
+    flow = {"kind": "flow", "prediction_type": "flow"}
+    manifest = read_manifest(weights).model_copy(update={"schedule": flow})
+    assert SamplingConfig().resolved(manifest).solver == "euler"
+    assert SamplingConfig(solver="dpmpp_2m").resolved(manifest).solver == "dpmpp_2m"
+
+
+def test_a_recommendation_that_cannot_be_followed_is_refused(weights: Path) -> None:
+    manifest = read_manifest(weights).model_copy(update={"solver": "magic"})
+    with pytest.raises(ConfigError, match="recommends solver 'magic', which is not known; give"):
+        SamplingConfig().resolved(manifest)
+    with pytest.raises(ConfigError, match=r"eta 0\.5 needs solver ddim, not dpmpp_2m"):
+        SamplingConfig(eta=0.5).resolved(read_manifest(weights))
+    heun = read_manifest(weights).model_copy(update={"solver": "heun"})
+    with pytest.raises(ConfigError, match="solver heun follows the straight lines"):
+        SamplingConfig().resolved(heun)

@@ -240,7 +240,7 @@ def test_eta_belongs_to_ddim(solver: Any) -> None:
 
 def test_more_steps_than_the_schedule_has_are_refused() -> None:
     short = ScheduleConfig(num_train_timesteps=10)
-    config = SamplingConfig(num_inference_steps=11)
+    config = SamplingConfig(solver="ddim", num_inference_steps=11)
     with pytest.raises(ConfigError, match="num_inference_steps"):
         config.check_schedule(short)
     with pytest.raises(ConfigError, match="num_inference_steps"):

@@ -246,12 +246,13 @@ def test_distillation_writes_a_folder_of_its_own_with_its_number_of_steps(
     run_stage(config)
     manifest = read_manifest(student / "weights")
     assert manifest.num_inference_steps == 4
-    assert manifest.stages["distill"]["solver"] == "ddim"
+    assert manifest.solver == manifest.stages["distill"]["solver"] == "ddim"
+    assert manifest.condition_dropout == 0.0, "a student always sees its conditions"
     assert "slice" in manifest.stages
     assert (teacher / "weights" / DENOISER).read_bytes() == before
     assert (student / "weights" / DENOISER).read_bytes() != before
-    sampler = Sampler.load(student / "weights", SamplingConfig(solver="ddim"))
-    assert sampler.solver.num_evaluations == 4
+    sampler = Sampler.load(student / "weights", SamplingConfig())
+    assert (sampler.config.solver, sampler.solver.num_evaluations) == ("ddim", 4)
     found = newest_checkpoint(config)
     assert found is not None
     assert int(found.tensors()["extra/round"]) == 1

@@ -39,12 +39,13 @@ def make_solver(config: SamplingConfig, schedule: Schedule) -> Solver:
     """Lay the solver of `config` out on `schedule`.
 
     Args:
-        config: resolved settings (`num_inference_steps` is known).
+        config: resolved settings (`solver` and `num_inference_steps` are known).
         schedule: the one of the weights.
 
     Raises:
         ConfigError: steps or spacing that the schedule does not have, or a solver not for it.
     """
+    assert config.solver is not None, "resolve the settings first"
     assert config.num_inference_steps is not None, "resolve the settings first"
     check_solver(config.solver, schedule.kind)
     ladder = make_ladder(schedule, config.timestep_spacing, config.num_inference_steps)
