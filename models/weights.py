@@ -1,85 +1,51 @@
 """A weights folder: config.json, autoencoder.safetensors, denoiser.safetensors (EMA), README.md.
 
 Where the position model (the paper's IG) was trained, position.safetensors lies beside them.
-The only file format of `models/`. Pickles are never read. Tensors are stored as float16 to keep
-folders small and computed with as float32.
+The only file format of `models/`; what needs no network stands in `manifest.py`. Pickles are never
+read. Tensors are stored as float16 to keep folders small and computed with as float32.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.manifest import (
+    AUTOENCODER,
+    CONFIG,
+    DENOISER,
+    POSITION,
+    Manifest,
+    WeightsFileError,
+    read_manifest,
+    weights_sha256,
+    write_manifest,
+)
 from models.position import PositionModel
-from models.presets import Preset
 
-CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
-POSITION = "position.safetensors"
-
-
-class Manifest(BaseModel):
-    """What a weights folder is for; `config.json`.
-
-    Attributes:
-        preset: the whole architecture.
-        num_classes: mask classes, background not counted.
-        class_names: names of classes 1..num_classes.
-        schedule: settings of the diffusion (engine.sampling.schedule.ScheduleConfig as a mapping).
-        spacing_mm_yx: in-plane spacing of the training grid.
-        modality: "ct" or "mr".
-        num_inference_steps: denoising steps a window at which these weights were found best; 5
-            until somebody has looked (benchmarks/results: more were never better).
-        stages: how each stage was trained (iterations, cases, seconds), by name.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int = 1
-    preset: Preset
-    num_classes: int
-    class_names: tuple[str, ...]
-    schedule: dict[str, Any]
-    spacing_mm_yx: float
-    modality: str
-    num_inference_steps: int = 5
-    stages: dict[str, dict[str, Any]] = {}
-
-
-class WeightsFileError(ValueError):
-    """A weights folder cannot be used; the message names the file and the remedy."""
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read `config.json`.
-
-    Raises:
-        WeightsFileError: missing, not JSON, or of another format.
-    """
-    path = folder / CONFIG
-    try:
-        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError:
-        raise WeightsFileError(f"{path}: not found; give a folder made by train_model") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise WeightsFileError(f"{path}: not a model configuration ({error})") from None
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `config.json` whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".{CONFIG}.new"
-    staged.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    staged.replace(folder / CONFIG)
+__all__ = [
+    "AUTOENCODER",
+    "CONFIG",
+    "DENOISER",
+    "POSITION",
+    "Manifest",
+    "WeightsFileError",
+    "check_files",
+    "load_autoencoder",
+    "load_denoiser",
+    "load_position",
+    "read_manifest",
+    "save_weights",
+    "weights_sha256",
+    "write_manifest",
+]
 
 
 def load_autoencoder(folder: Path, manifest: Manifest) -> Autoencoder:
@@ -124,21 +90,6 @@ def save_weights(
     staged = path.with_name(f".{path.name}.new")
     save_file(stored, staged)
     staged.replace(path)
-
-
-def weights_sha256(folder: Path) -> str:
-    """One digest over config and tensors, in a fixed order; names the weights in provenance.
-
-    A position model counts where there is one.
-    """
-    digest = hashlib.sha256()
-    optional = (POSITION,) if (folder / POSITION).is_file() else ()
-    for name in (CONFIG, AUTOENCODER, DENOISER, *optional):
-        path = folder / name
-        if not path.is_file():
-            raise WeightsFileError(f"{path}: not found; give a folder made by train_model")
-        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
