@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import torch
 from einops import rearrange
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import attend
 from models.errors import WeightsFileError
+from models.presets import TowerSpec
 from models.tensor_files import read_tensors, refuse_misfits
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -26,22 +26,6 @@ _PREFIX = "vision_model."
 # Parts of a whole CLIP model that make no patch tokens.
 _UNUSED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _UNUSED_OF_TOWER = ("post_layernorm.weight", "post_layernorm.bias", "embeddings.position_ids")
-
-
-class TowerSpec(BaseModel):
-    """`config.json` of a vision tower (its defaults are those of the layout)."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    image_size: int = 224
-    patch_size: int = 32
-    num_channels: Literal[3] = 3
-    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    layer_norm_eps: float = 1e-5
 
 
 class ImageTower(nn.Module):

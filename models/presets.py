@@ -176,6 +176,22 @@ class Preset(_Spec):
         return self.input_channels(num_classes) - left_out
 
 
+class TowerSpec(BaseModel):
+    """`config.json` of a vision tower (its defaults are those of the layout)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    num_channels: Literal[3] = 3
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
 _KL_F8 = AutoencoderSpec(
     image_channels=3,
     latent_channels=4,

@@ -2,99 +2,57 @@
 
 Where the position model (the paper's IG) was trained, position.safetensors lies beside them; where
 the denoiser attends to tokens of a vision tower, so does that tower, image_encoder.safetensors. The
-only file format of `models/`. Pickles are never read. Tensors are stored as float16 to keep folders
-small (the tower, which is not ours, as float32) and computed with as float32.
+only file format of `models/`; what needs no network stands in `manifest.py`. Pickles are never
+read. Tensors are stored as float16 to keep folders small (the tower, which is not ours, as float32)
+and computed with as float32.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
-from models.errors import WeightsFileError as WeightsFileError
-from models.image_encoder import ImageTower, TowerSpec
+from models.errors import WeightsFileError
+from models.image_encoder import ImageTower
+from models.manifest import (
+    AUTOENCODER,
+    CONFIG,
+    DENOISER,
+    IMAGE_ENCODER,
+    POSITION,
+    Manifest,
+    read_manifest,
+    weights_sha256,
+    write_manifest,
+)
 from models.position import PositionModel
-from models.presets import Preset
+from models.presets import TowerSpec
 
-CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
-POSITION, IMAGE_ENCODER = "position.safetensors", "image_encoder.safetensors"
-OPTIONAL = (POSITION, IMAGE_ENCODER)
-
-
-class Manifest(BaseModel):
-    """What a weights folder is for; `config.json`.
-
-    Attributes:
-        preset: the whole architecture.
-        num_classes: mask classes, background not counted.
-        class_names: names of classes 1..num_classes.
-        schedule: settings of the diffusion (engine.sampling.schedule.ScheduleConfig as a mapping).
-        spacing_mm_yx: in-plane spacing of the training grid.
-        modality: "ct" or "mr".
-        num_inference_steps: denoising steps a window at which these weights were found best; 5
-            until somebody has looked (benchmarks/results: more were never better).
-        solver: with which they were found best, or which they were distilled for
-            (engine.sampling.config.SolverName); None leaves it to the sampler.
-        image_encoder: architecture of the vision tower that the denoiser was trained with, where it
-            attends to image tokens (`DenoiserSpec.image_token_width`).
-        stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int = 1
-    preset: Preset
-    num_classes: int
-    class_names: tuple[str, ...]
-    schedule: dict[str, Any]
-    spacing_mm_yx: float
-    modality: str
-    num_inference_steps: int = 5
-    solver: str | None = None
-    image_encoder: TowerSpec | None = None
-    stages: dict[str, dict[str, Any]] = {}
-
-    @property
-    def condition_dropout(self) -> float:
-        """Share of the denoiser's last training examples that had no conditions; 0 if unknown."""
-        last = next((s for s in ("distill", "volume", "slice") if s in self.stages), None)
-        share = self.stages[last].get("condition_dropout") if last else None
-        return float(share) if isinstance(share, int | float) else 0.0
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read `config.json`.
-
-    Raises:
-        WeightsFileError: missing, not JSON, or of another format.
-    """
-    path = folder / CONFIG
-    try:
-        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError:
-        raise WeightsFileError(f"{path}: not found; give a folder made by train_model") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not a manifest
-        raise WeightsFileError(
-            f"{path}: not a model configuration ({error}); restore it from where it was trained"
-        ) from None
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `config.json` whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".{CONFIG}.new"
-    staged.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    staged.replace(folder / CONFIG)
+__all__ = [
+    "AUTOENCODER",
+    "CONFIG",
+    "DENOISER",
+    "IMAGE_ENCODER",
+    "POSITION",
+    "Manifest",
+    "WeightsFileError",
+    "check_files",
+    "load_autoencoder",
+    "load_denoiser",
+    "load_position",
+    "load_tower",
+    "read_manifest",
+    "save_weights",
+    "weights_sha256",
+    "write_manifest",
+]
 
 
 def load_autoencoder(folder: Path, manifest: Manifest) -> Autoencoder:
@@ -152,21 +110,6 @@ def save_weights(
     staged = path.with_name(f".{path.name}.new")
     save_file(stored, staged)
     staged.replace(path)
-
-
-def weights_sha256(folder: Path) -> str:
-    """One digest over config and tensors, in a fixed order; names the weights in provenance.
-
-    A position model and a vision tower count where there are any.
-    """
-    digest = hashlib.sha256()
-    optional = [name for name in OPTIONAL if (folder / name).is_file()]
-    for name in (CONFIG, AUTOENCODER, DENOISER, *optional):
-        path = folder / name
-        if not path.is_file():
-            raise WeightsFileError(f"{path}: not found; give a folder made by train_model")
-        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

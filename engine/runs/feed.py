@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
-import torch
-
 from engine.errors import RunError
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 
@@ -70,6 +68,8 @@ class SamplerFeed:
                 yield None
 
     def _run(self) -> None:
+        import torch  # not at the top: the driver names workers, and shall not load it
+
         torch.set_num_threads(self._num_threads)
         try:
             for outcome in self._sample_many(self._requests(), self._on_window):

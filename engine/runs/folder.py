@@ -53,6 +53,11 @@ class RunFolder:
         return self.root / "summary.json"
 
     @property
+    def table(self) -> Path:
+        """One JSON line a committed volume: what the summary averages."""
+        return self.root / "volumes.jsonl"
+
+    @property
     def report(self) -> Path:
         """The page a person looks at."""
         return self.root / "report.html"

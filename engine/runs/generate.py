@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from engine.config import FrozenConfig
 from engine.errors import RunError, WeightsError
 from engine.log import get_logger
 from engine.runs import ledger
+from engine.runs.aside import aside
 from engine.runs.census import Census, active_rows, take_census
-from engine.runs.folder import RunFolder, RunLock, put
+from engine.runs.folder import RunFolder, RunLock, put, whole_file
 from engine.runs.gate import GateConfig
 from engine.runs.identity import (
     RunIdentity,
@@ -30,15 +31,23 @@ from engine.runs.identity import (
     hash_weights,
     write_or_check,
 )
-from engine.runs.inputs import check_fit, find_folder, refuse_inside, resolved_for, run_place
+from engine.runs.inputs import (
+    check_fit,
+    check_tensors,
+    find_folder,
+    refuse_inside,
+    resolved_for,
+    run_place,
+)
 from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.runs.plan import PlanRow, stored_at, write_plan
 from engine.runs.planning import CaseFacts, stored_name
 from engine.runs.progress import ProgressWatch, Tally
 from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
+from engine.runs.records import Commit
 from engine.runs.report import write_report
 from engine.runs.session import RaySession
-from engine.runs.summary import JobFacts, RunSummary, summarize
+from engine.runs.summary import MAX_LISTED, JobFacts, RunSummary, summarize
 from engine.runs.withdrawal import read_withdrawn
 from engine.runs.worker import (
     FullWorker,
@@ -68,7 +77,7 @@ class GenerationConfig(FrozenConfig):
         num_workers: processes that hold a model; None is one a GPU, else one a computer.
         rows_at_once: volumes in a worker at once, in any stage; more keep its batch full and cost
             memory. None is 8 on a GPU, else 2.
-        num_pictured: volumes drawn in the report; its table holds all.
+        num_pictured: volumes drawn in the report; its table holds the first thousand.
         sampling: how volumes are sampled.
         gate: what is done about informed slices that do not fit the mask.
         quality: what a volume must be like.
@@ -81,7 +90,7 @@ class GenerationConfig(FrozenConfig):
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int | None = Field(None, ge=1)
     rows_at_once: int | None = Field(None, ge=1, le=64)
-    num_pictured: int = Field(24, ge=0)
+    num_pictured: int = Field(24, ge=0, le=MAX_LISTED)
     sampling: SamplingConfig = SamplingConfig()
     gate: GateConfig = GateConfig()
     quality: QualityConfig = QualityConfig()
@@ -130,7 +139,7 @@ class Outcome:
 
 
 Prepare = Callable[[RunFolder, RaySession], Intent]
-AfterReport = Callable[[RunFolder, Intent, Sequence[PlanRow]], None]
+AfterReport = Callable[[RunFolder, Intent], None]
 
 
 def generate(
@@ -161,6 +170,8 @@ def generate(
         intent = prepare(folder, session)
         identity = _identity(config, intent, weights)
         check_fit(intent.manifests, weights)
+        if not folder.identity.exists():  # else it names the same files, which were checked then
+            aside(check_tensors, weights)
         write_or_check(folder.identity, identity)
         _plan(folder, intent)
         census = take_census(folder)
@@ -298,26 +309,28 @@ def _finish(
 ) -> Outcome:
     """Summary and report from what is committed now."""
     census = take_census(folder)
-    rows = tuple(active_rows(folder))
-    commits = ledger.read_commits(folder, [row.sample_id for row in rows])
 
-    def summary_now() -> RunSummary:
-        facts = JobFacts(
-            time.monotonic() - started_s,
-            peak_memory_mb(),
-            len(census.barred),
-            census.skipped,
-            census.withdrawn,
-        )
-        return summarize(rows, commits, facts)
+    def pairs() -> Iterator[tuple[PlanRow, Commit | None]]:
+        for row in active_rows(folder):
+            yield row, ledger.read_commit(folder, row.sample_id)
 
     log.info("drawing the report")
+    facts = JobFacts(
+        time.monotonic() - started_s,
+        peak_memory_mb(),
+        len(census.barred),
+        census.skipped,
+        census.withdrawn,
+    )
+    with whole_file(folder.table) as file:
+        summary = summarize(pairs, facts, lambda v: print(v.model_dump_json(), file=file))
     report = write_report(
-        folder, intent.data, identity, rows, commits, summary_now(), config.num_pictured,
-        intent.remarks, intent.title,
-    )  # fmt: skip
+        folder, intent.data, identity, summary, config.num_pictured, intent.remarks, intent.title
+    )
     if after is not None:
-        after(folder, intent, rows)
-    summary = summary_now()
+        after(folder, intent)
+    memory_mb = {**summary.peak_memory_mb, "driver": peak_memory_mb()}
+    wall_s = round(time.monotonic() - started_s, 1)
+    summary = summary.model_copy(update={"wall_s": wall_s, "peak_memory_mb": memory_mb})
     put(folder.summary, json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
     return Outcome(summary, report, worked=True)

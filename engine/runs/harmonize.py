@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from engine.errors import ConfigError, LayoutError
 from engine.evaluation.fidelity import class_means
 from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
+from engine.runs.aside import aside
 from engine.runs.folder import RunFolder
 from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
@@ -103,8 +104,8 @@ def harmonize(config: HarmonizeConfig, load: LoadSampler = load_sampler) -> Outc
     sites = read_sites(config)
     refuse_inside(run_place(config.out), sites.manifests)
 
-    def report(folder: RunFolder, intent: Intent, rows: Sequence[PlanRow]) -> None:
-        write_harmonization(folder, intent.data, rows, sites.site_of, config.num_pictured)
+    def report(folder: RunFolder, intent: Intent) -> None:
+        aside(write_harmonization, folder, intent.data, sites.site_of, config.num_pictured)
 
     return generate(config, partial(_intent, config, sites), load, report)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-from matplotlib.figure import Figure
 
 from engine.config import FrozenConfig
 from engine.evaluation.harmonization import organ_distances, site_spread
 from engine.runs import ledger
+from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder, put
 from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
@@ -85,12 +85,11 @@ class Harmonization(FrozenConfig):
 def write_harmonization(
     folder: RunFolder,
     data: Path,
-    rows: Sequence[PlanRow],
     site_of: Mapping[str, str],
     num_pictured: int,
 ) -> Harmonization:
     """Compare and draw what is committed; pictures are spread over the sites."""
-    pairs = [(row, ledger.existing(folder, row.sample_id)) for row in rows]
+    pairs = ((row, ledger.existing(folder, row.sample_id)) for row in active_rows(folder))
     made = [(row, commit) for row, commit in pairs if commit is not None]
     result = compare(folder, data, made, site_of)
     put(folder.root / "harmonization.json", result.model_dump_json(indent=1) + "\n")
@@ -223,6 +222,8 @@ def _draw(
     window: tuple[float, float],
     aspects: Sequence[float],
 ) -> bytes:
+    from matplotlib.figure import Figure  # not at the top: the driver only names this module
+
     figure = Figure(figsize=(2.4 * len(planes), 2.9), dpi=100, facecolor=_PAPER)
     for number, ((title, plane), aspect) in enumerate(zip(planes.items(), aspects, strict=True)):
         axis = figure.add_subplot(1, len(planes), number + 1, facecolor="black")

@@ -20,19 +20,9 @@ import yaml
 from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.folder import put
-from models.weights import (
-    AUTOENCODER,
-    CONFIG,
-    DENOISER,
-    OPTIONAL,
-    WeightsFileError,
-    weights_sha256,
-)
-
-WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER, *OPTIONAL)
+from models.manifest import WeightsFileError, digest_of, hash_files
 
 _PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")
-_BLOCK = 1 << 20
 
 
 class RunIdentity(FrozenConfig):
@@ -41,7 +31,7 @@ class RunIdentity(FrozenConfig):
     Attributes:
         job: name of the job.
         settings: those that decide what the volumes contain, resolved.
-        weights_sha256: digest of the weights folder (`models.weights.weights_sha256`).
+        weights_sha256: digest of the weights folder (`models.manifest.weights_sha256`).
         weights: sha256 of each of its files, by name.
         data: sha256 of what describes the data set.
         machine: settings that do not change the volumes (workers, places); not compared.
@@ -103,20 +93,16 @@ def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
         WeightsError: the folder holds no complete model.
     """
     try:
-        digest = weights_sha256(folder)
+        files = hash_files(folder)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
-    present = [name for name in WEIGHT_FILES if name not in OPTIONAL or (folder / name).is_file()]
-    return digest, {name: hash_file(folder / name) for name in present}
+    return digest_of(files), files
 
 
 def hash_file(path: Path) -> str:
     """sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(value: Any) -> str:

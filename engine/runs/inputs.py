@@ -15,8 +15,8 @@ from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
 from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import PreparedManifest
-from models.weights import WeightsFileError, check_files
-from models.weights import read_manifest as read_weights_manifest
+from models.manifest import WeightsFileError
+from models.manifest import read_manifest as read_weights_manifest
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -85,6 +85,22 @@ def pick_masks(facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None) ->
     return masks
 
 
+def check_tensors(weights: Path) -> None:
+    """Names and shapes in the weights' files must be those of their architecture.
+
+    Imports the networks; call it `aside` where memory counts.
+
+    Raises:
+        WeightsError: they are not, or a file is missing or damaged.
+    """
+    from models.weights import check_files
+
+    try:
+        check_files(weights, read_weights_manifest(weights))
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
+
+
 def resolved_for(sampling: SamplingConfig, weights: Path) -> SamplingConfig:
     """Settings with every choice made for these weights: what a run is identified by.
 
@@ -98,14 +114,13 @@ def resolved_for(sampling: SamplingConfig, weights: Path) -> SamplingConfig:
 
 
 def check_fit(manifests: Mapping[Path, PreparedManifest], weights: Path) -> None:
-    """Classes and pixels must be what the model takes, and its files whole.
+    """Classes and pixels must be what the model takes.
 
     Raises:
         WeightsError: they are not; names both sides.
     """
     try:
         model = read_weights_manifest(weights)
-        check_files(weights, model)
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
     size_yx = (model.preset.size_px, model.preset.size_px)

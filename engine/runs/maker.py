@@ -27,8 +27,8 @@ from engine.runs.quality import CohortStatistics, QualityConfig, judge
 from engine.runs.records import Attempt, Commit, Measures, Quality
 from engine.sampling.config import SamplingConfig
 from engine.sampling.mask_augmentation import apply_change
-from engine.sampling.noise import noise_seed
 from engine.sampling.request import SampledVolume, SampleRequest
+from engine.sampling.seeds import noise_seed
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native

@@ -1,6 +1,8 @@
 """The one place that wires Ray Data: rows in, a pool of workers, status rows out.
 
-One row is one block, so that a lost worker costs the rows it held and no others. Workers catch
+One row is one block, so that a lost worker costs the rows it held and no others. Rows enter Ray in
+large blocks and are cut as workers come to them: an object of its own for each of 100,000 rows
+would take minutes before the first volume, and books to keep on all of them. Workers catch
 their own errors and return status rows; Ray retries only what was killed, and the ledger's attempt
 counter ends that. Knows nothing of what a row means.
 """
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 
 from engine.errors import RunError
@@ -23,7 +25,7 @@ from engine.errors import RunError
 Row = dict[str, Any]
 
 _TASK_RETRIES = 1000  # the ledger ends what kills its worker; bystanders must outlive all of them
-_ROWS_A_PIPELINE = 5000  # Ray Data keeps books on every block
+_ROWS_A_BLOCK = 100  # of those that wait in Ray; cut into rows when their turn comes
 _ROWS_ON_GPU, _ROWS_ON_CPU = 8, 2
 
 
@@ -37,6 +39,7 @@ class Pool:
         num_gpus: GPUs a worker holds.
         num_threads: threads a worker computes with.
         rows_at_once: rows a worker holds; more than one needs an asynchronous worker.
+        has_spare_cpu: whether a computer keeps a whole CPU, which cutting blocks needs.
     """
 
     num_workers: int
@@ -44,6 +47,7 @@ class Pool:
     num_gpus: float
     num_threads: int
     rows_at_once: int = 1
+    has_spare_cpu: bool = True
 
 
 def choose_pool(
@@ -74,12 +78,14 @@ def choose_pool(
     held_rows = min(held_rows, math.ceil(num_rows / workers))
     if gpus:
         threads = max(1, sum(cpus) // max(gpus, workers))
-        return Pool(workers, 0.5, min(1.0, gpus / workers), threads, held_rows)
+        on_a_gpu = math.ceil(workers / gpus)
+        spare = any(n.get("CPU", 0) - 0.5 * on_a_gpu * n.get("GPU", 0) >= 1 for n in nodes)
+        return Pool(workers, 0.5, min(1.0, gpus / workers), threads, held_rows, spare)
     per_node = math.ceil(workers / len(cpus))
     share = (cpus[0] - 1) / per_node
     held = float(math.floor(share)) if share >= 1 else max(0.01, math.floor(share * 100) / 100)
     held = held if cpus[0] > 1 else 0.5 / per_node
-    return Pool(workers, held, 0.0, max(1, cpus[0] // per_node), held_rows)
+    return Pool(workers, held, 0.0, max(1, cpus[0] // per_node), held_rows, cpus[0] > 1)
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -108,8 +114,7 @@ def run_rows(
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # a volume may take hours
     try:
-        for first in range(0, len(rows), _ROWS_A_PIPELINE):
-            yield from _pipeline(rows[first : first + _ROWS_A_PIPELINE], worker, settings, pool)
+        yield from _pipeline(rows, worker, settings, pool)
     except (RayError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         raise RunError(
@@ -126,7 +131,7 @@ def _pipeline(
     with warnings.catch_warnings():
         # Ray 2.60 has no other way yet to bound retries, and its default is to retry for ever
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        work = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+        work = _one_row_a_block(rows, pool).map(
             worker,  # type: ignore[arg-type]  # a class whose instances are the function
             fn_constructor_kwargs=settings,
             compute=ActorPoolStrategy(
@@ -139,6 +144,15 @@ def _pipeline(
             **more,
         )
     yield from work.iter_rows()
+
+
+def _one_row_a_block(rows: Sequence[Row], pool: Pool) -> Dataset:
+    if not pool.has_spare_cpu:  # computers of one CPU: the driver cuts, which takes no task
+        return ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    blocks = ray.data.from_items(
+        list(rows), override_num_blocks=math.ceil(len(rows) / _ROWS_A_BLOCK)
+    )
+    return blocks.repartition(target_num_rows_per_block=1)
 
 
 def _quieten() -> None:

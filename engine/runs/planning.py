@@ -13,7 +13,7 @@ from functools import cached_property
 from engine.errors import SamplingError
 from engine.runs.plan import MAX_SAMPLE_ID, InformedSource, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
-from engine.sampling.noise import noise_seed
+from engine.sampling.seeds import noise_seed
 
 
 @dataclass(frozen=True)

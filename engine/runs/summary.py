@@ -1,18 +1,22 @@
 """The summary of a run: counts, measures and timings, from the plan and the commit records alone.
 
-What each number means stands in `engine/evaluation`; here they are only averaged. Knows no images.
+What each number means stands in `engine/evaluation`; here they are only averaged, one volume after
+the other. Knows no images.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from engine.config import FrozenConfig
 from engine.evaluation.fidelity import mean_errors
 from engine.runs.plan import PlanRow
 from engine.runs.records import Commit, Measures
+
+MAX_LISTED = 1000
+"""Volumes that a summary lists."""
+_MEANS = ("seam_ratio", "seam_ratio_real", "z_roughness", "ms_ssim")
 
 
 class VolumeSummary(FrozenConfig):
@@ -50,6 +54,8 @@ class VolumeSummary(FrozenConfig):
 class RunSummary(FrozenConfig):
     """Content of summary.json; means are over the committed volumes that have the number.
 
+    A run of any length has a small one: volumes.jsonl holds what it does not.
+
     Attributes:
         failed: planned volumes that do not exist after this job.
         quarantined: those of them that are not tried again.
@@ -61,6 +67,7 @@ class RunSummary(FrozenConfig):
         wall_s: of the job that wrote this, start to end.
         stage_s: sums over volumes, over all jobs of this run.
         peak_memory_mb: largest of any worker, and of the driver.
+        volumes: the first `MAX_LISTED`, in plan order; all are in volumes.jsonl.
     """
 
     planned: int
@@ -102,48 +109,109 @@ class JobFacts:
     withdrawn: int = 0
 
 
+Pairs = Callable[[], Iterable[tuple[PlanRow, Commit | None]]]
+"""Every row of a plan with its commit record, each time it is called; read twice, never kept."""
+
+
 def summarize(
-    rows: Sequence[PlanRow], commits: Mapping[str, Commit], facts: JobFacts
+    pairs: Pairs, facts: JobFacts, tell: Callable[[VolumeSummary], None] | None = None
 ) -> RunSummary:
-    """Put the numbers of a run together; independent of the order in which volumes came."""
-    informed = ", ".join(dict.fromkeys(row.informed for row in rows))
-    real = _real_roughness(commits.values())
-    volumes = tuple(
-        _volume(commits[row.sample_id], row, real) for row in rows if row.sample_id in commits
-    )
-    errors: dict[str, list[float]] = {}
-    for volume in volumes:
+    """Put the numbers of a run together; independent of the order in which volumes came.
+
+    Args:
+        pairs: the rows that are to exist, in plan order.
+        facts: of the job.
+        tell: called with every committed volume, in plan order; the summary holds the first
+            `MAX_LISTED`.
+
+    Raises:
+        StoreError: a commit record is damaged.
+    """
+    real = _real_roughness(pairs())
+    sums = _Sums()
+    for row, commit in pairs():
+        sums.count(row)
+        if commit is not None:
+            volume = _volume(commit, row, real)
+            sums.add(volume, commit)
+            if tell is not None:
+                tell(volume)
+    return sums.summary(facts)
+
+
+class _Mean:
+    """A mean of the numbers that are there."""
+
+    def __init__(self) -> None:
+        self._total, self._count = 0.0, 0
+
+    def add(self, value: float | None) -> None:
+        if value is not None:
+            self._total += value
+            self._count += 1
+
+    def value(self, digits: int = 4) -> float | None:
+        return round(self._total / self._count, digits) if self._count else None
+
+
+class _Sums:
+    """What a summary grows from, volume by volume."""
+
+    def __init__(self) -> None:
+        self._planned = self._committed = self._flagged = 0
+        self._informed: dict[str, None] = {}
+        self._cases: set[str] = set()
+        self._means = {name: _Mean() for name in _MEANS}
+        self._errors: dict[str, _Mean] = {}
+        self._stage_s: dict[str, float] = {}
+        self._worker_mb = 0.0
+        self._listed: list[VolumeSummary] = []
+
+    def count(self, row: PlanRow) -> None:
+        self._planned += 1
+        self._informed[row.informed] = None
+
+    def add(self, volume: VolumeSummary, commit: Commit) -> None:
+        self._committed += 1
+        self._flagged += bool(volume.flags)
+        self._cases.add(volume.case_id)
+        for name, mean in self._means.items():
+            mean.add(getattr(volume, name))
         for name, error in volume.class_errors.items():
-            errors.setdefault(name, []).append(abs(error))
-    return RunSummary(
-        planned=len(rows),
-        committed=len(volumes),
-        failed=len(rows) - len(volumes),
-        quarantined=facts.quarantined,
-        flagged=sum(bool(volume.flags) for volume in volumes),
-        skipped=facts.skipped,
-        withdrawn=facts.withdrawn,
-        num_cases=len({volume.case_id for volume in volumes}),
-        informed=informed,
-        seam_ratio=_mean(v.seam_ratio for v in volumes),
-        seam_ratio_real=_mean(v.seam_ratio_real for v in volumes),
-        z_roughness=_mean(v.z_roughness for v in volumes),
-        ms_ssim=_mean(v.ms_ssim for v in volumes),
-        class_error_mean_abs={name: round(statistics.fmean(e), 2) for name, e in errors.items()},
-        wall_s=round(facts.wall_s, 1),
-        stage_s=_stage_sums(commits.values()),
-        peak_memory_mb={
-            "worker": max((c.peak_memory_mb for c in commits.values()), default=0.0),
-            "driver": facts.driver_memory_mb,
-        },
-        volumes=volumes,
-    )
+            self._errors.setdefault(name, _Mean()).add(abs(error))
+        for stage, seconds in commit.timings_s.items():
+            self._stage_s[stage] = round(self._stage_s.get(stage, 0.0) + seconds, 3)
+        self._worker_mb = max(self._worker_mb, commit.peak_memory_mb)
+        if len(self._listed) < MAX_LISTED:
+            self._listed.append(volume)
+
+    def summary(self, facts: JobFacts) -> RunSummary:
+        return RunSummary(
+            planned=self._planned,
+            committed=self._committed,
+            failed=self._planned - self._committed,
+            quarantined=facts.quarantined,
+            flagged=self._flagged,
+            skipped=facts.skipped,
+            withdrawn=facts.withdrawn,
+            num_cases=len(self._cases),
+            informed=", ".join(self._informed),
+            **{name: mean.value() for name, mean in self._means.items()},
+            class_error_mean_abs={name: e.value(2) or 0.0 for name, e in self._errors.items()},
+            wall_s=round(facts.wall_s, 1),
+            stage_s=self._stage_s,
+            peak_memory_mb={"worker": self._worker_mb, "driver": facts.driver_memory_mb},
+            volumes=tuple(self._listed),
+        )
 
 
-def _real_roughness(commits: Iterable[Commit]) -> float | None:
+def _real_roughness(pairs: Iterable[tuple[PlanRow, Commit | None]]) -> float | None:
     """Mean roughness of the real volumes behind the run, each case once."""
-    by_case = {c.case_id: c.measures.roughness_real for c in commits}
-    return _mean(by_case.values())
+    by_case = {c.case_id: c.measures.roughness_real for _, c in pairs if c is not None}
+    mean = _Mean()
+    for value in by_case.values():
+        mean.add(value)
+    return mean.value()
 
 
 def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> VolumeSummary:
@@ -173,16 +241,3 @@ def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> Volum
         flags=commit.quality.flags,
         gate=row.gate.verdict if row.gate else "unchecked",
     )
-
-
-def _stage_sums(commits: Iterable[Commit]) -> dict[str, float]:
-    sums: dict[str, float] = {}
-    for commit in commits:
-        for stage, seconds in commit.timings_s.items():
-            sums[stage] = round(sums.get(stage, 0.0) + seconds, 3)
-    return sums
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(statistics.fmean(known), 4) if known else None

@@ -19,8 +19,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from engine.errors import EngineError, SamplingError
 from engine.log import get_logger
 from engine.runs import ledger
@@ -32,7 +30,6 @@ from engine.runs.progress import write_event
 from engine.runs.records import Attempt
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
-from engine.sampling.sampler import Sampler
 
 __all__ = ["FullWorker", "LoadSampler", "ResampleWorker", "WorkerTask", "peak_memory_mb"]
 
@@ -66,7 +63,9 @@ LoadSampler = Callable[[Path, SamplingConfig, str], SamplerLike]
 
 
 def load_sampler(weights: Path, config: SamplingConfig, device: str) -> SamplerLike:
-    """The real model."""
+    """The real model; who only names it loads no networks."""
+    from engine.sampling.sampler import Sampler
+
     return Sampler.load(weights, config, device=device)
 
 
@@ -74,6 +73,8 @@ class _Rows:
     """What both workers do with a row before and after sampling."""
 
     def __init__(self, task: WorkerTask, load: LoadSampler) -> None:
+        import torch  # not at the top: the driver names workers, and shall not load it
+
         self.num_threads = max(1, min(task.num_threads, os.cpu_count() or 1))
         torch.set_num_threads(self.num_threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 from pydantic import Field, model_validator
 
 from engine.config import FrozenConfig, validate
 from engine.errors import ConfigError
-from engine.sampling.schedule import ScheduleConfig, ScheduleKind, check_schedule_config
-from engine.sampling.timesteps import TimestepSpacing, check_spacing, check_steps
-from models.weights import Manifest
+from engine.sampling.schedule_config import ScheduleConfig, ScheduleKind, check_schedule_config
+from engine.sampling.spacing import TimestepSpacing, check_spacing, check_steps
+from models.manifest import Manifest
+
+if TYPE_CHECKING:
+    import torch
 
 SolverName = Literal[
     "ddpm",

@@ -7,16 +7,10 @@ and what the second makes continues what the first has made (docs/decisions, pro
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
-
-def noise_seed(seed: int, sample_id: str, z: int, purpose: str) -> int:
-    """A 63-bit seed; equal arguments give equal seeds on every machine."""
-    text = "\x1f".join((str(seed), sample_id, str(z), purpose)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+from engine.sampling.seeds import noise_seed
 
 
 def draw_noise(shape: tuple[int, ...], seed: int, sample_id: str, z: int, purpose: str) -> Tensor:

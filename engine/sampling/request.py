@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.errors import SamplingError
 from engine.volumes.volume import PreparedCase
-from models.weights import Manifest
+from models.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from engine.errors import RunError
 from engine.runs.resample import Outcome, ResampleConfig
 from engine.runs.summary import JobFacts, summarize
 
-EMPTY = summarize([], {}, JobFacts(0.0, 0.0, 0))
+EMPTY = summarize(list, JobFacts(0.0, 0.0, 0))
 SEEN: list[ResampleConfig] = []
 
 

@@ -1,9 +1,12 @@
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from engine.runs.plan import PlanRow
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.records import Commit, Measures
-from engine.runs.summary import JobFacts, summarize
+from engine.runs.summary import MAX_LISTED, JobFacts, RunSummary, VolumeSummary
+from engine.runs.summary import summarize as summarize_pairs
 
 FACTS = JobFacts(wall_s=12.34, driver_memory_mb=100.0, quarantined=0)
 CASES = {f"case{n}": CaseFacts(10, has_image=True) for n in range(3)}
@@ -39,6 +42,12 @@ def commit(row: PlanRow, **measures: object) -> Commit:
         measures=Measures.model_validate({**known, **measures}),
         committed_at=0.0,
     )
+
+
+def summarize(
+    rows: Sequence[PlanRow], commits: Mapping[str, Commit], facts: JobFacts
+) -> RunSummary:
+    return summarize_pairs(lambda: [(row, commits.get(row.sample_id)) for row in rows], facts)
 
 
 def test_means_are_over_volumes_that_have_the_number() -> None:
@@ -88,3 +97,11 @@ def test_nothing_made_is_a_summary_too() -> None:
     rows = build_plan(CASES, list(CASES), "own", 1, 0)
     summary = summarize(rows, {}, FACTS)
     assert (summary.committed, summary.failed, summary.seam_ratio) == (0, 3, None)
+
+
+def test_a_long_run_has_a_short_summary_and_every_volume_is_told() -> None:
+    rows = build_plan(CASES, ["case0"], "own", MAX_LISTED + 5, 0)
+    told: list[VolumeSummary] = []
+    summary = summarize_pairs(lambda: ((row, commit(row)) for row in rows), FACTS, told.append)
+    assert (summary.committed, len(summary.volumes)) == (MAX_LISTED + 5, MAX_LISTED)
+    assert [v.sample_id for v in told] == [row.sample_id for row in rows]

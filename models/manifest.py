@@ -1,0 +1,119 @@
+"""What a weights folder is for, without its networks: config.json, file names and their digest.
+
+Imports no torch, so that who only asks what a model can do stays small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from models.errors import WeightsFileError as WeightsFileError
+from models.presets import Preset, TowerSpec
+
+CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
+POSITION, IMAGE_ENCODER = "position.safetensors", "image_encoder.safetensors"
+OPTIONAL = (POSITION, IMAGE_ENCODER)
+
+
+class Manifest(BaseModel):
+    """What a weights folder is for; `config.json`.
+
+    Attributes:
+        preset: the whole architecture.
+        num_classes: mask classes, background not counted.
+        class_names: names of classes 1..num_classes.
+        schedule: settings of the diffusion (engine.sampling.schedule.ScheduleConfig as a mapping).
+        spacing_mm_yx: in-plane spacing of the training grid.
+        modality: "ct" or "mr".
+        num_inference_steps: denoising steps a window at which these weights were found best; 5
+            until somebody has looked (benchmarks/results: more were never better).
+        solver: with which they were found best, or which they were distilled for
+            (engine.sampling.config.SolverName); None leaves it to the sampler.
+        image_encoder: architecture of the vision tower that the denoiser was trained with, where it
+            attends to image tokens (`DenoiserSpec.image_token_width`).
+        stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    preset: Preset
+    num_classes: int
+    class_names: tuple[str, ...]
+    schedule: dict[str, Any]
+    spacing_mm_yx: float
+    modality: str
+    num_inference_steps: int = 5
+    solver: str | None = None
+    image_encoder: TowerSpec | None = None
+    stages: dict[str, dict[str, Any]] = {}
+
+    @property
+    def condition_dropout(self) -> float:
+        """Share of the denoiser's last training examples that had no conditions; 0 if unknown."""
+        last = next((s for s in ("distill", "volume", "slice") if s in self.stages), None)
+        share = self.stages[last].get("condition_dropout") if last else None
+        return float(share) if isinstance(share, int | float) else 0.0
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `config.json`.
+
+    Raises:
+        WeightsFileError: missing, not JSON, or of another format.
+    """
+    path = folder / CONFIG
+    try:
+        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise WeightsFileError(f"{path}: not found; give a folder made by train_model") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not a manifest
+        raise WeightsFileError(
+            f"{path}: not a model configuration ({error}); restore it from where it was trained"
+        ) from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `config.json` whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".{CONFIG}.new"
+    staged.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    staged.replace(folder / CONFIG)
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a weights folder by name, in a fixed order, read in blocks.
+
+    A position model and a vision tower count where there are any.
+
+    Raises:
+        WeightsFileError: the folder holds no complete model.
+    """
+    optional = [name for name in OPTIONAL if (folder / name).is_file()]
+    hashes = {}
+    for name in (CONFIG, AUTOENCODER, DENOISER, *optional):
+        path = folder / name
+        if not path.is_file():
+            raise WeightsFileError(f"{path}: not found; give a folder made by train_model")
+        with path.open("rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """One digest of what `hash_files` returns; names the weights in provenance."""
+    digest = hashlib.sha256()
+    for name, value in hashes.items():
+        digest.update(name.encode() + bytes.fromhex(value))
+    return digest.hexdigest()
+
+
+def weights_sha256(folder: Path) -> str:
+    """One digest over config and tensors; see `hash_files`."""
+    return digest_of(hash_files(folder))
