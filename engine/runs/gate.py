@@ -112,10 +112,15 @@ class Gate:
     def __call__(self, row: PlanRow, redraw: Callable[[int], PlanRow]) -> PlanRow:
         """The row with the gate's note, and with another slice or a fit where that was decided.
 
+        A generated slice does not exist yet: its row passes unjudged, and the quality gate looks
+        at the volume.
+
         Args:
             row: as planned.
             redraw: the same row with the informed slice of draw 1, 2, ...
         """
+        if row.informed == "generated":
+            return row
         note = self._judge(row)
         if self._fits(note):
             return row.model_copy(update={"gate": note})

@@ -126,7 +126,7 @@ class VolumeMaker:
         with clock.stage("read"):
             original = read_prepared(self._place(plan.mask_source))
             source = original
-            if plan.informed_source != plan.mask_source:
+            if plan.informed != "generated" and plan.informed_source != plan.mask_source:
                 source = read_prepared(self._place(plan.informed_source))
             case = self._changed(plan, original)
             if plan.informed == "fixed":  # looks like that scan, in its intensities, too
@@ -200,7 +200,7 @@ class VolumeMaker:
         with clock.stage("write"):
             native = image_to_native(case, sampled.image)
             mask = Volume(case.native_mask, case.native.affine, case.case_id)
-            write_ome_zarr(staged, native, mask, self._attributes(work))
+            write_ome_zarr(staged, native, mask, self._attributes(work), sampled.informed)
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
         def record(files: dict[str, str]) -> Commit:
@@ -249,6 +249,9 @@ class RejectedError(RunError):
 
 
 def _request(plan: PlanRow, case: PreparedCase, source: PreparedCase) -> SampleRequest:
+    if plan.informed == "generated":  # drawn by the sampler: by this seed, and without a mask
+        height = plan.informed_z / max(1, plan.num_slices - 1)
+        return SampleRequest(plan.sample_id, plan.seed, case.mask, None, height)
     image = _image(plan, source)
     if not 0 <= plan.informed_z < len(image):
         raise SamplingError(
