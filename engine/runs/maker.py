@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from engine.errors import RunError, SamplingError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
+from engine.runs.gate import GateConfig, judge_drawn
 from engine.runs.measure import measure
 from engine.runs.plan import PlanRow, in_run, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
@@ -51,6 +52,7 @@ class WorkerTask:
         num_threads: threads to compute with.
         quality: what a volume must be like.
         cohort: what real volumes are like.
+        gate: what a generated informed slice must be like.
         rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
     """
 
@@ -64,6 +66,7 @@ class WorkerTask:
     num_threads: int
     quality: QualityConfig = field(default_factory=QualityConfig)
     cohort: CohortStatistics = field(default_factory=CohortStatistics)
+    gate: GateConfig = field(default_factory=GateConfig)
     rows_at_once: int = 1
 
 
@@ -155,6 +158,9 @@ class VolumeMaker:
             flags: tuple[str, ...] = ()
             if config.policy != "off":
                 flags = judge(case, sampled.image, measures, self._task.cohort, config)
+                if sampled.informed is not None:
+                    outline, names = case.mask[work.target_z], case.class_names
+                    flags += judge_drawn(sampled.informed, outline, names, self._task.gate)
         if flags and config.policy == "retry" and work.retries < config.max_retries:
             return self._again(work)
         if flags and config.policy == "quarantine":

@@ -9,7 +9,7 @@ import torch
 
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig
+from engine.runs.gate import GateConfig, judge_drawn, outline_seen
 from engine.runs.plan import POSITION_MODEL, read_plan
 from engine.runs.resample import ResampleConfig, resample
 from engine.runs.verify import VerifyJob, verify_run
@@ -97,6 +97,7 @@ def test_slices_are_drawn_for_each_volume_and_kept_beside_it(
         np.testing.assert_allclose(slices[row.sample_id], again, atol=1e-3)
         commit = ledger.read_commit(folder, row.sample_id)
         assert commit is not None
+        assert any("generated slice's outline disagrees" in flag for flag in commit.quality.flags)
         assert any(name.startswith("informed/c/") for name in commit.files)
         assert commit.target_z == row.informed_z
         attributes = read_ome_zarr(folder.volume(row.sample_id))[2]
@@ -114,6 +115,23 @@ def test_a_slice_depends_on_the_seed_and_not_on_the_run(
     other_seed = slices_of(generated, out=tmp_path / "seed", cases=("case1",), replicas=1, seed=1)
     assert np.array_equal(first["case1-r00"], other_run["case1-r00"])
     assert np.abs(first["case1-r00"] - other_seed["case1-r00"]).max() > 1e-3
+
+
+def test_an_outline_is_seen_in_a_slice_without_a_mask() -> None:
+    y, x = np.mgrid[:40, :48]
+    body = ((y - 19) / 15) ** 2 + ((x - 23) / 18) ** 2 < 1
+    gas = (y - 19) ** 2 + (x - 23) ** 2 < 16
+    table = y > 37
+    plane = np.where((body & ~gas) | table, 0.1, -1.0).astype(np.float32)
+    assert np.array_equal(outline_seen(plane), body), "gas is inside, the table is not"
+    assert not outline_seen(np.full_like(plane, -1.0)).any()
+    mask, other = body.astype(np.uint8), np.roll(body, 14, axis=1).astype(np.uint8)
+    warn, off = GateConfig(), GateConfig(policy="off")
+    assert judge_drawn(plane, mask, ("liver", "body"), warn) == ()
+    (flag,) = judge_drawn(plane, other, ("liver", "body"), warn)
+    assert flag.startswith("generated slice's outline disagrees with the mask's by 0.")
+    assert judge_drawn(plane, other, ("liver", "body"), off) == ()
+    assert judge_drawn(plane, other, ("liver",), warn) == ()
 
 
 def test_another_reader_agrees_on_the_metadata(generated: ResampleConfig) -> None:
