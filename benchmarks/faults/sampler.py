@@ -49,6 +49,7 @@ class FakeSampler:
         time.sleep(self.seconds)
         key = hashlib.sha256(f"{request.seed}/{name}".encode()).digest()
         noise = np.random.default_rng(list(key)).normal(size=request.mask.shape)
+        assert request.informed is not None
         image = 0.6 * request.informed + 0.1 * request.mask + 0.05 * noise
         return SampledVolume(np.clip(image, -1, 1).astype(np.float32), (), 1, {})
 

@@ -16,7 +16,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
 from engine.runs.summary import VolumeSummary
-from engine.volumes.store import hash_tree, read_ome_zarr, read_prepared
+from engine.volumes.store import hash_tree, read_informed, read_ome_zarr, read_prepared
 from engine.volumes.volume import PreparedCase
 
 
@@ -89,13 +89,17 @@ def _card(
         )
     image, mask, _ = read_ome_zarr(path)
     source = case
-    if row.informed_source != row.mask_source:
-        source = read_prepared(stored_at(folder.root, data, row.informed_source))
-    assert source.image is not None, "plan rows name cases with an image"
+    if row.informed == "generated":
+        informed = read_informed(path)
+    else:
+        if row.informed_source != row.mask_source:
+            source = read_prepared(stored_at(folder.root, data, row.informed_source))
+        assert source.image is not None, "plan rows name cases with an image"
+        informed = source.image[commit.informed_z]
     pixel = [float((source.affine[:3, axis] ** 2).sum() ** 0.5) for axis in (1, 0)]
     png = draw(
         place(case, image, mask, commit.joins, commit.target_z),
-        source.image[commit.informed_z],
+        informed,
         (pixel[0], pixel[1]),
         ("informed slice", "this volume there"),
     )

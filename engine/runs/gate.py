@@ -9,7 +9,7 @@ outline. What it finds and does is written into the plan row. Knows no model.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import ndimage
 
 from engine.config import FrozenConfig
 from engine.runs.plan import GateNote, PlanRow
@@ -24,12 +25,16 @@ from engine.sampling.mask_augmentation import MaskChange
 from engine.volumes.store import read_prepared
 
 CONTOUR_NAMES = ("body", "brain")
+DARK = -0.9  # of [-1, 1]: background is not brighter
 _KEPT_SLICES = 20_000
 _MAX_SCALE = 1.5  # of a mask that is made to fit; more would not be the same anatomy
 
 
 class GateConfig(FrozenConfig):
     """What the gate does about a slice that does not fit.
+
+    A generated slice exists only when its volume is made. Whatever the policy (but "off"), one that
+    does not fit is a finding of the quality gate, whose policy "retry" draws another.
 
     Attributes:
         policy: "warn" notes it; "redraw" takes another slice (source cross); "edit" scales and
@@ -112,10 +117,15 @@ class Gate:
     def __call__(self, row: PlanRow, redraw: Callable[[int], PlanRow]) -> PlanRow:
         """The row with the gate's note, and with another slice or a fit where that was decided.
 
+        A generated slice does not exist yet: its row passes unjudged, and `judge_drawn` looks at
+        the slice when it is there.
+
         Args:
             row: as planned.
             redraw: the same row with the informed slice of draw 1, 2, ...
         """
+        if row.informed == "generated":
+            return row
         note = self._judge(row)
         if self._fits(note):
             return row.model_copy(update={"gate": note})
@@ -168,6 +178,37 @@ class Gate:
     def _fit(self, row: PlanRow) -> MaskChange:
         mask, informed = self._outlines(row)
         return fit_into(mask, informed)
+
+
+def judge_drawn(
+    drawn: NDArray[np.float32], mask: NDArray[np.uint8], names: Sequence[str], config: GateConfig
+) -> tuple[str, ...]:
+    """What is wrong with a generated informed slice; empty is nothing.
+
+    It has no mask, so that its outline is seen in the image; only a mask with a body or brain class
+    can be compared with that.
+
+    Args:
+        drawn: `y x` in [-1, 1].
+        mask: `y x` classes of the volume's slice at its height.
+        names: of the classes.
+        config: limits.
+    """
+    if config.policy == "off" or not set(names) & set(CONTOUR_NAMES):
+        return ()
+    away = outline_disagreement(mask > 0, outline_seen(drawn))
+    if away <= config.max_outline:
+        return ()
+    return (f"generated slice's outline disagrees with the mask's by {away:.2f}",)
+
+
+def outline_seen(plane: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Body or brain in a slice in [-1, 1]: its largest part above background, without holes."""
+    parts, count = ndimage.label(plane > DARK)
+    if count == 0:
+        return np.zeros(plane.shape, np.bool_)
+    largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    return np.asarray(ndimage.binary_fill_holes(parts == largest), np.bool_)
 
 
 def outline_disagreement(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

@@ -235,6 +235,7 @@ def _task(
         num_threads=1,
         quality=config.quality,
         cohort=_cohort(folder, intent, config.quality),
+        gate=config.gate,
     )
 
 

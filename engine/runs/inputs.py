@@ -15,7 +15,7 @@ from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
 from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import PreparedManifest
-from models.manifest import WeightsFileError
+from models.manifest import POSITION, WeightsFileError
 from models.manifest import read_manifest as read_weights_manifest
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -111,6 +111,23 @@ def resolved_for(sampling: SamplingConfig, weights: Path) -> SamplingConfig:
         return sampling.resolved(read_weights_manifest(weights))
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
+
+
+def check_position_model(weights: Path) -> None:
+    """Weights must be able to draw informed slices.
+
+    Raises:
+        WeightsError: they have no position model.
+    """
+    try:
+        model = read_weights_manifest(weights)
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
+    if model.preset.position is None or not (weights / POSITION).is_file():
+        raise WeightsError(
+            f"{weights}: informed generated needs a position model, and these weights have none; "
+            "train one (train_model --stage position), or use informed own or cross"
+        )
 
 
 def check_fit(manifests: Mapping[Path, PreparedManifest], weights: Path) -> None:

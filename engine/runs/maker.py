@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from engine.errors import RunError, SamplingError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
+from engine.runs.gate import GateConfig, judge_drawn
 from engine.runs.measure import measure
 from engine.runs.plan import PlanRow, in_run, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
@@ -51,6 +52,7 @@ class WorkerTask:
         num_threads: threads to compute with.
         quality: what a volume must be like.
         cohort: what real volumes are like.
+        gate: what a generated informed slice must be like.
         rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
     """
 
@@ -64,6 +66,7 @@ class WorkerTask:
     num_threads: int
     quality: QualityConfig = field(default_factory=QualityConfig)
     cohort: CohortStatistics = field(default_factory=CohortStatistics)
+    gate: GateConfig = field(default_factory=GateConfig)
     rows_at_once: int = 1
 
 
@@ -126,7 +129,7 @@ class VolumeMaker:
         with clock.stage("read"):
             original = read_prepared(self._place(plan.mask_source))
             source = original
-            if plan.informed_source != plan.mask_source:
+            if plan.informed != "generated" and plan.informed_source != plan.mask_source:
                 source = read_prepared(self._place(plan.informed_source))
             case = self._changed(plan, original)
             if plan.informed == "fixed":  # looks like that scan, in its intensities, too
@@ -155,6 +158,9 @@ class VolumeMaker:
             flags: tuple[str, ...] = ()
             if config.policy != "off":
                 flags = judge(case, sampled.image, measures, self._task.cohort, config)
+                if sampled.informed is not None:
+                    outline, names = case.mask[work.target_z], case.class_names
+                    flags += judge_drawn(sampled.informed, outline, names, self._task.gate)
         if flags and config.policy == "retry" and work.retries < config.max_retries:
             return self._again(work)
         if flags and config.policy == "quarantine":
@@ -200,7 +206,7 @@ class VolumeMaker:
         with clock.stage("write"):
             native = image_to_native(case, sampled.image)
             mask = Volume(case.native_mask, case.native.affine, case.case_id)
-            write_ome_zarr(staged, native, mask, self._attributes(work))
+            write_ome_zarr(staged, native, mask, self._attributes(work), sampled.informed)
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
         def record(files: dict[str, str]) -> Commit:
@@ -249,6 +255,9 @@ class RejectedError(RunError):
 
 
 def _request(plan: PlanRow, case: PreparedCase, source: PreparedCase) -> SampleRequest:
+    if plan.informed == "generated":  # drawn by the sampler: by this seed, and without a mask
+        height = plan.informed_z / max(1, plan.num_slices - 1)
+        return SampleRequest(plan.sample_id, plan.seed, case.mask, None, height)
     image = _image(plan, source)
     if not 0 <= plan.informed_z < len(image):
         raise SamplingError(

@@ -19,6 +19,9 @@ from engine.sampling.mask_augmentation import MaskChange
 
 _IN_RUN = "run:"
 
+POSITION_MODEL = "position model"
+"""Whose slice a generated one is; no case id, which has no space."""
+
 InformedSource = Literal["own", "cross", "fixed", "generated"]
 MAX_SAMPLE_ID = 200
 """Characters; file systems hold 255, and staged names add to it."""
@@ -73,9 +76,10 @@ class PlanRow(FrozenConfig):
         num_slices: of the mask's prepared grid.
         mask_source: the prepared case that the mask is read from (see `stored_at`).
         informed: where the appearance comes from.
-        informed_case: whose slice.
-        informed_source: the prepared case that the slice is read from (see `stored_at`).
-        informed_z: slice of that case, on its prepared grid.
+        informed_case: whose slice; `POSITION_MODEL` for "generated".
+        informed_source: the prepared case that the slice is read from (see `stored_at`); empty for
+            "generated": the worker draws it, and keeps it beside the volume.
+        informed_z: slice of that case, on its prepared grid ("generated": of the mask's own).
         changes: what is done to the mask, in this order.
         drawn_mask: a mask file of the run folder, on the case's own grid, that replaces its mask;
             empty is none.

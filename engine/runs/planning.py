@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from engine.errors import SamplingError
-from engine.runs.plan import MAX_SAMPLE_ID, InformedSource, PlanRow
+from engine.runs.plan import MAX_SAMPLE_ID, POSITION_MODEL, InformedSource, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
 from engine.sampling.seeds import noise_seed
 
@@ -234,7 +234,7 @@ def choose_slice(
     Args:
         cases: to draw from.
         case_id: whose mask is sampled.
-        source: "own" or "cross".
+        source: "own", "cross" or "generated".
         seed: of the run.
         sample_id: of the sample.
         draw: 0 for the first choice, 1, 2, ... for other ones of "cross".
@@ -242,12 +242,9 @@ def choose_slice(
     Raises:
         SamplingError: no image to take a slice from.
     """
-    if source == "generated":
-        raise SamplingError(
-            "informed generated needs weights with a position model, and these have none; "
-            "train one (train_model --stage position), or use informed cross"
-        )
     num_slices = cases.facts[case_id].num_slices
+    if source == "generated":  # where "own" would take it
+        return FixedSlice(POSITION_MODEL, "", num_slices // 2)
     if source == "own":
         if not cases.facts[case_id].has_image:
             raise SamplingError(f"{case_id}: has no image of its own; use informed cross")

@@ -15,14 +15,21 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, WeightsError
 from engine.runs.demo_cohort import REMARKS, build_demo_cohort
 from engine.runs.folder import RunFolder
 from engine.runs.gate import Gate, GateConfig, OutlineBook
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.inputs import case_facts, find_folder, pick_masks, refuse_inside, run_place
+from engine.runs.inputs import (
+    case_facts,
+    check_position_model,
+    find_folder,
+    pick_masks,
+    refuse_inside,
+    run_place,
+)
 from engine.runs.plan import InformedSource, PlanRow, stored_at
 from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.session import RaySession
@@ -55,7 +62,8 @@ class ResampleConfig(GenerationConfig):
     Attributes:
         data: folder of prepared cases; None makes the embedded demo cohort inside the run folder.
         informed: "own": each mask's own middle slice; "cross": a slice of another patient, at
-            random; "fixed": the given `slices`; "generated": from the weights' position model.
+            random; "fixed": the given `slices`; "generated": drawn for each volume from the
+            weights' position model, at the height of "own".
         slices: for "fixed": `CASE:Z` or `FILE.nii.gz:Z`, each giving a version of every mask.
         cases: masks to resample, by case id; None is all.
         replicas: volumes a mask, informed source and augmentation.
@@ -152,6 +160,8 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
     manifest = read_manifest(data)
     facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
     masks = pick_masks(facts, config.cases)
+    if "generated" in config.informed:
+        check_position_model(find_folder(config.weights, "weights", WeightsError))
     slices, digests = find_slices(config.slices, facts, folder, manifest.config)
     settings = PlanSettings(
         informed=config.informed,

@@ -33,12 +33,13 @@ log = get_logger(__name__)
 
 @dataclass
 class _Volume:
-    """A volume between its admission and its image."""
+    """A volume between its admission and its image; `drawn` is its generated informed slice."""
 
     request: SampleRequest
     plan: WindowPlan
     conditions: Conditions
     state: VolumeState
+    drawn: NDArray[np.float32] | None = None
     num_done: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -88,7 +89,8 @@ class VolumeLoop:
         started = time.perf_counter()
         try:
             request.check(self._model.manifest)
-            conditions = self._model.encode(request)
+            complete = self._model.completed(request)
+            conditions = self._model.encode(complete)
         except SamplingError as error:
             self._failed.append(Outcome(request.sample_id, error=error))
             return
@@ -107,7 +109,8 @@ class VolumeLoop:
             config.informed_follows == "chain",
             self._model.device,
         )
-        volume = _Volume(request, plan, conditions, state)
+        drawn = complete.informed if request.informed is None else None
+        volume = _Volume(request, plan, conditions, state, drawn)
         volume.seconds["encode"] = time.perf_counter() - started
         self._volumes[key] = volume
         self._batcher.add(
@@ -175,7 +178,8 @@ class VolumeLoop:
             return Outcome(name, error=error)
         volume.seconds["decode"] = time.perf_counter() - started
         joins, num_windows = volume.plan.joins, len(volume.plan.windows)
-        return Outcome(name, SampledVolume(image, joins, num_windows, dict(volume.seconds)))
+        seconds = dict(volume.seconds)
+        return Outcome(name, SampledVolume(image, joins, num_windows, seconds, volume.drawn))
 
     def _decode(self, latents: Tensor, name: str) -> NDArray[np.float32]:
         while True:

@@ -6,8 +6,8 @@ keeps nothing of a volume, and its results do not depend on what else is in a ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.errors import WeightsError
+from engine.errors import SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.guidance import NetworkInput, combine, with_unconditioned
 from engine.sampling.precision import choose_precision
 from engine.sampling.propagation import DenoiseItem
 from engine.sampling.request import SampleRequest
 from engine.sampling.schedule import ScheduleConfig, predicted_x_0
+from engine.sampling.slices import draw_slice
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask, fixed_channels, with_noisy
 from models.denoiser import Denoiser, to_channels_last
+from models.errors import WeightsFileError
 from models.image_encoder import ImageTower
 from models.layers import freeze_for_cpu, set_plain
+from models.position import PositionModel
 from models.weights import Manifest
 
 BYTES = 4  # conditions and latents are float32
+LoadPosition = Callable[[], PositionModel]
 CHAINS = 2  # windows of one volume in flight at most
 
 
@@ -62,6 +66,7 @@ class LatentModel:
         config: resolved settings.
         device: where to compute.
         tower: vision tower, where the denoiser takes its tokens.
+        load_position: loads the model of generated informed slices, when the first is asked for.
 
     Raises:
         WeightsError: it takes tokens and there is no tower.
@@ -75,6 +80,7 @@ class LatentModel:
         config: SamplingConfig,
         device: torch.device,
         tower: ImageTower | None = None,
+        load_position: LoadPosition | None = None,
     ) -> None:
         self.manifest, self.preset, self.config = manifest, manifest.preset, config
         self.device = device
@@ -84,6 +90,8 @@ class LatentModel:
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(device)
         self.denoiser = denoiser.eval().requires_grad_(False).to(device)
         self.tower = self._tower(tower)
+        self._load_position = load_position
+        self._position: PositionModel | None = None
         set_plain(self.denoiser, not self.fast)
         if self.fast:
             to_channels_last(self.denoiser)
@@ -94,9 +102,23 @@ class LatentModel:
         if config.compile:
             self._evaluate = torch.compile(self.denoiser.evaluate, dynamic=False)
 
+    def completed(self, request: SampleRequest) -> SampleRequest:
+        """The request with its informed slice drawn, where it came without one.
+
+        Raises:
+            SamplingError: there is no position model, or its slice is not finite.
+        """
+        if request.informed is not None:
+            return request
+        height, name = request.informed_position, request.sample_id
+        net = self._position_model(name)
+        drawn = draw_slice(self.manifest, self.autoencoder, net, height, request.seed, name)
+        return replace(request, informed=drawn)
+
     @torch.inference_mode()
     def encode(self, request: SampleRequest) -> Conditions:
-        """Mask and informed slice of one volume, each encoded once."""
+        """Mask and informed slice of one volume, each encoded once; the request is complete."""
+        assert request.informed is not None
         size = self.config.slices_in_a_batch(self.device)
         classes = self.manifest.num_classes
         masks = torch.from_numpy(np.ascontiguousarray(request.mask)).to(self.device)
@@ -227,6 +249,18 @@ class LatentModel:
         memory = {"fixed": fixed, "heights": heights}
         return memory if tokens is None else memory | {"tokens": tokens}
 
+    def _position_model(self, sample_id: str) -> PositionModel:
+        if self._position is None:
+            try:
+                if self._load_position is None:
+                    raise WeightsFileError("these weights have no position model")
+                self._position = self._load_position().eval().to(self.device)
+            except WeightsFileError as error:
+                raise SamplingError(
+                    f"{sample_id}: no informed slice can be generated ({error})"
+                ) from None
+        return self._position
+
     def _tower(self, tower: ImageTower | None) -> ImageTower | None:
         """The tower on its device, where the denoiser takes its tokens."""
         width = self.preset.denoiser.image_token_width
@@ -241,6 +275,7 @@ class LatentModel:
 
     def _appearance(self, request: SampleRequest) -> Tensor:
         """Class means of the informed slice; without its mask, none of them is known."""
+        assert request.informed is not None
         given = request.informed_mask
         classes = np.zeros_like(request.informed, np.uint8) if given is None else given
         image, mask = (

@@ -20,9 +20,10 @@ class SampleRequest:
         sample_id: names the sample; part of its randomness.
         seed: of the run.
         mask: `z y x` classes on the model's grid.
-        informed: `y x` float32 slice in [-1, 1].
-        informed_mask: `y x` classes of that slice, or None; tells a model that paints masks how
-            bright each class is.
+        informed: `y x` float32 slice in [-1, 1]; None has the weights' position model draw one at
+            `informed_position`, by seed and sample_id.
+        informed_mask: `y x` classes of that slice, or None where they are not known; tells a model
+            that paints masks how bright each class is.
         informed_position: height of that slice in its own volume, 0 to 1.
         start: z where the first window starts; None puts the window around the informed height.
     """
@@ -30,7 +31,7 @@ class SampleRequest:
     sample_id: str
     seed: int
     mask: NDArray[np.uint8]
-    informed: NDArray[np.float32]
+    informed: NDArray[np.float32] | None
     informed_position: float
     informed_mask: NDArray[np.uint8] | None = None
     start: int | None = None
@@ -60,12 +61,17 @@ class SampleRequest:
                 f"{name}: mask of {self.mask.shape}, but the model takes z x {edge} x {edge}; "
                 "prepare with the preset's size_yx"
             )
-        if self.informed.shape != (edge, edge) or not np.isfinite(self.informed).all():
+        given = self.informed
+        if given is not None and (given.shape != (edge, edge) or not np.isfinite(given).all()):
             raise SamplingError(f"{name}: the informed slice must be {edge} x {edge} and finite")
         if int(self.mask.max(initial=0)) > manifest.num_classes:
             raise SamplingError(
                 f"{name}: mask has class {int(self.mask.max())}, the model knows "
                 f"{manifest.num_classes}; prepare with the label map of its training"
+            )
+        if given is None and self.informed_mask is not None:
+            raise SamplingError(
+                f"{name}: a slice that is yet to be drawn has no mask; leave it out"
             )
         if self.informed_mask is not None and self.informed_mask.shape != (edge, edge):
             raise SamplingError(f"{name}: the informed slice's mask must be {edge} x {edge}")
@@ -80,12 +86,14 @@ class SampledVolume:
         joins: z such that slices z - 1 and z were made in different windows.
         num_windows: windows denoised.
         timings_s: seconds by stage (encode, denoise, decode); in a shared batch a volume's part.
+        informed: `y x` the informed slice that was drawn for it; None when one was given.
     """
 
     image: NDArray[np.float32]
     joins: tuple[int, ...]
     num_windows: int
     timings_s: dict[str, float]
+    informed: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

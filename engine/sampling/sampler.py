@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.decoding import Finisher
 from engine.sampling.inpainting import resampling_walk
 from engine.sampling.loop import OnWindow, VolumeLoop
-from engine.sampling.model import LatentModel
+from engine.sampling.model import LatentModel, LoadPosition
 from engine.sampling.propagation import Denoising
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.sampling.schedule import ScheduleConfig, make_schedule
@@ -32,6 +33,7 @@ from models.weights import (
     check_files,
     load_autoencoder,
     load_denoiser,
+    load_position,
     load_tower,
     read_manifest,
     weights_sha256,
@@ -54,6 +56,7 @@ class Sampler:
         device: where to compute.
         sha256: digest of the weights folder.
         tower: vision tower whose tokens the denoiser attends to, where it takes them.
+        load_position: loads the model of generated informed slices, when the first is asked for.
 
     Raises:
         ConfigError: settings that this model cannot do.
@@ -69,11 +72,14 @@ class Sampler:
         device: str = "cpu",
         sha256: str = "",
         tower: ImageTower | None = None,
+        load_position: LoadPosition | None = None,
     ) -> None:
         self.manifest, self.weights_sha256 = manifest, sha256
         self.config = config.resolved(manifest)
         self.device = torch.device(device)
-        self.model = LatentModel(manifest, autoencoder, denoiser, self.config, self.device, tower)
+        self.model = LatentModel(
+            manifest, autoencoder, denoiser, self.config, self.device, tower, load_position
+        )
         schedule = make_schedule(ScheduleConfig.model_validate(manifest.schedule))
         self.solver = make_solver(self.config, schedule)
         walk = resampling_walk(
@@ -102,6 +108,7 @@ class Sampler:
                 device,
                 weights_sha256(weights),
                 load_tower(weights, manifest),
+                partial(load_position, weights, manifest),
             )
         except WeightsFileError as error:
             raise WeightsError(str(error)) from None

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler, SampleRequest
-from engine.sampling.schedule import ScheduleConfig, make_schedule, predicted_x_0
-from engine.sampling.solvers import SolverState, make_solver
+from engine.sampling.slices import sample_slices
 from engine.training.cases import find_cases
 from engine.training.config import TrainConfig
 from engine.training.denoiser_stage import DistillStage
@@ -146,25 +145,9 @@ def sample_heights(
     seed: int,
 ) -> NDArray[np.float32]:
     """Slices of the position model at heights in [0, 1], `b y x` in [-1, 1], one noise for all."""
-    schedule = make_schedule(ScheduleConfig.model_validate(manifest.schedule))
-    sampling = SamplingConfig(solver="ddim").resolved(manifest)
-    solver = make_solver(sampling, schedule)
     edge, channels = manifest.preset.latent_px, manifest.preset.autoencoder.latent_channels
-    shape = (1, channels, edge, edge)
-    noise = torch.randn(shape, generator=generator_for(seed, "heights"))
-    state = SolverState(noise.expand(len(heights), -1, -1, -1).clone())
-    p = torch.tensor(heights)
-    while state.index < solver.num_evaluations:
-        t = torch.full((len(heights),), solver.timesteps[state.index])
-        level = solver.levels[state.index]
-        alpha, sigma = (
-            torch.full((len(heights), 1, 1, 1), value) for value in (level.alpha, level.sigma)
-        )
-        output = net(state.x, t, p)
-        x_0 = predicted_x_0(schedule.prediction_type, output, state.x, alpha, sigma)
-        state = solver.step(state, x_0)
-    planes = autoencoder.decode(state.x)[:, 0].clamp(-1.0, 1.0)
-    return np.asarray(planes.numpy(), dtype=np.float32)
+    noise = torch.randn((1, channels, edge, edge), generator=generator_for(seed, "heights"))
+    return sample_slices(manifest, autoencoder, net, heights, noise)
 
 
 def grid(rows: list[NDArray[np.float32]]) -> NDArray[np.uint8]:

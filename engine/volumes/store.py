@@ -153,7 +153,13 @@ def list_prepared(folder: Path) -> list[str]:
     return sorted(path.stem for path in found if not path.name.startswith("."))
 
 
-def write_ome_zarr(path: Path, image: Volume, mask: Volume, attrs: Mapping[str, Any]) -> None:
+def write_ome_zarr(
+    path: Path,
+    image: Volume,
+    mask: Volume,
+    attrs: Mapping[str, Any],
+    informed: NDArray[np.float32] | None = None,
+) -> None:
     """Write one finished volume as OME-Zarr 0.5: image, `labels/mask`, NIfTI header bytes.
 
     Args:
@@ -161,6 +167,7 @@ def write_ome_zarr(path: Path, image: Volume, mask: Volume, attrs: Mapping[str, 
         image: `z y x` float32.
         mask: `z y x` uint8 on the same grid.
         attrs: provenance and the like, JSON values; stored beside affine, units and `synthetic`.
+        informed: `y x` the generated slice that it was sampled with, on the model's grid.
 
     Raises:
         StoreError: the path exists, the grids differ, an own attribute would be overwritten, or
@@ -182,6 +189,8 @@ def write_ome_zarr(path: Path, image: Volume, mask: Volume, attrs: Mapping[str, 
         _write_array(label, "0", mask.array, ("z", "y", "x"))
         header = np.frombuffer(image.header or fresh_header(image), dtype=np.uint8)
         _write_array(root, "nifti", header)
+        if informed is not None:
+            _write_array(root, "informed", informed)
         label.attrs["ome"] = {
             "version": _OME_VERSION,
             "multiscales": [_multiscale("mask", spacing)],
@@ -217,6 +226,17 @@ def read_ome_zarr(path: Path) -> tuple[Volume, Volume, dict[str, Any]]:
         mask = Volume(_read_array(path, root, "labels/mask/0"), affine, source, header)
     attributes.pop("ome")
     return image, mask, attributes
+
+
+def read_informed(path: Path) -> NDArray[np.float32]:
+    """The generated informed slice of a finished volume, `y x` in [-1, 1].
+
+    Raises:
+        StoreError: it has none, or it is damaged.
+    """
+    with store_reading(path, "verify the run, delete the volume and make it again"):
+        root = zarr.open_group(str(path), mode="r", zarr_format=3)
+        return np.asarray(_read_array(path, root, "informed"), dtype=np.float32)
 
 
 def hash_tree(path: Path) -> dict[str, str]:

@@ -130,8 +130,9 @@ def test_run_yaml_holds_the_sampling_that_the_weights_ask_for(small: ResampleCon
 
 
 def test_a_generated_slice_needs_a_position_model(small: ResampleConfig) -> None:
-    with pytest.raises(SamplingError, match="position model"):
+    with pytest.raises(WeightsError, match="needs a position model, and these weights have none"):
         made(small, informed=("generated",))
+    assert not RunFolder(small.out).plan.exists()
 
 
 @pytest.mark.parametrize("policy", ["warn", "redraw", "edit", "skip", "off"])
