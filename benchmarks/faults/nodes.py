@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -75,8 +78,13 @@ def _replace_the_only(marks: Path) -> FakeSampler:
 
 
 def _start(head_cpus: int) -> Cluster:
-    head = {**_NODE, "num_cpus": head_cpus, "include_dashboard": False}
-    return Cluster(initialize_head=True, head_node_args=head)
+    """A cluster that this process takes down; its address is told to nobody else."""
+    place = tempfile.mkdtemp(prefix="gem3d-")  # short: sockets live in it
+    head = {**_NODE, "num_cpus": head_cpus, "include_dashboard": False, "temp_dir": place}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    atexit.register(cluster.shutdown)
+    return cluster
 
 
 def _ready(cluster: Cluster, marks: Path) -> FakeSampler:
