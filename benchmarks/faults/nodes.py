@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import ray
 from ray.cluster_utils import Cluster
@@ -71,14 +72,16 @@ def _replace_the_only(marks: Path) -> FakeSampler:
 
     def replace() -> None:
         cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=2, **_NODE)
+        # a node sets a signal handler, which only the main thread may; the head's is there already
+        with patch("ray._private.utils.set_sigterm_handler"):
+            cluster.add_node(num_cpus=2, **_NODE)
 
     _when_busy(node, marks, replace)
     return _ready(cluster, marks)
 
 
 def _start(head_cpus: int) -> Cluster:
-    """A cluster that this process takes down; its address is told to nobody else."""
+    """A cluster that this process takes down."""
     place = tempfile.mkdtemp(prefix="gem3d-")  # short: sockets live in it
     head = {**_NODE, "num_cpus": head_cpus, "include_dashboard": False, "temp_dir": place}
     cluster = Cluster(initialize_head=True, head_node_args=head)
