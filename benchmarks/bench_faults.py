@@ -12,6 +12,7 @@ skipped, lost, duplicated, max_abs_diff (share of the intensity range).
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,7 +60,10 @@ def strike(bench: Bench, faults: Sequence[Fault]) -> dict[str, Any]:
     worst = 0.0
     for fault in faults:
         out, started = bench.place / fault.name.replace(" ", "-"), time.perf_counter()
-        trouble = fault.strike(bench, out)
+        try:
+            trouble = fault.strike(bench, out)
+        except subprocess.TimeoutExpired as error:
+            trouble = f"not done after {error.timeout:.0f} s"
         if trouble.startswith("skipped"):
             skipped += 1
             print(f"{fault.name:20s} {trouble}", flush=True)

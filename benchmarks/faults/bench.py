@@ -37,7 +37,7 @@ from engine.volumes.store import hash_tree, read_ome_zarr, write_prepared
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CASES, REPLICAS = 3, 2
 NUM_VOLUMES = NUM_CASES * REPLICAS
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 
 
 @dataclass(frozen=True)

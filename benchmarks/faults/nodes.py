@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import ray
 from ray.cluster_utils import Cluster
@@ -68,15 +72,22 @@ def _replace_the_only(marks: Path) -> FakeSampler:
 
     def replace() -> None:
         cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=2, **_NODE)
+        # a node sets a signal handler, which only the main thread may; the head's is there already
+        with patch("ray._private.utils.set_sigterm_handler"):
+            cluster.add_node(num_cpus=2, **_NODE)
 
     _when_busy(node, marks, replace)
     return _ready(cluster, marks)
 
 
 def _start(head_cpus: int) -> Cluster:
-    head = {**_NODE, "num_cpus": head_cpus, "include_dashboard": False}
-    return Cluster(initialize_head=True, head_node_args=head)
+    """A cluster that this process takes down."""
+    place = tempfile.mkdtemp(prefix="gem3d-")  # short: sockets live in it
+    head = {**_NODE, "num_cpus": head_cpus, "include_dashboard": False, "temp_dir": place}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    atexit.register(cluster.shutdown)
+    return cluster
 
 
 def _ready(cluster: Cluster, marks: Path) -> FakeSampler:

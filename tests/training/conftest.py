@@ -63,7 +63,7 @@ def make_config(data: Path) -> MakeConfig:
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(
     make_config: MakeConfig, process_group: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
