@@ -171,7 +171,12 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
             for name in (row.sample_id, f"{row.sample_id}_0000"):
                 for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
                     exported.unlink()
-        for stale in [folder.report, folder.summary, *folder.root.glob("harmonization.*")]:
+        for stale in [
+            folder.report,
+            folder.summary,
+            folder.table,
+            *folder.root.glob("harmonization.*"),
+        ]:
             stale.unlink(missing_ok=True)
     return [row.sample_id for row in rows]
 
