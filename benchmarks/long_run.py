@@ -55,7 +55,10 @@ def driver_figures(place: Path, num_rows: int, num_handed_out: int = 2000) -> di
             [sys.executable, __file__, step, str(place), str(num_handed_out)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(map(str, (_ROOT, _ROOT / "benchmarks"))),
+            },
             check=True,
             text=True,
         )
