@@ -13,9 +13,7 @@ line is one JSON object.
 from __future__ import annotations
 
 import json
-import math
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -39,6 +37,7 @@ from engine.sampling.windows import plan_windows
 from engine.volumes.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.prepare_config import PRESETS as GRIDS
 from engine.volumes.volume import PreparedCase
+from machine import device_name, matrix_peak_gflops
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.presets import PRESETS, Preset
@@ -257,25 +256,6 @@ def gflop_per_window_step(manifest: Manifest) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def matrix_peak_gflops(dtype: torch.dtype, device: str, size: int = 2048) -> float:
-    """Best rate of a square matrix product in this precision."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(8):
-        synchronize(device)
-        started = time.perf_counter()
-        torch.mm(a, b)
-        synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best / 1e9
-
-
-def synchronize(device: str) -> None:
-    """Wait for the GPU, where there is one."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def shortened(case: PreparedCase, num_slices: int) -> PreparedCase:
     """The case's first slices, for a warm-up."""
     assert case.image is not None
@@ -288,16 +268,6 @@ def peak_memory_mb(device: str) -> float:
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return process_peak_memory_mb()
-
-
-def device_name(device: str) -> str:
-    """For the record."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from engine.training.steps import Training
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.store import read_prepared, write_prepared
+from machine import about, matrix_peak_gflops
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS, Preset
 from models.weights import (
@@ -117,7 +117,16 @@ def main(args: Sequence[str]) -> int:
         }
     for name, values in found.items():
         print(f"{name:12s} {values['examples_per_s']:8.3f} slices/s")
-    print(json.dumps({"bench": "training", **summary(found, options.preset), **machine()}))
+    print(
+        json.dumps(
+            {
+                "bench": "training",
+                **summary(found, options.preset),
+                **about(),
+                "torch": torch.__version__,
+            }
+        )
+    )
     return 0
 
 
@@ -133,7 +142,8 @@ def paper_autoencoder(base: Trial, steps: int) -> dict[str, dict[str, float]]:
 def summary(found: dict[str, dict[str, float]], preset: str) -> dict[str, Any]:
     """The numbers that the issue asks for."""
     rate = {name: values["examples_per_s"] for name, values in found.items()}
-    peak = peak_flops(torch.float32)
+    torch.set_num_threads(os.cpu_count() or 1)
+    peak = 1e9 * matrix_peak_gflops(torch.float32)
     return {
         "preset": preset,
         "examples_per_s": {name: round(value, 4) for name, value in rate.items()},
@@ -285,26 +295,6 @@ def encode_on_the_fly(training: Training, config: TrainConfig) -> None:
             name: _Encoded(case, name) for name in ("mean", "log_variance", "mask")
         }
         stage.data.cases[index] = replace(cached, **parts)
-
-
-def peak_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 8) -> float:
-    """Operations a second of a square matrix product with all cores."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    a = torch.randn(size, size).to(dtype)
-    a @ a
-    started = time.perf_counter()
-    for _ in range(repeats):
-        a @ a
-    return 2.0 * size**3 * repeats / (time.perf_counter() - started)
-
-
-def machine() -> dict[str, Any]:
-    """Where this was measured."""
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -174,7 +174,12 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
                         exported.unlink()
                     else:
                         log.warning("%s: lies outside the run; delete it yourself", exported)
-        for stale in [folder.report, folder.summary, *folder.root.glob("harmonization.*")]:
+        for stale in [
+            folder.report,
+            folder.summary,
+            folder.table,
+            *folder.root.glob("harmonization.*"),
+        ]:
             stale.unlink(missing_ok=True)
     return [row.sample_id for row in rows]
 

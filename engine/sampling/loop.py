@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.errors import SamplingError
 from engine.log import get_logger
+from engine.memory import is_out_of_memory
 from engine.sampling.batcher import Batcher, Job
 from engine.sampling.config import SamplingConfig
 from engine.sampling.decoding import Finisher
@@ -134,7 +135,7 @@ class VolumeLoop:
         started = time.perf_counter()
         try:
             estimates = self._model.denoise(items, [volume.conditions for volume in volumes])
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             self._out_of_memory(batch)
@@ -185,7 +186,7 @@ class VolumeLoop:
         while True:
             try:
                 return self._model.decode(latents, self._decode_batch)
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if self._decode_batch == 1:
@@ -216,11 +217,6 @@ class VolumeLoop:
         volume = self._volumes.pop(key)
         self._batcher.drop(key)
         self._failed.append(Outcome(volume.request.sample_id, error=error))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory, on a GPU or (a plain RuntimeError) on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _start(request: SampleRequest, window: int) -> int:

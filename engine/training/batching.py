@@ -15,6 +15,7 @@ from torch import nn
 
 from engine.errors import TrainingError
 from engine.log import get_logger
+from engine.memory import is_out_of_memory
 from engine.training.config import TrainConfig
 
 log = get_logger(__name__)
@@ -93,8 +94,10 @@ def find_micro_batch(
             started = clock()
             trial(size)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             log.info("micro-batch %d does not fit", size)
             break
         rate = size / (clock() - started)
@@ -163,10 +166,3 @@ def _agreed(micro: int, world: int) -> int:
     value = torch.tensor([micro], device=device)
     torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MIN)
     return int(value)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        torch.cuda.empty_cache() if torch.cuda.is_available() else None
-        return True
-    return "memory" in str(error).lower()

@@ -1,0 +1,126 @@
+"""The same phantom sampled three ways: by one worker, by two, and in a plain loop without a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from engine.runs import generate, ledger
+from engine.runs.aside import aside
+from engine.runs.folder import RunFolder
+from engine.runs.pipeline import Pool
+from engine.runs.plan import iter_plan, write_plan
+from engine.runs.resample import ResampleConfig, resample
+from engine.sampling.config import SamplingConfig
+from engine.volumes.cohort import prepared_phantom
+from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.prepare_config import ABDOMEN_CT
+from engine.volumes.store import write_prepared
+
+_FIRST_PHANTOM = 1000  # never trained on
+
+
+def real_figures(
+    place: Path, weights: Path, num_volumes: int, num_steps: int | None
+) -> dict[str, Any]:
+    """Efficiency of two workers, and the machinery's share of the time.
+
+    Seconds of a run are those from its first volume's start to its last commit, and those of
+    planning; starting Ray and loading the model are left out, here and in the plain loop.
+
+    Args:
+        place: an empty folder.
+        weights: of the model.
+        num_volumes: replicas of one phantom: all of one length, shared evenly by two workers.
+        num_steps: denoising steps, or the weights' own.
+    """
+    _write_data(place / "data")
+    sampling = SamplingConfig(num_inference_steps=num_steps, decode_beside=False)
+    config = ResampleConfig(
+        data=place / "data", weights=weights, informed=("own",), replicas=num_volumes,
+        num_pictured=0, sampling=sampling,
+    )  # fmt: skip
+    plain_s = aside(sample_plainly, place / "data", weights, sampling, num_volumes)
+    one_s, stages = _run_s(config.model_copy(update={"out": place / "one"}), 1)
+    two_s, _ = _run_s(config.model_copy(update={"out": place / "two"}), 2)
+    print(f"  plain {plain_s:.1f} s, one worker {one_s:.1f} s, two {two_s:.1f} s; {stages}")
+    return {
+        "efficiency": round(one_s / (2.0 * two_s), 4),
+        "machinery_share": round((one_s - plain_s) / plain_s, 4),
+        "plain_s": round(plain_s, 2),
+        "one_worker_s": round(one_s, 2),
+        "two_workers_s": round(two_s, 2),
+        "one_worker_stages_s": stages,
+    }
+
+
+def sample_plainly(data: Path, weights: Path, sampling: SamplingConfig, num_volumes: int) -> float:
+    """Seconds that the sampler itself takes for the same volumes, with one thread."""
+    import torch
+
+    from engine.sampling.request import SampleRequest
+    from engine.sampling.sampler import Sampler
+    from engine.volumes.store import read_prepared
+
+    torch.set_num_threads(1)
+    sampler = Sampler.load(weights, sampling)
+    (path,) = data.glob("*.zarr")
+    request = SampleRequest.own(read_prepared(path), 0)
+    started = time.perf_counter()
+    for _ in range(num_volumes):
+        sampler.sample(request)
+    return time.perf_counter() - started
+
+
+def _run_s(config: ResampleConfig, num_workers: int) -> tuple[float, dict[str, float]]:
+    """Seconds of a run's work and planning, and the sums of its stages."""
+
+    def pool(*_: object) -> Pool:
+        return Pool(num_workers, 0.4, 0.0, 1)
+
+    folder = RunFolder(config.out)
+    planned: list[float] = []
+
+    def timed(path: Path, rows: Any) -> int:
+        started = time.perf_counter()
+        count = write_plan(path, rows)
+        planned.append(time.perf_counter() - started)
+        return count
+
+    with patch.object(generate, "choose_pool", pool), patch.object(generate, "write_plan", timed):
+        outcome = resample(config)
+    assert outcome.summary.failed == 0, "a volume failed"
+    events = [json.loads(line) for line in folder.progress.read_text().splitlines()]
+    return _span(events) + planned[0], _stages(folder)
+
+
+def _span(events: Sequence[dict[str, Any]]) -> float:
+    times = {
+        kind: [e["time"] for e in events if e["event"] == kind] for kind in ("started", "committed")
+    }
+    return float(max(times["committed"]) - min(times["started"]))
+
+
+def _stages(folder: RunFolder) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for row in iter_plan(folder.plan):
+        commit = ledger.read_commit(folder, row.sample_id)
+        for stage, seconds in commit.timings_s.items() if commit else ():
+            sums[stage] = round(sums.get(stage, 0.0) + seconds, 3)
+    return sums
+
+
+def _write_data(data: Path) -> None:
+    case = prepared_phantom(_FIRST_PHANTOM)
+    write_prepared(data / f"{case.case_id}.zarr", case)
+    entry = PreparedEntry(
+        dataset="phantoms", split="test", sha256="0" * 64, size_zyx=case.size_zyx, has_image=True,
+        sources={},
+    )  # fmt: skip
+    names = ABDOMEN_CT.all_class_names
+    cases = {case.case_id: entry}
+    write_manifest(data, PreparedManifest(config=ABDOMEN_CT, class_names=names, cases=cases))
