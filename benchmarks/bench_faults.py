@@ -21,10 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # when started as a file
-
-from benchmarks.faults.bench import Bench, Fault, run_job
-from benchmarks.faults.registry import FAULTS
+from faults.bench import Bench, Fault, run_job
+from faults.registry import FAULTS
 
 
 def main(args: Sequence[str]) -> int:

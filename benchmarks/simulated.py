@@ -111,6 +111,7 @@ class Lanes:
 
 
 def _volume(request: SampleRequest) -> SampledVolume:
+    assert request.informed is not None
     image = np.where(request.mask > 0, request.informed, -1.0).astype(np.float32)
     return SampledVolume(image, (), 1, {})
 

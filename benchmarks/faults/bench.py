@@ -20,7 +20,6 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.faults.sampler import FakeSampler, LoadFake
 from engine.runs import generate, ledger, plan
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pool, Row
@@ -33,6 +32,7 @@ from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manif
 from engine.volumes.nifti import read_image, read_labels
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.store import hash_tree, read_ome_zarr, write_prepared
+from faults.sampler import FakeSampler, LoadFake
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CASES, REPLICAS = 3, 2

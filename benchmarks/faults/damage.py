@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Bench, Fault
-from benchmarks.faults.sampler import VICTIM
 from engine.runs.folder import RunFolder
 from engine.runs.verify import VerifyJob, verify_run
+from faults.bench import Bench, Fault
+from faults.sampler import VICTIM
 
 
 def damaged(bench: Bench, out: Path, harm: Callable[[RunFolder], None]) -> str:

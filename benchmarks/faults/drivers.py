@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import engine.runs.resample as job
-from benchmarks.faults.bench import DEADLINE_S, Bench, Fault
-from benchmarks.faults.sampler import VICTIM, FakeSampler
 from engine.runs import ledger, plan, planning
 from engine.runs.folder import put
+from faults.bench import DEADLINE_S, Bench, Fault
+from faults.sampler import VICTIM, FakeSampler
 
 
 def killed_driver(bench: Bench, out: Path, fault: str) -> str:

@@ -18,9 +18,9 @@ from unittest.mock import patch
 import ray
 from ray.cluster_utils import Cluster
 
-from benchmarks.faults.bench import DEADLINE_S, Bench, Fault
-from benchmarks.faults.sampler import FakeSampler
 from engine.sampling.request import SampledVolume, SampleRequest
+from faults.bench import DEADLINE_S, Bench, Fault
+from faults.sampler import FakeSampler
 
 _ADDRESS = "127.0.0.1"
 _NODE: dict[str, Any] = {

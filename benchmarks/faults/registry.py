@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.faults import damage, drivers, nodes, shortages, workers
-from benchmarks.faults.bench import Fault
+from faults import damage, drivers, nodes, shortages, workers
+from faults.bench import Fault
 
 FAMILIES: tuple[tuple[Fault, ...], ...] = (
     drivers.FAULTS,

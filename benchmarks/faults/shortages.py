@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults.bench import DEADLINE_S, NUM_VOLUMES, Bench, Fault, run_job
-from benchmarks.faults.sampler import VICTIM, FakeSampler
 from engine.errors import RunError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder, RunLock
 from engine.sampling.request import SampledVolume, SampleRequest
+from faults.bench import DEADLINE_S, NUM_VOLUMES, Bench, Fault, run_job
+from faults.sampler import VICTIM, FakeSampler
 
 
 def two_jobs(bench: Bench, out: Path) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import DEADLINE_S, Bench, Fault
-from benchmarks.faults.sampler import VICTIM, FakeSampler
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
+from faults.bench import DEADLINE_S, Bench, Fault
+from faults.sampler import VICTIM, FakeSampler
 
 
 def killed_worker(bench: Bench, out: Path, fault: str) -> str:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from benchmarks.bench_faults import strike
-from benchmarks.faults.bench import Bench
-from benchmarks.faults.registry import FAMILIES, FAULTS
+from bench_faults import strike
+from faults.bench import Bench
+from faults.registry import FAMILIES, FAULTS
 
 SHORT = ("torn", "full disk", "read-only")
 

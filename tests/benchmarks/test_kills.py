@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.bench_kills import KINDS, Kill, busy_worker, draw_kills, parse, play
+from bench_kills import KINDS, Kill, busy_worker, draw_kills, parse, play
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
 
