@@ -20,6 +20,7 @@ import yaml
 from engine.config import FrozenConfig
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.folder import put
+from engine.volumes.places import Place
 from models.weights import AUTOENCODER, CONFIG, DENOISER, POSITION, WeightsFileError, weights_sha256
 
 WEIGHT_FILES = (CONFIG, AUTOENCODER, DENOISER, POSITION)
@@ -57,7 +58,7 @@ class RunIdentity(FrozenConfig):
         return sha256_of({"settings": self.settings, "data": self.data})
 
 
-def write_or_check(path: Path, identity: RunIdentity) -> None:
+def write_or_check(path: Place, identity: RunIdentity) -> None:
     """Write run.yaml of a new run; compare with it in a run that has one.
 
     Raises:
@@ -75,7 +76,7 @@ def write_or_check(path: Path, identity: RunIdentity) -> None:
         )
 
 
-def read_identity(path: Path) -> RunIdentity:
+def read_identity(path: Place) -> RunIdentity:
     """Read run.yaml.
 
     Raises:
@@ -83,6 +84,8 @@ def read_identity(path: Path) -> RunIdentity:
     """
     try:
         return RunIdentity.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except StoreError:
+        raise
     except (OSError, ValueError, yaml.YAMLError):
         raise StoreError(
             f"{path}: not a run description of this version; choose another place with --out"

@@ -90,7 +90,7 @@ def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tu
     case_path = folder.root / source
     image = read_image(path)
     _refuse_other_modality(image, config)
-    if not case_path.exists():
+    if not (case_path / "zarr.json").is_file():
         plain = config.model_copy(
             update={
                 "label_map": {1: 1},

@@ -13,19 +13,23 @@ from engine.errors import ConfigError, RunError, WeightsError
 from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
 from engine.volumes.layouts import check_case_id
-from engine.volumes.manifest import PreparedManifest
+from engine.volumes.manifest import MANIFEST_NAME, PreparedManifest
+from engine.volumes.object_path import ObjectPath
+from engine.volumes.places import Place
 from models.weights import WeightsFileError, check_files
 from models.weights import read_manifest as read_weights_manifest
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def run_place(out: Path) -> Path:
-    """Absolute run folder.
+def run_place(out: Place) -> Place:
+    """Absolute run folder, or an address as it is.
 
     Ray runs a job that was submitted with `--working-dir` in a temporary copy of it; results must
     not vanish with that copy.
     """
+    if isinstance(out, ObjectPath):
+        return out
     if out.is_absolute() or "runtime_resources" not in Path.cwd().parts:
         return out.absolute()
     return Path(os.environ.get("GEM3D_RUNS", Path.home() / "gem3d")).absolute() / out
@@ -43,14 +47,27 @@ def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = C
     raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
 
 
-def case_facts(manifest: PreparedManifest, where: Path) -> dict[str, CaseFacts]:
+def find_data(place: Place, key: str = "data") -> Place:
+    """Prepared data as given: a folder (see `find_folder`), or an address.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if isinstance(place, Path):
+        return find_folder(place, key)
+    if not (place / MANIFEST_NAME).is_file():
+        raise ConfigError(f"{key}: {place} holds no {MANIFEST_NAME}; give prepared data")
+    return place
+
+
+def case_facts(manifest: PreparedManifest, where: Place) -> dict[str, CaseFacts]:
     """Facts of the cases of one prepared folder, by case id.
 
     Raises:
         LayoutError: a case id that cannot be a file name.
     """
     return {
-        check_case_id(name, where): CaseFacts(entry.size_zyx[0], entry.has_image)
+        check_case_id(name, str(where)): CaseFacts(entry.size_zyx[0], entry.has_image)
         for name, entry in manifest.cases.items()
     }
 
@@ -72,7 +89,7 @@ def pick_masks(facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None) ->
 
 
 def check_fit(
-    sampling: SamplingConfig, manifests: Mapping[Path, PreparedManifest], weights: Path
+    sampling: SamplingConfig, manifests: Mapping[Place, PreparedManifest], weights: Path
 ) -> None:
     """Classes, pixels and settings must be what the model can do.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -23,6 +22,7 @@ from engine.runs.pictures import class_color, draw, place
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
 from engine.runs.summary import RunSummary, VolumeSummary
+from engine.volumes.places import Place
 from engine.volumes.store import hash_tree, read_ome_zarr, read_prepared
 from engine.volumes.volume import PreparedCase
 
@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 def write_report(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     identity: RunIdentity,
     rows: Sequence[PlanRow],
     commits: Mapping[str, Commit],
@@ -39,7 +39,7 @@ def write_report(
     num_pictured: int,
     remarks: Mapping[str, str],
     title: str = "Resampled volumes",
-) -> Path:
+) -> Place:
     """Write report.html.
 
     Args:
@@ -110,13 +110,13 @@ def _subtitle(summary: RunSummary) -> str:
 
 def _card(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     case: PreparedCase,
     row: PlanRow,
     commit: Commit,
     volume: VolumeSummary,
 ) -> dict[str, str]:
-    path = folder.volume(commit.sample_id)
+    path = ledger.volume_of(folder, commit)
     if hash_tree(path) != commit.files:
         raise StoreError(
             f"{path}: not what its commit record says; jobs/verify_run.py --repair deletes what is "

@@ -22,7 +22,7 @@ from engine.runs.gate import Gate, GateConfig, OutlineBook
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.inputs import case_facts, find_folder, pick_masks, run_place
+from engine.runs.inputs import case_facts, find_data, pick_masks, run_place
 from engine.runs.plan import InformedSource, PlanRow, stored_at
 from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.session import RaySession
@@ -36,6 +36,7 @@ from engine.sampling.mask_augmentation import (
     way_to_centre,
 )
 from engine.volumes.manifest import PreparedManifest, read_manifest
+from engine.volumes.places import Place, PlaceField
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import PreparedCase
 
@@ -67,8 +68,8 @@ class ResampleConfig(GenerationConfig):
         same_patient: "cross" may take another case of the same patient.
     """
 
-    data: Path | None = None
-    out: Path = Path("runs/resample_abdomen")
+    data: PlaceField | None = None
+    out: PlaceField = Path("runs/resample_abdomen")
     informed: tuple[InformedSource, ...] = ("cross",)
     slices: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
@@ -119,7 +120,7 @@ class BrainConfig(ResampleConfig):
     """
 
     weights: Path = Path("weights/brain_flair")
-    out: Path = Path("runs/resample_brain")
+    out: PlaceField = Path("runs/resample_brain")
 
 
 def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Outcome:
@@ -133,7 +134,7 @@ def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Out
         raise ConfigError(
             "no data; give --data FOLDER, prepared with jobs/configs/prepare_brain_flair.yaml"
         )
-    data = find_folder(config.data, "data")
+    data = find_data(config.data)
     if read_manifest(data).config.contour != "brain":
         raise ConfigError(
             f"{data}: prepared without the brain contour; prepare it with "
@@ -143,10 +144,7 @@ def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Out
 
 
 def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> Intent:
-    if config.data is None:
-        data = build_demo_cohort(folder.root / "cohort", session.start)
-    else:
-        data = find_folder(config.data, "data")
+    data = _demo_data(folder, session) if config.data is None else find_data(config.data)
     manifest = read_manifest(data)
     facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
     masks = pick_masks(facts, config.cases)
@@ -177,6 +175,15 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
     )
 
 
+def _demo_data(folder: RunFolder, session: RaySession) -> Path:
+    if not isinstance(folder.root, Path):
+        raise ConfigError(
+            f"{folder.root}: the demo's cohort is made on disk only; give --data, or a folder "
+            "with --out"
+        )
+    return build_demo_cohort(folder.root / "cohort", session.start)
+
+
 def data_digest(manifest: PreparedManifest) -> dict[str, str]:
     """What describes a prepared data set in run.yaml."""
     return {"prepared cases": cases_digest(manifest)}
@@ -188,7 +195,7 @@ def cases_digest(manifest: PreparedManifest) -> str:
 
 
 def make_gate(
-    config: GateConfig, folder: RunFolder, data: Path
+    config: GateConfig, folder: RunFolder, data: Place
 ) -> Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow] | None:
     """The compatibility gate of a run, or None where it is off."""
     if config.policy == "off":
@@ -202,7 +209,7 @@ class Augmenter:
     Rows of one case follow each other in a plan, so the last case read is kept.
     """
 
-    def __init__(self, folder: RunFolder, data: Path, manifest: PreparedManifest) -> None:
+    def __init__(self, folder: RunFolder, data: Place, manifest: PreparedManifest) -> None:
         self._folder, self._data = folder, data
         self._ranges = BRAIN if manifest.config.contour == "brain" else ABDOMEN
         contour = manifest.config.contour != "none"
