@@ -358,6 +358,10 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path, str], str], bool]] = {
 
 def main(args: Sequence[str]) -> int:
     """Strike, compare, print; return 0 when everything survived."""
+    sys.path.insert(0, str(_ROOT))
+    from benchmarks.s3_faults import S3_FAULTS  # imports this module
+
+    FAULTS.update(S3_FAULTS)
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=FAULTS, help="these faults only")
     parser.add_argument("--no-ray", action="store_true", help="leave out those that need Ray")

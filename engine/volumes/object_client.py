@@ -117,10 +117,14 @@ def _raise_if_final(error: Exception, url: str) -> None:
             f"{url}: the store refuses these credentials ({_first_line(error)}); check the key and "
             "that it may list, read, write and delete there"
         ) from None
-    if isinstance(error, _WRONG_CALLS) or name == "ParamValidationError":
+    if (
+        code == "NotImplemented"
+        or isinstance(error, _WRONG_CALLS)
+        or name == "ParamValidationError"
+    ):
         raise StoreError(
             f"{url}: not something this store can do ({name}: {_first_line(error)}); "
-            "correct the address"
+            "correct the address, or use a store that can create objects conditionally"
         ) from error
 
 

@@ -41,7 +41,7 @@ def as_place(value: str | Place) -> Place:
     kind, _, rest = text.partition("://")
     if kind == "file":
         return Path(unquote(urlsplit(text).path))
-    parts = rest.strip("/").split("/")
+    parts = rest.rstrip("/").split("/")
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*", kind) or not all(parts) or {".", ".."} & set(parts):
         raise ConfigError(f"{text}: not the address of a place; write s3://BUCKET/NAME")
     if "@" in parts[0]:
