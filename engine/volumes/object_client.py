@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -135,7 +136,8 @@ def _code(error: BaseException | None) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return re.sub(r"//[^/@\s]+@", "//...@", line)  # an endpoint may hold a password
 
 
 def _patience_s() -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import PlainSerializer, PlainValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from engine.errors import ConfigError
@@ -25,14 +25,17 @@ Place: TypeAlias = Path | ObjectPath
 _SQUEEZED = re.compile(r"^[a-z][a-z0-9+.-]+:/")  # what pathlib makes of an address
 
 
-def as_place(value: str | Place) -> Place:
+def as_place(value: object) -> Place:
     """A place from what a user writes: a path, `file://...`, or an address such as `s3://...`.
 
     Raises:
-        ConfigError: the address has no bucket, leaves its place, or holds credentials.
+        ConfigError: the address has no bucket, leaves its place, or holds credentials; or the value
+            is of another type.
     """
     if isinstance(value, ObjectPath):
         return value
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{value!r} is neither a path nor an address")
     text = str(value)
     if "://" not in text:
         if _SQUEEZED.match(text):
@@ -54,7 +57,7 @@ def as_place(value: str | Place) -> Place:
 
 PlaceField = Annotated[
     Place,
-    BeforeValidator(as_place),
+    PlainValidator(as_place),
     PlainSerializer(str, when_used="json"),
     PrimitiveConstructorSpec(
         nargs=1,

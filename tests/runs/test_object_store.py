@@ -15,6 +15,7 @@ import fsspec
 import pytest
 
 from benchmarks.s3_server import BUCKET, CREDENTIALS, S3Server, slow_way
+from engine.config import parse_job
 from engine.errors import ConfigError, RunError, StoreError, StoreUnreachableError
 from engine.runs import ledger, object_lock
 from engine.runs.census import take_census
@@ -30,7 +31,7 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.volumes import object_client
 from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import as_place
+from engine.volumes.places import as_place, file_to_write, local_file
 from engine.volumes.store import hash_tree, read_ome_zarr
 from tests.runs.fakes import FakeSampler, LoadFake, make_data
 
@@ -623,3 +624,27 @@ def test_addresses_and_paths(tmp_path: Path) -> None:
     config = ResampleConfig.model_validate({"out": RUN, "data": str(tmp_path)})
     assert (config.out, config.data) == (ObjectPath(RUN), tmp_path)
     assert config.model_dump(mode="json")["out"] == RUN
+    assert ResampleConfig.model_validate_json(config.model_dump_json()) == config
+    assert ResampleConfig().data is None
+    with pytest.raises(ValueError, match="neither a path nor an address"):
+        ResampleConfig.model_validate({"out": 3})
+
+
+def test_the_command_line_takes_addresses_and_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_job(VerifyJob, ["--run", RUN], "").run == ObjectPath(RUN)
+    assert parse_job(VerifyJob, ["--run", "runs/mine"], "").run == Path("runs/mine")
+    made = parse_job(ResampleConfig, ["--out", RUN, "--data", RUN], "")
+    assert (made.out, made.data) == (ObjectPath(RUN), ObjectPath(RUN))
+    assert parse_job(ResampleConfig, [], "").data is None
+    with pytest.raises(SystemExit):
+        parse_job(VerifyJob, ["--run", "s3://k:secret@bucket/run"], "")
+    said = capsys.readouterr()
+    assert "must not hold credentials" in said.out + said.err
+
+
+def test_libraries_that_want_files_get_them(s3: S3Server, tmp_path: Path) -> None:
+    for place in (ObjectPath(f"{RUN}/masks/a.nii.gz"), tmp_path / "masks" / "a.nii.gz"):
+        with file_to_write(place) as file:
+            file.write_bytes(b"voxels")
+        with local_file(place) as file:
+            assert (file.name, file.read_bytes()) == ("a.nii.gz", b"voxels")
