@@ -27,6 +27,10 @@ EXPIRES_S = 60.0
 """A holder that was silent for so long has lost its lock."""
 RENEWED_EVERY_S = 10.0
 
+_held_here: set[str] = (
+    set()
+)  # tokens; a lock of this process that is not here could not be released
+
 
 @dataclass(frozen=True)
 class _Holder:
@@ -57,6 +61,8 @@ class _Holder:
             return True
         if self.host != socket.gethostname():
             return False
+        if self.process == os.getpid():
+            return self.token not in _held_here
         try:
             started_at = psutil.Process(self.process).create_time()
         except psutil.NoSuchProcess:
@@ -104,6 +110,7 @@ class ObjectLock:
         for number in numbers:
             self._object(number).unlink(missing_ok=True)
         self._own, self._lost = own, False
+        _held_here.add(own.token)
         self._stop.clear()
         self._thread = threading.Thread(target=self._renew_often, name="run lock", daemon=True)
         self._thread.start()
@@ -125,12 +132,16 @@ class ObjectLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._own is not None and not self._lost:
-            try:
+        if self._own is None:
+            return
+        try:
+            if not self._lost:
                 self._renew(released=True)
-            except StoreError as error:
-                log.warning("%s (the lock ends by itself in %.0f s)", error, EXPIRES_S)
-        self._own = None
+        except StoreError as error:
+            log.warning("%s (the lock ends by itself in %.0f s)", error, EXPIRES_S)
+        finally:
+            _held_here.discard(self._own.token)
+            self._own = None
 
     def _renew_often(self) -> None:
         while not self._stop.wait(RENEWED_EVERY_S) and not self._lost:

@@ -526,6 +526,18 @@ def test_a_job_that_was_killed_on_this_machine_holds_nothing(s3: S3Server) -> No
         pass
 
 
+def test_a_lock_that_could_not_be_released_holds_nobody_off(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEM3D_STORE_PATIENCE_S", "0.5")
+    folder = RunFolder(ObjectPath(RUN))
+    with RunLock(folder):
+        s3.stop()
+    s3.start()
+    with RunLock(folder):
+        pass
+
+
 # Jobs and addresses
 
 
