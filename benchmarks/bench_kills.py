@@ -191,8 +191,8 @@ def num_committed(folder: RunFolder) -> int:
 def busy_worker(folder: RunFolder, family: set[psutil.Process]) -> int | None:
     """A process of the job that is at a volume now, by the attempt records that are open."""
     pids = {process.pid for process in family if process.is_running()}
-    for sample in sorted(folder.attempts.iterdir()):
-        for attempt in ledger.read_attempts(folder, sample.name):
+    for sample in sorted(place.name for place in folder.attempts.iterdir()):
+        for attempt in ledger.read_attempts(folder, sample):
             pid = int(attempt.worker.rpartition(":")[2])
             if attempt.outcome is None and pid in pids:
                 return pid

@@ -25,6 +25,10 @@ class StoreError(EngineError, OSError):
     """Stored data is missing, damaged or cannot be written."""
 
 
+class StoreUnreachableError(StoreError):
+    """An object store does not answer: nothing is known about what it holds."""
+
+
 class WeightsError(EngineError, ValueError):
     """Model weights are missing, of another architecture, or of an unsafe format."""
 

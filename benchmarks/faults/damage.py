@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.runs.folder import RunFolder
 from engine.runs.verify import VerifyJob, verify_run
+from engine.volumes.places import Place
 from faults.bench import Bench, Fault
 from faults.sampler import VICTIM
 
@@ -22,7 +23,7 @@ def damaged(bench: Bench, out: Path, harm: Callable[[RunFolder], None]) -> str:
     return bench.again(out)
 
 
-def _shard(folder: RunFolder) -> Path:
+def _shard(folder: RunFolder) -> Place:
     return folder.volume(VICTIM) / "0" / "c" / "0" / "0" / "0"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import damage, drivers, nodes, shortages, workers
+from faults import damage, drivers, nodes, shortages, stores, workers
 from faults.bench import Fault
 
 FAMILIES: tuple[tuple[Fault, ...], ...] = (
@@ -11,6 +11,7 @@ FAMILIES: tuple[tuple[Fault, ...], ...] = (
     shortages.FAULTS,
     workers.FAULTS,
     nodes.FAULTS,
+    stores.FAULTS,
 )
 
 FAULTS: dict[str, Fault] = {fault.name: fault for family in FAMILIES for fault in family}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from engine.errors import StoreError
 from engine.runs import ledger
@@ -16,6 +15,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
 from engine.runs.summary import VolumeSummary
+from engine.volumes.places import Place
 from engine.volumes.store import hash_tree, read_informed, read_ome_zarr, read_prepared
 from engine.volumes.volume import PreparedCase
 
@@ -37,7 +37,7 @@ class Cards:
 
 def make_cards(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     shown: Sequence[tuple[PlanRow, VolumeSummary]],
     remarks: Mapping[str, str],
 ) -> Cards:
@@ -73,7 +73,7 @@ def make_cards(
 
 def _card(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     case: PreparedCase,
     row: PlanRow,
     commit: Commit,
@@ -81,7 +81,7 @@ def _card(
 ) -> dict[str, str]:
     from engine.runs.pictures import draw, place
 
-    path = folder.volume(commit.sample_id)
+    path = ledger.volume_of(folder, commit)
     if hash_tree(path) != commit.files:
         raise StoreError(
             f"{path}: not what its commit record says; jobs/verify_run.py --repair deletes what is "

@@ -66,7 +66,7 @@ def take_census(folder: RunFolder) -> Census:
             census.planned += 1
             if row.sample_id not in committed:
                 _to_make(folder, row, row.sample_id in attempted, census)
-    ledger.clear_staging(folder)
+    ledger.clear_staging(folder, committed)
     census.pending.sort(key=lambda item: -item[0])  # long ones first; stable
     return census
 

@@ -21,7 +21,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import hash_file
-from engine.runs.inputs import case_facts, find_folder, pick_masks, refuse_inside, run_place
+from engine.runs.inputs import case_facts, find_data, pick_masks, refuse_inside, run_place
 from engine.runs.plan import PlanRow
 from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows
 from engine.runs.resample import data_digest, make_gate
@@ -30,6 +30,7 @@ from engine.runs.worker import LoadSampler, load_sampler
 from engine.sampling.mask_augmentation import MaskChange, apply_change
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.nifti import check_same_grid, read_labels, write_nifti
+from engine.volumes.places import Place, PlaceField, file_to_write
 from engine.volumes.prepare import classes_of, mask_to_prepared
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import PreparedCase, Volume
@@ -54,8 +55,8 @@ class EditConfig(GenerationConfig):
         replicas: volumes a mask.
     """
 
-    out: Path = Path("runs/edit_lesions")
-    data: Path | None = None
+    out: PlaceField = Path("runs/edit_lesions")
+    data: PlaceField | None = None
     cases: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     component: int | None = Field(None, ge=1)
@@ -91,12 +92,12 @@ def edit_lesions(config: EditConfig, load: LoadSampler = load_sampler) -> Outcom
         raise ConfigError("no data; give --data FOLDER of prepared cases")
     if not (config.changes_geometry or config.remove or config.drawn):
         raise ConfigError("no edit; give --shift-mm-zyx, --scale, --remove or --drawn")
-    data = find_folder(config.data, "data")
+    data = find_data(config.data)
     refuse_inside(run_place(config.out), [data])
     return generate(config, partial(_intent, config, data), load)
 
 
-def _intent(config: EditConfig, data: Path, folder: RunFolder, session: RaySession) -> Intent:
+def _intent(config: EditConfig, data: Place, folder: RunFolder, session: RaySession) -> Intent:
     manifest = read_manifest(data)
     facts = case_facts(manifest, data)
     masks = pick_masks(facts, config.cases)
@@ -118,7 +119,7 @@ def _intent(config: EditConfig, data: Path, folder: RunFolder, session: RaySessi
 
 def _rows(
     config: EditConfig,
-    data: Path,
+    data: Place,
     folder: RunFolder,
     manifest: PreparedManifest,
     facts: dict[str, CaseFacts],
@@ -196,7 +197,7 @@ def _settings(
 
 
 def _drawn_classes(
-    path: Path, data: Path, case_id: str, manifest: PreparedManifest
+    path: Path, data: Place, case_id: str, manifest: PreparedManifest
 ) -> tuple[PreparedCase, Volume]:
     """A drawn mask as classes on the case's own grid, inside the case's contour."""
     case = read_prepared(data / f"{case_id}.zarr")
@@ -210,11 +211,11 @@ def _drawn_classes(
 
 
 def _keep_drawn(
-    path: Path, data: Path, folder: RunFolder, case: PreparedCase, manifest: PreparedManifest
+    path: Path, data: Place, folder: RunFolder, case: PreparedCase, manifest: PreparedManifest
 ) -> tuple[str, PreparedCase]:
     """Keep the drawn mask in the run folder, so that any worker and any rerun finds it."""
     case, volume = _drawn_classes(path, data, case.case_id, manifest)
     name = f"masks/{case.case_id}.nii.gz"
-    (folder.root / name).parent.mkdir(exist_ok=True)
-    write_nifti(folder.root / name, volume)
+    with file_to_write(folder.root / name) as file:
+        write_nifti(file, volume)
     return name, replace(case, mask=mask_to_prepared(case, volume.array))

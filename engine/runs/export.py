@@ -25,6 +25,7 @@ from engine.runs.folder import RunFolder, append, put
 from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.identity import hash_file, sha256_of
 from engine.volumes.nifti import write_nifti
+from engine.volumes.places import Place, PlaceField
 from engine.volumes.store import hash_tree, read_ome_zarr
 from engine.volumes.volume import Volume
 
@@ -38,7 +39,7 @@ class ExportJob(FrozenConfig):
 
     Attributes:
         run: the run folder; required.
-        out: where to; None is `export` (`export_nnunet`) in the run folder.
+        out: folder to write to; None is `export` (`export_nnunet`) in the run folder.
         layout: "nifti": `images/` and `labels/`; "nnunet": a raw data set of nnU-Net v2
             (`imagesTr/`, `labelsTr/`, `dataset.json`).
         contour: whether masks "keep" the body or brain contour as a class, or "drop" it to
@@ -46,7 +47,7 @@ class ExportJob(FrozenConfig):
         skip_flagged: leave out volumes that the quality gate marked.
     """
 
-    run: Path | None = None
+    run: PlaceField | None = None
     out: Path | None = None
     layout: Literal["nifti", "nnunet"] = "nifti"
     contour: Literal["keep", "drop"] | None = None
@@ -88,16 +89,24 @@ def export_run(job: ExportJob) -> list[Path]:
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
     default = "export_nnunet" if job.layout == "nnunet" else "export"
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
-    target = _Target(job.out or job.run / default, job.layout, contour == "drop")
+    target = _Target(_out(job, default), job.layout, contour == "drop")
     names = _names(folder, job.skip_flagged)
     if not names:
         raise RunError(f"{job.run}: no volume is committed yet; run the job first")
     return _export_all(folder, target, names)
 
 
+def _out(job: ExportJob, default: str) -> Path:
+    if job.out is not None:
+        return job.out
+    if isinstance(job.run, Path):
+        return job.run / default
+    raise ConfigError(f"{job.run}: exports are written to disk; give a folder with --out")
+
+
 def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
     """Committed samples in the plan's order."""
-    if not folder.commits.is_dir():
+    if isinstance(folder.commits, Path) and not folder.commits.is_dir():
         return []
     committed = ledger.committed_ids(folder)
     names = [row.sample_id for row in active_rows(folder) if row.sample_id in committed]
@@ -120,17 +129,17 @@ def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> lis
         digest = sha256_of([commit.files, target.drop_contour])
         there = target.image(name).is_file() and target.mask(name).is_file()
         if not (there and kept.get(name) == digest):
-            _export(folder.volume(name), name, target, commit.files)
+            _export(ledger.volume_of(folder, commit), name, target, commit.files)
             append(target.out / _RECORDS, json.dumps({"sample_id": name, "sha256": digest}))
             log.info("%d of %d exported: %s", number, len(names), name)
         paths.append(target.image(name))
-        classes = classes or _classes(folder.volume(name))
+        classes = classes or _classes(ledger.volume_of(folder, commit))
     if target.layout == "nnunet":
         _describe(target, classes, unit, len(paths))
     return paths
 
 
-def _export(stored: Path, name: str, target: _Target, files: dict[str, str]) -> None:
+def _export(stored: Place, name: str, target: _Target, files: dict[str, str]) -> None:
     if hash_tree(stored) != files:
         raise StoreError(
             f"{stored}: differs from its commit record; jobs/verify_run.py --repair deletes it, "
@@ -151,7 +160,7 @@ def _without_contour(mask: Volume, names: Sequence[str]) -> Volume:
     return Volume(array, mask.affine, mask.source, mask.header)
 
 
-def _classes(stored: Path) -> tuple[str, ...]:
+def _classes(stored: Place) -> tuple[str, ...]:
     attributes = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))["attributes"]
     return tuple(attributes["class_names"])
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from scipy import ndimage
 from engine.config import FrozenConfig
 from engine.runs.plan import GateNote, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
+from engine.volumes.places import Place
 from engine.volumes.store import read_prepared
 
 CONTOUR_NAMES = ("body", "brain")
@@ -73,7 +73,7 @@ ReadOutline = Callable[[str, int], Outline]
 class OutlineBook:
     """Outlines of slices, read once and kept as bits."""
 
-    def __init__(self, locate: Callable[[str], Path]) -> None:
+    def __init__(self, locate: Callable[[str], Place]) -> None:
         self._locate = locate
         self._kept: OrderedDict[tuple[str, int], tuple[NDArray[np.uint8], ...]] = OrderedDict()
         self._shapes: dict[str, tuple[int, int, float, float, int]] = {}

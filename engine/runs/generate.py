@@ -22,7 +22,7 @@ from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.aside import aside
 from engine.runs.census import Census, active_rows, take_census
-from engine.runs.folder import RunFolder, RunLock, put, whole_file
+from engine.runs.folder import RunFolder, RunLock, gather, put, whole_file
 from engine.runs.gate import GateConfig
 from engine.runs.identity import (
     RunIdentity,
@@ -59,6 +59,7 @@ from engine.runs.worker import (
 )
 from engine.sampling.config import SamplingConfig
 from engine.volumes.manifest import PreparedManifest
+from engine.volumes.places import Place, PlaceField
 
 log = get_logger(__name__)
 
@@ -71,8 +72,9 @@ class GenerationConfig(FrozenConfig):
 
     Attributes:
         weights: folder of the model.
-        out: run folder. Relative places lie below the current directory (below GEM3D_RUNS, or
-            `gem3d` in the home folder, when Ray runs the job in a temporary copy of the code).
+        out: run folder, or an address such as s3://BUCKET/NAME. Relative places lie below the
+            current directory (below GEM3D_RUNS, or `gem3d` in the home folder, when Ray runs the
+            job in a temporary copy of the code).
         seed: of all randomness.
         num_workers: processes that hold a model; None is one a GPU, else one a computer.
         rows_at_once: volumes in a worker at once, in any stage; more keep its batch full and cost
@@ -86,7 +88,7 @@ class GenerationConfig(FrozenConfig):
     model_config = ConfigDict(allow_inf_nan=False)
 
     weights: Path = Path("weights/demo_abdomen")
-    out: Path = Path("runs/generated")
+    out: PlaceField = Path("runs/generated")
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int | None = Field(None, ge=1)
     rows_at_once: int | None = Field(None, ge=1, le=64)
@@ -114,8 +116,8 @@ class Intent:
 
     job: str
     title: str
-    data: Path
-    manifests: Mapping[Path, PreparedManifest]
+    data: Place
+    manifests: Mapping[Place, PreparedManifest]
     facts: Mapping[str, CaseFacts]
     data_sha256: dict[str, str]
     rows: Callable[[], Iterable[PlanRow]]
@@ -134,7 +136,7 @@ class Outcome:
     """
 
     summary: RunSummary
-    report: Path
+    report: Place
     worked: bool
 
 
@@ -165,7 +167,7 @@ def generate(
     weights = find_folder(config.weights, "weights", WeightsError)
     refuse_inside(folder.root, [weights])
     folder.create()
-    with RunLock(folder), RaySession() as session:
+    with RunLock(folder) as lock, RaySession() as session:
         log.info("run folder %s", folder.root)
         intent = prepare(folder, session)
         identity = _identity(config, intent, weights)
@@ -181,7 +183,8 @@ def generate(
             return Outcome(earlier, folder.report, worked=False)
         if census.pending:
             session.start()
-            _work(folder, census, _task(config, folder, intent, identity, weights), load, config)
+            task = _task(config, folder, intent, identity, weights)
+            _work(folder, census, task, load, config, lock)
         try:
             return _finish(folder, intent, identity, config, started_s, after)
         except OSError as error:
@@ -284,6 +287,7 @@ def _work(
     task: WorkerTask,
     load: LoadSampler,
     config: GenerationConfig,
+    lock: RunLock,
 ) -> None:
     num_pending = len(census.pending)
     pool = choose_pool(config.num_workers, num_pending, node_resources(), config.rows_at_once)
@@ -294,8 +298,10 @@ def _work(
     tally = Tally(census.planned, census.committed, num_pending)
     worker: type[Any] = FullWorker if pool.rows_at_once > 1 else ResampleWorker
     rows: list[Row] = [{"plan": text} for _, _, text in census.pending]
-    with ProgressWatch(folder.progress, tally):
+    with ProgressWatch(folder.progress, tally) as watch:
         for status in run_rows(rows, worker, {"task": task, "load": load}, pool):
+            lock.check()
+            watch.ended(status["sample_id"], status["status"])
             if status["status"] != "committed":
                 log.error("%s %s: %s", status["sample_id"], status["status"], status["message"])
 
@@ -309,6 +315,7 @@ def _finish(
     after: AfterReport | None,
 ) -> Outcome:
     """Summary and report from what is committed now."""
+    gather(folder.failures)
     census = take_census(folder)
 
     def pairs() -> Iterator[tuple[PlanRow, Commit | None]]:

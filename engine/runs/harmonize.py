@@ -28,7 +28,7 @@ from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.harmonize_report import write_harmonization
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.inputs import case_facts, find_folder, refuse_inside, run_place
+from engine.runs.inputs import case_facts, find_data, find_folder, refuse_inside, run_place
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows, stored_name
 from engine.runs.resample import cases_digest, data_digest, make_gate
@@ -36,6 +36,7 @@ from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import PreparedManifest, read_manifest
+from engine.volumes.places import Place, PlaceField
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import PreparedCase
 
@@ -57,9 +58,9 @@ class HarmonizeConfig(GenerationConfig):
         replicas: volumes a case and slice.
     """
 
-    out: Path = Path("runs/harmonize_sites")
+    out: PlaceField = Path("runs/harmonize_sites")
     sites: tuple[str, ...] = ()
-    data: Path | None = None
+    data: PlaceField | None = None
     table: Path | None = None
     slices: tuple[str, ...] = ()
     reference_site: str | None = None
@@ -88,8 +89,8 @@ class Sites:
         digests: what describes the data, for run.yaml; of several folders, a site each.
     """
 
-    data: Path
-    manifests: Mapping[Path, PreparedManifest]
+    data: Place
+    manifests: Mapping[Place, PreparedManifest]
     facts: Mapping[str, CaseFacts]
     site_of: Mapping[str, str]
     digests: Mapping[str, str]
@@ -117,7 +118,7 @@ def read_sites(config: HarmonizeConfig) -> Sites:
         ConfigError: a folder or the table is not there, or names what is not.
     """
     if config.data is not None and config.table is not None:
-        data = find_folder(config.data, "data")
+        data = find_data(config.data)
         manifest = read_manifest(data)
         facts = case_facts(manifest, data)
         site_of = _read_table(config.table, facts)
@@ -142,7 +143,7 @@ def read_sites(config: HarmonizeConfig) -> Sites:
 
 def _under_one_roof(folders: Mapping[str, Path]) -> Sites:
     roof = Path(os.path.commonpath([str(path) for path in folders.values()]))
-    manifests = {path: read_manifest(path) for path in folders.values()}
+    manifests: dict[Place, PreparedManifest] = {p: read_manifest(p) for p in folders.values()}
     configs = [manifest.config for manifest in manifests.values()]
     if any(config != configs[0] for config in configs):
         raise ConfigError(

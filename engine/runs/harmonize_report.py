@@ -10,7 +10,6 @@ import base64
 import importlib.resources
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import jinja2
 import numpy as np
@@ -24,6 +23,7 @@ from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
 from engine.volumes.grids import Orientation
+from engine.volumes.places import Place
 from engine.volumes.store import read_ome_zarr, read_prepared
 from engine.volumes.volume import Array, PreparedCase
 
@@ -84,7 +84,7 @@ class Harmonization(FrozenConfig):
 
 def write_harmonization(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     site_of: Mapping[str, str],
     num_pictured: int,
 ) -> Harmonization:
@@ -110,7 +110,7 @@ def write_harmonization(
 
 def compare(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     made: Sequence[tuple[PlanRow, Commit]],
     site_of: Mapping[str, str],
 ) -> Harmonization:
@@ -183,11 +183,11 @@ def _a_few(
     return [pair for pairs in by_site.values() for pair in pairs[:each]][: max(1, num_pictured)]
 
 
-def _picture(folder: RunFolder, data: Path, row: PlanRow, commit: Commit) -> bytes:
+def _picture(folder: RunFolder, data: Place, row: PlanRow, commit: Commit) -> bytes:
     """Before, after and reference at its height, then before and after as coronal views."""
     case = read_prepared(stored_at(folder.root, data, row.mask_source))
     reference = read_prepared(stored_at(folder.root, data, row.informed_source))
-    image, _, _ = read_ome_zarr(folder.volume(row.sample_id))
+    image, _, _ = read_ome_zarr(ledger.volume_of(folder, commit))
     orientation = Orientation.closest(image.affine, image.size_zyx)
     step = np.linalg.solve(orientation.canonical_affine(image.affine), case.affine)
     z, y = (float(commit.target_z), float(case.size_zyx[1] // 2))

@@ -20,6 +20,8 @@ import yaml
 from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.folder import put
+from engine.volumes.object_path import ObjectPath
+from engine.volumes.places import Place
 from models.manifest import WeightsFileError, digest_of, hash_files
 
 _PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")
@@ -54,7 +56,7 @@ class RunIdentity(FrozenConfig):
         return sha256_of({"settings": self.settings, "data": self.data})
 
 
-def write_or_check(path: Path, identity: RunIdentity) -> None:
+def write_or_check(path: Place, identity: RunIdentity) -> None:
     """Write run.yaml of a new run; compare with it in a run that has one.
 
     Raises:
@@ -72,7 +74,7 @@ def write_or_check(path: Path, identity: RunIdentity) -> None:
         )
 
 
-def read_identity(path: Path) -> RunIdentity:
+def read_identity(path: Place) -> RunIdentity:
     """Read run.yaml.
 
     Raises:
@@ -80,6 +82,8 @@ def read_identity(path: Path) -> RunIdentity:
     """
     try:
         return RunIdentity.model_validate(load_yaml(path.read_text(encoding="utf-8")))
+    except StoreError:
+        raise
     except (OSError, ValueError, yaml.YAMLError):
         raise StoreError(
             f"{path}: not a run description of this version; choose another place with --out"
@@ -99,8 +103,10 @@ def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
     return digest_of(files), files
 
 
-def hash_file(path: Path) -> str:
-    """sha256 of a file, read in blocks."""
+def hash_file(path: Place) -> str:
+    """sha256 of a file, read in blocks; an object is read whole."""
+    if isinstance(path, ObjectPath):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

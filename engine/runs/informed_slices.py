@@ -98,7 +98,8 @@ def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tu
     case_path = folder.root / source
     image = read_image(path)
     _refuse_other_modality(image, config)
-    if not (case_path.exists() and folder.identity.exists()):  # a refused start may have left one
+    # a refused start may have left one
+    if not ((case_path / "zarr.json").is_file() and folder.identity.exists()):
         plain = config.model_copy(
             update={
                 "label_map": {1: 1},

@@ -14,19 +14,23 @@ from engine.errors import ConfigError, RunError, WeightsError
 from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
 from engine.volumes.layouts import check_case_id
-from engine.volumes.manifest import PreparedManifest
+from engine.volumes.manifest import MANIFEST_NAME, PreparedManifest
+from engine.volumes.object_path import ObjectPath
+from engine.volumes.places import Place
 from models.manifest import POSITION, WeightsFileError
 from models.manifest import read_manifest as read_weights_manifest
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def run_place(out: Path) -> Path:
-    """Absolute run folder.
+def run_place(out: Place) -> Place:
+    """Absolute run folder, or an address as it is.
 
     Ray runs a job that was submitted with `--working-dir` in a temporary copy of it; results must
     not vanish with that copy.
     """
+    if isinstance(out, ObjectPath):
+        return out
     if out.is_absolute() or "runtime_resources" not in Path.cwd().parts:
         return out.absolute()
     return Path(os.environ.get("GEM3D_RUNS", Path.home() / "gem3d")).absolute() / out
@@ -44,27 +48,46 @@ def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = C
     raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
 
 
-def refuse_inside(out: Path, sources: Iterable[Path]) -> None:
+def refuse_inside(out: Place, sources: Iterable[Place]) -> None:
     """Keep results out of what they are made from.
 
     Raises:
         ConfigError: `out` is a source folder, or lies in one.
     """
     for source in sources:
-        if out.resolve().is_relative_to(source.resolve()):
+        if _lies_in(out, source):
             raise ConfigError(
                 f"out: {out} lies in {source}, which the job reads; choose another place with --out"
             )
 
 
-def case_facts(manifest: PreparedManifest, where: Path) -> dict[str, CaseFacts]:
+def _lies_in(place: Place, folder: Place) -> bool:
+    if isinstance(place, Path) and isinstance(folder, Path):
+        return place.resolve().is_relative_to(folder.resolve())
+    return f"{place}/".startswith(f"{folder}/")
+
+
+def find_data(place: Place, key: str = "data") -> Place:
+    """Prepared data as given: a folder (see `find_folder`), or an address.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if isinstance(place, Path):
+        return find_folder(place, key)
+    if not (place / MANIFEST_NAME).is_file():
+        raise ConfigError(f"{key}: {place} holds no {MANIFEST_NAME}; give prepared data")
+    return place
+
+
+def case_facts(manifest: PreparedManifest, where: Place) -> dict[str, CaseFacts]:
     """Facts of the cases of one prepared folder, by case id.
 
     Raises:
         LayoutError: a case id that cannot be a file name.
     """
     return {
-        check_case_id(name, where): CaseFacts(entry.size_zyx[0], entry.has_image)
+        check_case_id(name, str(where)): CaseFacts(entry.size_zyx[0], entry.has_image)
         for name, entry in manifest.cases.items()
     }
 
@@ -130,7 +153,7 @@ def check_position_model(weights: Path) -> None:
         )
 
 
-def check_fit(manifests: Mapping[Path, PreparedManifest], weights: Path) -> None:
+def check_fit(manifests: Mapping[Place, PreparedManifest], weights: Path) -> None:
     """Classes and pixels must be what the model takes.
 
     Raises:

@@ -1,11 +1,13 @@
 """The ledger of a run: which samples exist (commits), were tried (attempts), are quarantined.
 
 A sample's life: `begin_attempt` -> the worker stages its volume -> `commit` (rename, then the
-commit record) or `fail`. Readers believe commit records only. An attempt that was begun and neither
-committed nor failed belongs to a worker that was killed. When the sample was alone in that worker,
-this counts as a failure; when others were with it, nobody can tell which of them did it, so that
-the attempt is "lost" and the sample is tried alone from then on (`needs_alone`). When the whole job
-died (`mark_interrupted`), it is nobody's fault. Knows nothing of Ray, models or what a volume is.
+commit record) or `fail`. In an object store, where nothing can be renamed, a volume stays under its
+attempt-unique name, and the commit record says which attempt's it is. Readers believe commit
+records only. An attempt that was begun and neither committed nor failed belongs to a worker that
+was killed. When the sample was alone in that worker, this counts as a failure; when others were
+with it, nobody can tell which of them did it, so that the attempt is "lost" and the sample is tried
+alone from then on (`needs_alone`). When the whole job died (`mark_interrupted`), it is nobody's
+fault. Knows nothing of Ray, models or what a volume is.
 """
 
 from __future__ import annotations
@@ -13,17 +15,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
-from engine.errors import RunError, StoreError
+from engine.errors import RunError, StoreError, StoreUnreachableError
 from engine.runs.folder import RunFolder, append, discard, put, sync_folder
+from engine.runs.object_commits import settle, sweep
 from engine.runs.records import Attempt, Commit
+from engine.volumes.object_path import ObjectPath
+from engine.volumes.places import Place
 
-_NO_FAULT = ("No space left", "Disk quota exceeded", "Read-only file system", "Permission denied")
+_DISK_FAULTS = (
+    "No space left", "Disk quota exceeded", "Read-only file system", "Permission denied"
+)  # fmt: skip
+_STORE_FAULTS = ("object store does not answer", "no credentials for", "the store refuses")
+_NO_FAULT = (*_DISK_FAULTS, *_STORE_FAULTS)
 _RECORD_END = b"\n}"  # of indented JSON; its inner braces are indented
 MAX_FAILURES = 3
 """A sample that failed this often is quarantined: it is not tried again."""
@@ -38,16 +47,31 @@ def read_commit(folder: RunFolder, sample_id: str) -> Commit | None:
     Raises:
         StoreError: the record is there but cannot be understood.
     """
-    path = folder.commit(sample_id)
-    return _read(Commit, path) if path.exists() else None
+    try:
+        return _read(Commit, folder.commit(sample_id))
+    except FileNotFoundError:
+        return None
 
 
 def existing(folder: RunFolder, sample_id: str) -> Commit | None:
-    """`read_commit`, but a record that cannot be understood counts as none."""
+    """`read_commit`, but a record that cannot be understood counts as none.
+
+    Raises:
+        StoreUnreachableError: nobody can tell.
+    """
     try:
         return read_commit(folder, sample_id)
+    except StoreUnreachableError:
+        raise
     except StoreError:
         return None
+
+
+def volume_of(folder: RunFolder, commit: Commit) -> Place:
+    """Where a committed volume lies."""
+    if not commit.volume:
+        return folder.volume(commit.sample_id)
+    return folder.volume(commit.sample_id) / commit.volume
 
 
 def committed_ids(folder: RunFolder, *, whole: bool = False) -> set[str]:
@@ -55,11 +79,14 @@ def committed_ids(folder: RunFolder, *, whole: bool = False) -> set[str]:
 
     Args:
         folder: the run.
-        whole: leave out records that break off; reads their last bytes only.
+        whole: leave out records that break off; reads their last bytes only. (Those of an object
+            store do not break off: they are put whole.)
     """
+    if isinstance(folder.commits, ObjectPath):
+        return {place.stem for place in folder.commits.glob("*.json")}
     with os.scandir(folder.commits) as entries:
         names = [e.name for e in entries if e.name.endswith(".json") and e.name[0] != "."]
-    return {n[:-5] for n in names if not whole or _ends_well(folder.commits / n)}
+    return {n[:-5] for n in names if not whole or _ends_well(Path(folder.commits, n))}
 
 
 def _ends_well(path: Path) -> bool:
@@ -74,8 +101,17 @@ def _ends_well(path: Path) -> bool:
 
 def attempted_ids(folder: RunFolder) -> set[str]:
     """Samples that were ever tried."""
+    if isinstance(folder.attempts, ObjectPath):
+        return {place.name for place in folder.attempts.iterdir()}
     with os.scandir(folder.attempts) as entries:
         return {e.name for e in entries if e.is_dir()}
+
+
+def stored_ids(folder: RunFolder) -> set[str]:
+    """Samples of which there is a volume, committed or not."""
+    if isinstance(folder.volumes, ObjectPath):
+        return {place.name for place in folder.volumes.iterdir()}
+    return {path.name.removesuffix(".ome.zarr") for path in folder.volumes.glob("*.ome.zarr")}
 
 
 def read_commits(folder: RunFolder, sample_ids: Iterable[str]) -> dict[str, Commit]:
@@ -171,7 +207,8 @@ def quarantine_error(folder: RunFolder, sample_id: str, failures: int) -> RunErr
 def fail(folder: RunFolder, attempt: Attempt, error: str, *, final: bool = False) -> None:
     """Record that an attempt failed, and why; `final` quarantines the sample at once.
 
-    A full or read-only disk is no fault of the sample: it is told, and not counted.
+    A full or read-only disk, or a store that is gone, is no fault of the sample: it is told, and
+    not counted.
     """
     outcome: Literal["failed", "rejected", "interrupted"] = "rejected" if final else "failed"
     if any(sign in error for sign in _NO_FAULT):
@@ -200,23 +237,25 @@ def remedy_of(error: str, final: bool = False) -> str:
         return "try quality.policy mark to keep such volumes, another informed slice, or a new seed"
     if "was killed" in error or "out of memory" in error.lower():
         return "give workers more memory, or lower sampling.memory_mb, decode_batch or rows_at_once"
-    if any(sign in error for sign in _NO_FAULT):
+    if any(sign in error for sign in _DISK_FAULTS):
         return "free disk space, or make the run folder writable, and start the job again"
     _, found, remedy = error.rpartition("; ")
     return remedy if found else "see the worker's log; start the job again to have it tried again"
 
 
-def staging_place(folder: RunFolder, attempt: Attempt) -> Path:
+def staging_place(folder: RunFolder, attempt: Attempt) -> Place:
     """Where this attempt, and no other, writes its volume."""
-    unique = f"{attempt.sample_id}.{attempt.number}.{int(attempt.started_at * 1e6):x}"
-    return folder.staging / f"{unique}.ome.zarr"
+    unique = f"{attempt.number}.{int(attempt.started_at * 1e6):x}.ome.zarr"
+    if isinstance(folder.root, ObjectPath):
+        return folder.volume(attempt.sample_id) / unique
+    return folder.staging / f"{attempt.sample_id}.{unique}"
 
 
 def commit(
     folder: RunFolder,
     attempt: Attempt,
-    staged: Path,
-    hash_files: Callable[[Path], Mapping[str, str]],
+    staged: Place,
+    hash_files: Callable[[Place], Mapping[str, str]],
     make_record: Callable[[dict[str, str]], Commit],
 ) -> Commit:
     """Turn a staged volume into an existing one: re-read and hash, rename, record.
@@ -233,22 +272,40 @@ def commit(
         is then thrown away.
     """
     record = make_record(dict(hash_files(staged)))
-    first = existing(folder, attempt.sample_id)
+    if isinstance(staged, ObjectPath):
+        settled = settle(folder, staged, record, existing)
+    else:
+        settled = _settle_on_disk(folder, staged, record)
+    _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
+    return settled
+
+
+def _settle_on_disk(folder: RunFolder, staged: Path, record: Commit) -> Commit:
+    first = existing(folder, record.sample_id)
+    stale = staged.with_name(f"{staged.name}.stale")
     if first is None:
-        final = folder.volume(attempt.sample_id)
+        final = Path(str(folder.volume(record.sample_id)))
         if final.exists() or final.is_symlink():  # of an attempt that died before its record
-            final.rename(staged.with_name(f"{staged.name}.stale"))
+            final.rename(stale)
         staged.rename(final)
         sync_folder(final.parent)
-        put(folder.commit(attempt.sample_id), record.model_dump_json(indent=1))
-    for leftover in (staged, staged.with_name(f"{staged.name}.stale")):
+        put(folder.commit(record.sample_id), record.model_dump_json(indent=1))
+    for leftover in (staged, stale):
         discard(leftover)
-    _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
     return first or record
 
 
-def clear_staging(folder: RunFolder) -> None:
-    """Throw away what killed attempts left behind. The caller holds the run's lock."""
+def clear_staging(folder: RunFolder, committed: Collection[str] | None = None) -> None:
+    """Throw away what killed attempts left behind. The caller holds the run's lock.
+
+    Args:
+        folder: the run.
+        committed: samples that have a commit record; None looks for them.
+    """
+    if isinstance(folder.root, ObjectPath):
+        there = committed_ids(folder) if committed is None else committed
+        sweep(folder, sorted(stored_ids(folder).difference(there)))
+        return
     for leftover in folder.staging.iterdir():
         discard(leftover)
 
@@ -263,9 +320,11 @@ def _put_attempt(folder: RunFolder, attempt: Attempt) -> None:
     put(path, attempt.model_dump_json())
 
 
-def _read(kind: type[R], path: Path) -> R:
+def _read(kind: type[R], path: Place) -> R:
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, StoreError):
+        raise
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a record of this version"
         raise StoreError(

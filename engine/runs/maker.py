@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.sampling.seeds import noise_seed
 from engine.volumes.nifti import read_labels
+from engine.volumes.places import Place, local_file
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native
 from engine.volumes.store import hash_tree, read_prepared, write_ome_zarr
@@ -56,8 +58,8 @@ class WorkerTask:
         rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
     """
 
-    root: Path
-    data: Path
+    root: Place
+    data: Place
     weights: Path
     sampling: SamplingConfig
     settings_sha256: str
@@ -171,7 +173,7 @@ class VolumeMaker:
         self._commit(work, sampled, measures, Quality(flags=flags, retries=work.retries))
         return None
 
-    def _place(self, source: str) -> Path:
+    def _place(self, source: str) -> Place:
         return stored_at(self._task.root, self._task.data, source)
 
     def _again(self, work: Work) -> Work:
@@ -184,7 +186,8 @@ class VolumeMaker:
         case = original
         if plan.drawn_mask:
             path = self._place(in_run(plan.drawn_mask))
-            drawn = read_labels(path).array.astype(np.uint8)
+            with local_file(path) as file:
+                drawn = read_labels(file).array.astype(np.uint8)
             mask = mask_to_prepared(original, drawn)
             case = replace(original, mask=mask, native_mask=drawn)
         for change in plan.changes:
@@ -206,7 +209,8 @@ class VolumeMaker:
         with clock.stage("write"):
             native = image_to_native(case, sampled.image)
             mask = Volume(case.native_mask, case.native.affine, case.case_id)
-            write_ome_zarr(staged, native, mask, self._attributes(work), sampled.informed)
+            attributes = self._attributes(work)
+            sent = write_ome_zarr(staged, native, mask, attributes, sampled.informed)
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
         def record(files: dict[str, str]) -> Commit:
@@ -231,7 +235,7 @@ class VolumeMaker:
                 committed_at=round(time.time(), 3),
             )
 
-        ledger.commit(self._folder, work.attempt, staged, hash_tree, record)
+        ledger.commit(self._folder, work.attempt, staged, partial(hash_tree, expected=sent), record)
 
     def _attributes(self, work: Work) -> dict[str, Any]:
         """What travels with the volume: equal for every attempt, and so are its bytes."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from engine.volumes.places import Place
 
 _AXES = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
 
 
-def ome_faults(path: Path) -> Iterator[str]:
+def ome_faults(path: Place) -> Iterator[str]:
     """What a reader of OME-Zarr 0.5 would stumble over, each with the file that it is in."""
     root = _node(path, "group")
     if isinstance(root, str):
@@ -42,7 +43,7 @@ def ome_faults(path: Path) -> Iterator[str]:
         yield "labels/mask/zarr.json: no ome.image-label"
 
 
-def _image_faults(folder: Path, ome: Any, where: str) -> Iterator[str]:
+def _image_faults(folder: Place, ome: Any, where: str) -> Iterator[str]:
     where = f"{where}zarr.json"
     if not isinstance(ome, dict) or ome.get("version") != "0.5":
         yield f"{where}: ome.version is not 0.5"
@@ -61,7 +62,7 @@ def _image_faults(folder: Path, ome: Any, where: str) -> Iterator[str]:
         yield from _dataset_faults(folder, dataset, where)
 
 
-def _dataset_faults(folder: Path, dataset: Any, where: str) -> Iterator[str]:
+def _dataset_faults(folder: Place, dataset: Any, where: str) -> Iterator[str]:
     name = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(name, str):
         yield f"{where}: a dataset without a path"
@@ -83,7 +84,7 @@ def _dataset_faults(folder: Path, dataset: Any, where: str) -> Iterator[str]:
         yield f"{where}: dataset {name} is not an array z, y, x"
 
 
-def _node(folder: Path, kind: str) -> dict[str, Any] | str:
+def _node(folder: Place, kind: str) -> dict[str, Any] | str:
     """Metadata of a Zarr v3 node, or what is wrong with it."""
     try:
         node = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ there are is decided in `planning.py`. Knows no models, no voxels and no Ray.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
@@ -16,6 +16,7 @@ from engine.config import FrozenConfig
 from engine.errors import StoreError
 from engine.runs.folder import whole_file
 from engine.sampling.mask_augmentation import MaskChange
+from engine.volumes.places import Place
 
 _IN_RUN = "run:"
 
@@ -35,14 +36,15 @@ def in_run(path: str) -> str:
     return f"{_IN_RUN}{path}"
 
 
-def stored_at(root: Path, data: Path, source: str) -> Path:
+def stored_at(root: Place, data: Place, source: str) -> Place:
     """Where a source of a plan row lies: in the run folder, else in the data folder.
 
     Raises:
         StoreError: the plan names a place outside both.
     """
     base, name = (root, source[len(_IN_RUN) :]) if source.startswith(_IN_RUN) else (data, source)
-    if Path(name).is_absolute() or ".." in Path(name).parts or not name:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name:
         raise StoreError(
             f"{name!r}: a plan may name prepared cases of its data and run folder only; "
             "start a new run folder"
@@ -106,7 +108,7 @@ class PlanRow(FrozenConfig):
         return case_id in (self.case_id, self.informed_case)
 
 
-def write_plan(path: Path, rows: Iterable[PlanRow]) -> int:
+def write_plan(path: Place, rows: Iterable[PlanRow]) -> int:
     """Write the rows as JSON lines: the whole plan, or no file; returns their number."""
     count = 0
     with whole_file(path) as file:
@@ -121,7 +123,7 @@ def render_plan(rows: Iterable[PlanRow]) -> str:
     return "".join(row.model_dump_json() + "\n" for row in rows)
 
 
-def iter_plan(path: Path) -> Iterator[PlanRow]:
+def iter_plan(path: Place) -> Iterator[PlanRow]:
     """Read what `write_plan` wrote, row by row.
 
     Raises:
@@ -143,6 +145,6 @@ def iter_plan(path: Path) -> Iterator[PlanRow]:
         ) from None
 
 
-def read_plan(path: Path) -> tuple[PlanRow, ...]:
+def read_plan(path: Place) -> tuple[PlanRow, ...]:
     """All rows of a plan; see `iter_plan`."""
     return tuple(iter_plan(path))

@@ -15,6 +15,8 @@ from typing import Self
 
 from engine.log import get_logger
 from engine.runs.folder import append
+from engine.volumes.object_path import ObjectPath
+from engine.volumes.places import Place
 
 log = get_logger(__name__)
 
@@ -22,8 +24,14 @@ _POLL_S = 0.5
 _SILENCE_S = 5.0
 
 
-def write_event(path: Path, event: str, sample_id: str, done: int = 0, total: int = 0) -> None:
-    """Add one event: "started", "window" (done of total), "committed" or "failed"."""
+def write_event(path: Place, event: str, sample_id: str, done: int = 0, total: int = 0) -> None:
+    """Add one event: "started", "window" (done of total), "committed" or "failed".
+
+    An object store keeps no events: each would be an object, and the driver would have to list
+    them all again and again (see `ProgressWatch.ended`).
+    """
+    if isinstance(path, ObjectPath):
+        return
     fields = {"time": round(time.time(), 3), "event": event, "sample_id": sample_id}
     if total:
         fields.update(done=done, total=total)
@@ -89,10 +97,10 @@ class Tally:
 class ProgressWatch:
     """Follows progress.jsonl in a thread and logs a line at every volume and every few seconds."""
 
-    def __init__(self, path: Path, tally: Tally) -> None:
-        self._path = path
+    def __init__(self, path: Place, tally: Tally) -> None:
+        self._path = path if isinstance(path, Path) else None
         self._tally = tally
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = self._path.stat().st_size if self._path and self._path.exists() else 0
         self._started_s = time.time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
@@ -109,6 +117,12 @@ class ProgressWatch:
     ) -> None:
         self._stop.set()
         self._thread.join()
+
+    def ended(self, sample_id: str, status: str) -> None:
+        """Be told of a volume that has ended; counts where no file tells."""
+        if self._path is None:
+            event = "committed" if status == "committed" else "failed"
+            self._tally.take(event, sample_id, self._started_s, 0, 0)
 
     def _follow(self) -> None:
         said_s, said = time.time(), ""
@@ -127,7 +141,7 @@ class ProgressWatch:
 
     def _read_new(self) -> None:
         """Read whole new lines; a torn line (two writers on a network disk) is skipped."""
-        if not self._path.exists():
+        if self._path is None or not self._path.exists():
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)

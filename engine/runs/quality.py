@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from pydantic import Field
 from engine.config import FrozenConfig
 from engine.evaluation.fidelity import class_means
 from engine.runs.records import Measures
+from engine.volumes.places import Place
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import IntensityWindow, PreparedCase
 
@@ -67,7 +67,7 @@ class CohortStatistics(FrozenConfig):
     organs: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
 
-def read_cohort(cases: Iterable[Path], limit: int) -> CohortStatistics:
+def read_cohort(cases: Iterable[Place], limit: int) -> CohortStatistics:
     """Look at evenly spread cases, one at a time.
 
     Args:

@@ -63,6 +63,7 @@ class Commit(FrozenConfig):
         joins: z on the prepared grid where slices z - 1 and z come from different windows.
         timings_s: seconds by stage.
         peak_memory_mb: of the worker process until then.
+        volume: in an object store, which attempt's volume it is (see `ledger.volume_of`).
     """
 
     sample_id: str
@@ -83,6 +84,7 @@ class Commit(FrozenConfig):
     measures: Measures
     quality: Quality = Quality()
     committed_at: float
+    volume: str = Field("", pattern=r"^([0-9]+\.[0-9a-f]+\.ome\.zarr)?$")
 
 
 class Attempt(FrozenConfig):

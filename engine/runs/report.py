@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -21,19 +20,20 @@ from engine.runs.folder import RunFolder, put
 from engine.runs.identity import RunIdentity
 from engine.runs.plan import PlanRow
 from engine.runs.summary import RunSummary, VolumeSummary
+from engine.volumes.places import Place
 
 _FAILURES_LISTED = 200
 
 
 def write_report(
     folder: RunFolder,
-    data: Path,
+    data: Place,
     identity: RunIdentity,
     summary: RunSummary,
     num_pictured: int,
     remarks: Mapping[str, str],
     title: str = "Resampled volumes",
-) -> Path:
+) -> Place:
     """Write report.html; of a long run it shows a part, and says of how many.
 
     Args:

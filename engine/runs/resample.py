@@ -25,6 +25,7 @@ from engine.runs.informed_slices import find_slices
 from engine.runs.inputs import (
     case_facts,
     check_position_model,
+    find_data,
     find_folder,
     pick_masks,
     refuse_inside,
@@ -43,6 +44,7 @@ from engine.sampling.mask_augmentation import (
     way_to_centre,
 )
 from engine.volumes.manifest import PreparedManifest, read_manifest
+from engine.volumes.places import Place, PlaceField
 from engine.volumes.store import read_prepared
 from engine.volumes.volume import PreparedCase
 
@@ -75,8 +77,8 @@ class ResampleConfig(GenerationConfig):
         same_patient: "cross" may take another case of the same patient.
     """
 
-    data: Path | None = None
-    out: Path = Path("runs/resample_abdomen")
+    data: PlaceField | None = None
+    out: PlaceField = Path("runs/resample_abdomen")
     informed: tuple[InformedSource, ...] = ("cross",)
     slices: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
@@ -118,7 +120,7 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
             do not raise: see `Outcome.summary.failed`.
     """
     if config.data is not None:
-        refuse_inside(run_place(config.out), [find_folder(config.data, "data")])
+        refuse_inside(run_place(config.out), [find_data(config.data)])
     return generate(config, partial(_intent, config), load)
 
 
@@ -129,7 +131,7 @@ class BrainConfig(ResampleConfig):
     """
 
     weights: Path = Path("weights/brain_flair")
-    out: Path = Path("runs/resample_brain")
+    out: PlaceField = Path("runs/resample_brain")
 
 
 def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Outcome:
@@ -143,7 +145,7 @@ def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Out
         raise ConfigError(
             "no data; give --data FOLDER, prepared with jobs/configs/prepare_brain_flair.yaml"
         )
-    data = find_folder(config.data, "data")
+    data = find_data(config.data)
     if read_manifest(data).config.contour != "brain":
         raise ConfigError(
             f"{data}: prepared without the brain contour; prepare it with "
@@ -153,10 +155,7 @@ def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Out
 
 
 def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> Intent:
-    if config.data is None:
-        data = build_demo_cohort(folder.root / "cohort", session.start)
-    else:
-        data = find_folder(config.data, "data")
+    data = _demo_data(folder, session) if config.data is None else find_data(config.data)
     manifest = read_manifest(data)
     facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
     masks = pick_masks(facts, config.cases)
@@ -189,6 +188,15 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
     )
 
 
+def _demo_data(folder: RunFolder, session: RaySession) -> Path:
+    if not isinstance(folder.root, Path):
+        raise ConfigError(
+            f"{folder.root}: the demo's cohort is made on disk only; give --data, or a folder "
+            "with --out"
+        )
+    return build_demo_cohort(folder.root / "cohort", session.start)
+
+
 def data_digest(manifest: PreparedManifest) -> dict[str, str]:
     """What describes a prepared data set in run.yaml."""
     return {"prepared cases": cases_digest(manifest)}
@@ -200,7 +208,7 @@ def cases_digest(manifest: PreparedManifest) -> str:
 
 
 def make_gate(
-    config: GateConfig, folder: RunFolder, data: Path
+    config: GateConfig, folder: RunFolder, data: Place
 ) -> Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow] | None:
     """The compatibility gate of a run, or None where it is off."""
     if config.policy == "off":
@@ -214,7 +222,7 @@ class Augmenter:
     Rows of one case follow each other in a plan, so the last case read is kept.
     """
 
-    def __init__(self, folder: RunFolder, data: Path, manifest: PreparedManifest) -> None:
+    def __init__(self, folder: RunFolder, data: Place, manifest: PreparedManifest) -> None:
         self._folder, self._data = folder, data
         self._ranges = BRAIN if manifest.config.contour == "brain" else ABDOMEN
         contour = manifest.config.contour != "none"

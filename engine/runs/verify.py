@@ -18,13 +18,15 @@ from typing import TypeVar
 from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.errors import ConfigError, RunError, StoreError
+from engine.errors import ConfigError, RunError, StoreError, StoreUnreachableError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.folder import RunFolder, RunLock, discard
 from engine.runs.ome import ome_faults
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
+from engine.volumes.object_path import ObjectPath
+from engine.volumes.places import Place, PlaceField
 from engine.volumes.store import hash_tree
 
 log = get_logger(__name__)
@@ -45,7 +47,7 @@ class VerifyJob(FrozenConfig):
         num_threads: files are hashed side by side.
     """
 
-    run: Path | None = None
+    run: PlaceField | None = None
     repair: bool = False
     derived_from: str | None = None
     withdraw: str | None = None
@@ -98,7 +100,7 @@ class Verdict:
         return self.planned - self.committed + len(self.repaired)
 
 
-def open_run(root: Path | None) -> RunFolder:
+def open_run(root: Place | None) -> RunFolder:
     """The run folder that a job names.
 
     Raises:
@@ -108,7 +110,7 @@ def open_run(root: Path | None) -> RunFolder:
     if root is None:
         raise ConfigError("no run folder; give --run FOLDER")
     folder = RunFolder(root)
-    if not folder.plan.is_file() or not folder.commits.is_dir():
+    if not folder.plan.is_file() or (isinstance(root, Path) and not Path(root, "commits").is_dir()):
         raise RunError(f"{root}: not a run folder (no plan.jsonl); give one that a job made")
     folder.refuse_links()
     return folder
@@ -169,11 +171,8 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
         for row in rows:
             _delete(folder, row.sample_id)
             for name in (row.sample_id, f"{row.sample_id}_0000"):
-                for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
-                    if exported.parent.resolve().is_relative_to(folder.root.resolve()):
-                        exported.unlink()
-                    else:
-                        log.warning("%s: lies outside the run; delete it yourself", exported)
+                for exported in _exported(folder, name):
+                    exported.unlink()
         for stale in [
             folder.report,
             folder.summary,
@@ -209,10 +208,7 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
         verdict.sound += not found
         if done % _SAY_EVERY == 0 or done == len(names):
             log.info("%d of %d volumes read, %d findings", done, len(names), len(verdict.findings))
-    stored = (folder.root / "volumes").glob("*.ome.zarr")
-    verdict.leftovers = sorted(
-        name for path in stored if (name := path.name.removesuffix(".ome.zarr")) not in committed
-    )
+    verdict.leftovers = sorted(ledger.stored_ids(folder) - committed)
     return verdict
 
 
@@ -220,6 +216,8 @@ def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
     """What is wrong with one committed volume."""
     try:
         commit = ledger.read_commit(folder, sample_id)
+    except StoreUnreachableError:
+        raise
     except StoreError as error:
         yield Finding(sample_id, "bad commit record", str(error))
         return
@@ -228,8 +226,8 @@ def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
     if commit.sample_id != sample_id or not commit.files:
         yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
         return
-    path = folder.volume(sample_id)
-    if path.is_symlink():
+    path = ledger.volume_of(folder, commit)
+    if isinstance(path, Path) and path.is_symlink():
         yield Finding(sample_id, "link", f"{path.name} points to {path.readlink()}")
         return
     if not path.is_dir():
@@ -237,12 +235,14 @@ def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
         return
     try:
         there = hash_tree(path)
+    except StoreUnreachableError:
+        raise
     except OSError as error:
         yield Finding(sample_id, "unreadable volume", str(error))
         return
     for name in sorted(commit.files.keys() | there.keys()):
         kind = _difference(path / name, commit.files.get(name), there.get(name))
-        if (path / name).is_symlink():
+        if isinstance(path, Path) and (path / name).is_symlink():
             kind = "link"
         if kind:
             yield Finding(sample_id, kind, name)
@@ -250,7 +250,7 @@ def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
         yield Finding(sample_id, "not OME-Zarr 0.5", fault)
 
 
-def _difference(file: Path, expected: str | None, found: str | None) -> str:
+def _difference(file: Place, expected: str | None, found: str | None) -> str:
     if expected is None:
         return "extra file"
     if found is None:
@@ -274,11 +274,25 @@ def _delete(folder: RunFolder, sample_id: str) -> None:
     """Record first, then the volume: what is cut off in between does not exist."""
     folder.commit(sample_id).unlink(missing_ok=True)
     volume = folder.volume(sample_id)
-    if volume.exists() or volume.is_symlink():
+    if isinstance(volume, ObjectPath):
+        volume.remove_tree()
+    elif volume.exists() or volume.is_symlink():
+        assert isinstance(folder.staging, Path)
         folder.staging.mkdir(exist_ok=True)
         away = folder.staging / f"{sample_id}.{uuid.uuid4().hex[:8]}.deleted"
         volume.rename(away)
         discard(away)
+
+
+def _exported(folder: RunFolder, name: str) -> Iterator[Path]:
+    """Exports of a volume inside the run folder; an object store holds none."""
+    if not isinstance(folder.root, Path):
+        return
+    for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
+        if exported.parent.resolve().is_relative_to(folder.root.resolve()):
+            yield exported
+        else:
+            log.warning("%s: lies outside the run; delete it yourself", exported)
 
 
 def _in_order(work: Callable[[T], R], items: Sequence[T], num_threads: int) -> Iterator[R]:

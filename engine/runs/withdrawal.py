@@ -24,6 +24,8 @@ def read_withdrawn(folder: RunFolder) -> frozenset[str]:
         return frozenset(str(name) for name in names)
     except FileNotFoundError:
         return frozenset()
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(
             f"{folder.withdrawn}: cannot read which cases were withdrawn; write "

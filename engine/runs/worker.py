@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from engine.errors import EngineError, SamplingError
+from engine.errors import EngineError, SamplingError, StoreUnreachableError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.feed import SamplerFeed, SamplerStoppedError
@@ -86,16 +86,17 @@ class _Rows:
     def begin(self, plan: PlanRow, *, alone: bool) -> Attempt | dict[str, Any]:
         """An attempt, or the status of a row that needs none."""
         sample_id = plan.sample_id
-        if ledger.existing(self.folder, sample_id):
-            return _status(sample_id, "committed")  # by a worker that died before it could tell
         try:
+            if ledger.existing(self.folder, sample_id):
+                return _status(sample_id, "committed")  # by a worker that died before telling
             attempt = ledger.begin_attempt(
                 self.folder, sample_id, self.name, plan.case_id, alone=alone
             )
         except (EngineError, OSError) as error:
             with suppress(OSError):  # a disk that takes no attempt takes no event
                 write_event(self.folder.progress, "failed", sample_id)
-            quarantined = isinstance(error, EngineError)
+            unknown = isinstance(error, StoreUnreachableError)
+            quarantined = isinstance(error, EngineError) and not unknown
             return _status(sample_id, "quarantined" if quarantined else "failed", str(error))
         write_event(self.folder.progress, "started", sample_id)
         return attempt
@@ -174,9 +175,13 @@ class FullWorker:
     async def __call__(self, row: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Make the volume of one plan row; yields one status row (see `ResampleWorker`)."""
         plan = PlanRow.model_validate_json(row["plan"])
-        alone = not self._company_allowed or await self._beside(
-            ledger.needs_alone, self._rows.folder, plan.sample_id
-        )
+        try:
+            alone = not self._company_allowed or await self._beside(
+                ledger.needs_alone, self._rows.folder, plan.sample_id
+            )
+        except StoreUnreachableError as error:
+            yield _status(plan.sample_id, "failed", str(error))
+            return
         async with self._room, self._company.enter(alone=alone):
             yield await self._one(plan, alone=alone)
 

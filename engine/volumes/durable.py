@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import EngineError, StoreError
+from engine.volumes.places import Place
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def store_reading(path: Path, remedy: str) -> Iterator[None]:
+def store_reading(path: Place, remedy: str) -> Iterator[None]:
     """Turn whatever goes wrong with reading `path` into a StoreError that ends with `remedy`."""
     try:
         yield

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
 from engine.errors import StoreError
+from engine.volumes.places import Place
 from engine.volumes.prepare_config import PrepareConfig
 
 MANIFEST_NAME = "dataset.json"
@@ -81,7 +82,7 @@ def write_manifest(folder: Path, manifest: PreparedManifest) -> None:
         ) from None
 
 
-def read_manifest(folder: Path) -> PreparedManifest:
+def read_manifest(folder: Place) -> PreparedManifest:
     """Read `dataset.json` of a prepared folder.
 
     Raises:
@@ -94,6 +95,8 @@ def read_manifest(folder: Path) -> PreparedManifest:
         raise StoreError(
             f"{path}: missing; prepare the data set (jobs/prepare_dataset.py), or finish that job"
         ) from None
+    except StoreError:
+        raise
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise StoreError(
             f"{path}: damaged or of another version ({str(error).splitlines()[0]}); "

@@ -1,4 +1,4 @@
-"""Zarr on disk: prepared cases and finished OME-Zarr volumes (caches stand in array_store.py).
+"""Zarr: prepared cases and finished OME-Zarr volumes (caches stand in array_store.py).
 
 A missing shard reads as fill value without an error, so everything read back is checked: prepared
 cases against the digests stored with them, finished volumes by the presence of each shard (their
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,11 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from engine.errors import StoreError
-from engine.volumes.durable import flush_tree, store_reading, store_writing, whole_folder
+from engine.volumes.durable import store_reading
 from engine.volumes.nifti import fresh_header
+from engine.volumes.places import Place
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
+from engine.volumes.zarr_places import hash_files, new_group, stored_group, whole_group
 
 PREPARED_FORMAT = "gem3d-prepared/1"
 _OME_VERSION = "0.5"
@@ -31,7 +32,7 @@ _SLICES_PER_CHUNK = 16
 _ZSTD_LEVEL = 3
 
 
-def write_prepared(path: Path, case: PreparedCase) -> None:
+def write_prepared(path: Place, case: PreparedCase) -> None:
     """Write a prepared case as `{case_id}.zarr`, replacing an older one, whole or not at all.
 
     Raises:
@@ -59,21 +60,22 @@ def write_prepared(path: Path, case: PreparedCase) -> None:
         "num_classes": case.num_classes,
         "sha256": {name: _digest(array) for name, array in arrays.items()},
     }
-    with whole_folder(path) as staged:
-        group = zarr.open_group(str(staged), mode="w-", zarr_format=3)
+    with whole_group(path) as group:
         for name, array in arrays.items():
             _write_array(group, name, array)
         group.attrs.update(attributes)
 
 
-def read_prepared(path: Path) -> PreparedCase:
+def read_prepared(path: Place) -> PreparedCase:
     """Read what `write_prepared` wrote, every array checked against its digest.
 
     Raises:
         StoreError: missing, damaged, or of another format.
     """
-    with store_reading(path, "delete it and prepare the case again"):
-        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+    with (
+        store_reading(path, "delete it and prepare the case again"),
+        stored_group(path) as (group, size_of),
+    ):
         attributes: Mapping[str, Any] = dict(group.attrs)
         if attributes.get("format") != PREPARED_FORMAT:
             raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
@@ -81,7 +83,7 @@ def read_prepared(path: Path) -> PreparedCase:
             raise StoreError(
                 f"{path}: holds the case {attributes['case_id']!r}; prepare the data set again"
             )
-        arrays = {name: _read_array(path, group, name) for name in attributes["sha256"]}
+        arrays = {name: _read_array(path, group, name, size_of) for name in attributes["sha256"]}
         for name, array in arrays.items():
             if _digest(array) != attributes["sha256"][name]:
                 raise StoreError(f"{path}: {name} is damaged; delete it and prepare the case again")
@@ -124,14 +126,16 @@ class PreparedHeader:
     sha256: Mapping[str, str]
 
 
-def read_prepared_header(path: Path) -> PreparedHeader:
+def read_prepared_header(path: Place) -> PreparedHeader:
     """Read the attributes of a prepared case.
 
     Raises:
         StoreError: missing, damaged, or of another format.
     """
-    with store_reading(path, "delete it and prepare the case again"):
-        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+    with (
+        store_reading(path, "delete it and prepare the case again"),
+        stored_group(path, metadata_only=True) as (group, _),
+    ):
         attributes: Mapping[str, Any] = dict(group.attrs)
         mask = group["mask"]
         if attributes.get("format") != PREPARED_FORMAT or not isinstance(mask, zarr.Array):
@@ -147,19 +151,19 @@ def read_prepared_header(path: Path) -> PreparedHeader:
         )
 
 
-def list_prepared(folder: Path) -> list[str]:
+def list_prepared(folder: Place) -> list[str]:
     """Sorted case ids of the prepared cases in a folder."""
     found = folder.glob("*.zarr") if folder.is_dir() else iter(())
     return sorted(path.stem for path in found if not path.name.startswith("."))
 
 
 def write_ome_zarr(
-    path: Path,
+    path: Place,
     image: Volume,
     mask: Volume,
     attrs: Mapping[str, Any],
     informed: NDArray[np.float32] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write one finished volume as OME-Zarr 0.5: image, `labels/mask`, NIfTI header bytes.
 
     Args:
@@ -168,6 +172,10 @@ def write_ome_zarr(
         mask: `z y x` uint8 on the same grid.
         attrs: provenance and the like, JSON values; stored beside affine, units and `synthetic`.
         informed: `y x` the generated slice that it was sampled with, on the model's grid.
+
+    Returns:
+        What `hash_tree` must find there: sha256 of every object that was sent to an object store;
+        nothing on disk, where only reading back tells.
 
     Raises:
         StoreError: the path exists, the grids differ, an own attribute would be overwritten, or
@@ -181,8 +189,8 @@ def write_ome_zarr(
     if taken:
         raise StoreError(f"{path}: attributes {taken} are the store's own; rename them")
     spacing = [float(s) for s in image.spacing_mm_zyx]
-    with store_writing(path, path):
-        root = zarr.open_group(str(path), mode="w-", zarr_format=3)
+    sent: dict[str, str] = {}
+    with new_group(path, sent) as root:
         _write_array(root, "0", image.array, ("z", "y", "x"))
         labels = root.create_group("labels")
         label = labels.create_group("mask")
@@ -207,54 +215,53 @@ def write_ome_zarr(
                 "ome": {"version": _OME_VERSION, "multiscales": [_multiscale("image", spacing)]},
             }
         )
-        flush_tree(path)
+    return sent
 
 
-def read_ome_zarr(path: Path) -> tuple[Volume, Volume, dict[str, Any]]:
+def read_ome_zarr(path: Place) -> tuple[Volume, Volume, dict[str, Any]]:
     """Read what `write_ome_zarr` wrote: image, mask, attributes (without `ome`).
 
     Raises:
         StoreError: missing, or a shard is missing or damaged.
     """
-    with store_reading(path, "verify the run, delete the volume and make it again"):
-        root = zarr.open_group(str(path), mode="r", zarr_format=3)
+    with (
+        store_reading(path, "verify the run, delete the volume and make it again"),
+        stored_group(path) as (root, size_of),
+    ):
         attributes = dict(root.attrs)
         affine = np.array(attributes["affine"], dtype=np.float64)
         source = str(attributes.get("source", path))
-        header = _read_array(path, root, "nifti").tobytes()
-        image = Volume(_read_array(path, root, "0"), affine, source, header)
-        mask = Volume(_read_array(path, root, "labels/mask/0"), affine, source, header)
+        header = _read_array(path, root, "nifti", size_of).tobytes()
+        image = Volume(_read_array(path, root, "0", size_of), affine, source, header)
+        mask = Volume(_read_array(path, root, "labels/mask/0", size_of), affine, source, header)
     attributes.pop("ome")
     return image, mask, attributes
 
 
-def read_informed(path: Path) -> NDArray[np.float32]:
+def read_informed(path: Place) -> NDArray[np.float32]:
     """The generated informed slice of a finished volume, `y x` in [-1, 1].
 
     Raises:
         StoreError: it has none, or it is damaged.
     """
-    with store_reading(path, "verify the run, delete the volume and make it again"):
-        root = zarr.open_group(str(path), mode="r", zarr_format=3)
-        return np.asarray(_read_array(path, root, "informed"), dtype=np.float32)
+    with (
+        store_reading(path, "verify the run, delete the volume and make it again"),
+        stored_group(path) as (root, size_of),
+    ):
+        return np.asarray(_read_array(path, root, "informed", size_of), dtype=np.float32)
 
 
-def hash_tree(path: Path) -> dict[str, str]:
-    """sha256 of every file under a folder, by its relative name with `/`, sorted.
+def hash_tree(path: Place, expected: Mapping[str, str] | None = None) -> dict[str, str]:
+    """sha256 of every file under a place, by its relative name with `/`, sorted.
+
+    Args:
+        path: of the volume or case.
+        expected: what `write_ome_zarr` returned, to be compared with; None or empty is unknown.
 
     Raises:
-        StoreError: the folder is missing or holds no file.
+        StoreError: the place is missing or holds no file, or other files than expected.
     """
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    if not files:
-        raise StoreError(f"{path}: no files there; make it again")
-    result = {}
-    for file in files:
-        with file.open("rb") as stream:
-            result[file.relative_to(path).as_posix()] = hashlib.file_digest(
-                stream, "sha256"
-            ).hexdigest()
-    return result
+    return hash_files(path, expected or {})
 
 
 def _multiscale(name: str, spacing_mm_zyx: list[float]) -> dict[str, Any]:
@@ -286,12 +293,14 @@ def _write_array(
     stored[...] = array
 
 
-def _read_array(path: Path, group: zarr.Group, name: str) -> NDArray[Any]:
+def _read_array(
+    path: Place, group: zarr.Group, name: str, size_of: Callable[[str], int]
+) -> NDArray[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path}: {name} is not an array; make it again")
-    shard = path.joinpath(name, "c", *["0"] * array.ndim)  # the one that `_write_array` makes
-    if not shard.is_file() or shard.stat().st_size == 0:
+    shard = "/".join([name, "c", *["0"] * array.ndim])  # the one that `_write_array` makes
+    if not size_of(shard):
         raise StoreError(f"{path}: the shard of {name} is missing; delete the folder, make it anew")
     return np.asarray(array[...])
 

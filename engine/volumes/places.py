@@ -1,0 +1,107 @@
+"""Places of runs and data: folders and files on disk, or names in an object store.
+
+Both have the same methods as far as runs need them, so that most code asks not which it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from pydantic import PlainSerializer, PlainValidator
+from tyro.constructors import PrimitiveConstructorSpec
+
+from engine.errors import ConfigError
+from engine.volumes.object_path import ObjectPath
+
+Place: TypeAlias = Path | ObjectPath
+
+_SQUEEZED = re.compile(r"^[a-z][a-z0-9+.-]+:/")  # what pathlib makes of an address
+
+
+def as_place(value: object) -> Place:
+    """A place from what a user writes: a path, `file://...`, or an address such as `s3://...`.
+
+    Raises:
+        ConfigError: the address has no bucket, leaves its place, or holds credentials; or the value
+            is of another type.
+    """
+    if isinstance(value, ObjectPath):
+        return value
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{value!r} is neither a path nor an address")
+    text = str(value)
+    if "://" not in text:
+        if _SQUEEZED.match(text):
+            raise ConfigError(f"{text}: an address is given as text and not as a path: s3://...")
+        return Path(value)
+    kind, _, rest = text.partition("://")
+    if kind == "file":
+        return Path(unquote(urlsplit(text).path))
+    parts = rest.rstrip("/").split("/")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", kind) or not all(parts) or {".", ".."} & set(parts):
+        raise ConfigError(f"{text}: not the address of a place; write s3://BUCKET/NAME")
+    if "@" in parts[0]:
+        raise ConfigError(
+            f"{kind}://...@{parts[0].rpartition('@')[2]}: an address must not hold credentials; "
+            "put them in the environment"
+        )
+    return ObjectPath(f"{kind}://{'/'.join(parts)}")
+
+
+PlaceField = Annotated[
+    Place,
+    PlainValidator(as_place),
+    PlainSerializer(str, when_used="json"),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH|URL",
+        instance_from_str=lambda texts: as_place(texts[0]),
+        is_instance=lambda value: isinstance(value, Path | ObjectPath),
+        str_from_instance=lambda place: [str(place)],
+    ),
+]
+"""A setting that holds a place, in YAML and on the command line."""
+
+
+def remove_tree(place: Place) -> None:
+    """Delete a folder with all that is in it, as far as possible."""
+    if isinstance(place, ObjectPath):
+        place.remove_tree()
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def local_file(place: Place) -> Iterator[Path]:
+    """The file of a place on disk, for libraries that read files; a copy when it is an object.
+
+    Raises:
+        FileNotFoundError: the object is not there.
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="gem3d-") as folder:
+        path = Path(folder) / place.name
+        path.write_bytes(place.read_bytes())
+        yield path
+
+
+@contextmanager
+def file_to_write(place: Place) -> Iterator[Path]:
+    """A file on disk to write, for libraries that write files; becomes the object afterwards."""
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="gem3d-") as folder:
+        path = Path(folder) / place.name
+        yield path
+        place.write_bytes(path.read_bytes())
