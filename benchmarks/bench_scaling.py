@@ -42,7 +42,11 @@ def main(args: Sequence[str]) -> int:
     """Measure, print, return 0."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=_PARTS, default=_PARTS)
-    parser.add_argument("--quick", action="store_true", help="a smoke run; its figures say little")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a smoke run; its figures say little",
+    )
     parser.add_argument("--weights", type=Path, default=_ROOT / "weights" / "demo_abdomen")
     parser.add_argument("--volumes", type=int, default=8, help="of part real; an even number")
     parser.add_argument("--place", type=Path, help="for the runs; a temporary folder otherwise")
