@@ -105,6 +105,7 @@ def _when_busy(node: Any, marks: Path, strike: Callable[[], None]) -> None:
         time.sleep(_VOLUME_S / 2)
         strike()
         (marks / "lost").touch()
+        threading.Event().wait()  # Linux ends what a thread has started together with the thread
 
     threading.Thread(target=watch, name="strike", daemon=True).start()
 
