@@ -8,6 +8,7 @@ commit record holds the hash of every file). Knows nothing of runs, commits or r
 from __future__ import annotations
 
 import base64
+import colorsys
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _OME_VERSION = "0.5"
 _OWN_ATTRS = ("ome", "affine", "units", "source")
 _SLICES_PER_CHUNK = 16
 _ZSTD_LEVEL = 3
+_GOLDEN = 0.618034  # of the colour circle, from one label to the next
 
 
 def write_prepared(path: Place, case: PreparedCase) -> None:
@@ -202,7 +204,7 @@ def write_ome_zarr(
         label.attrs["ome"] = {
             "version": _OME_VERSION,
             "multiscales": [_multiscale("mask", spacing)],
-            "image-label": {"source": {"image": "../../"}},
+            "image-label": {"source": {"image": "../../"}, "colors": _colors(mask.array)},
         }
         labels.attrs["ome"] = {"version": _OME_VERSION, "labels": ["mask"]}
         root.attrs.update(
@@ -262,6 +264,15 @@ def hash_tree(path: Place, expected: Mapping[str, str] | None = None) -> dict[st
         StoreError: the place is missing or holds no file, or other files than expected.
     """
     return hash_files(path, expected or {})
+
+
+def _colors(labels: Array) -> list[dict[str, Any]]:
+    """A colour for every label that is there, far from its neighbours'."""
+    colors = []
+    for value in (int(v) for v in np.unique(labels) if v):
+        rgb = colorsys.hsv_to_rgb(value * _GOLDEN % 1.0, 0.75, 1.0)
+        colors.append({"label-value": value, "rgba": [*(round(255 * c) for c in rgb), 255]})
+    return colors
 
 
 def _multiscale(name: str, spacing_mm_zyx: list[float]) -> dict[str, Any]:
