@@ -111,7 +111,7 @@ def refuses(struck: Struck) -> str:
 
 def is_slow(struck: Struck) -> str:
     """Every answer comes late."""
-    with slow_way(struck.server.port, 0.2) as port, _environment(port):
+    with slow_way(struck.server.port, 0.05) as port, _environment(port):
         return struck.run()
 
 
