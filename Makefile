@@ -58,7 +58,7 @@ demo-weights: setup  ## train the demo's weights again, into runs/demo_weights/w
 	for data in $(WEIGHTS_WORK)/raw $(wildcard $(REAL_CT)); do \
 	  $(TIDY) $(BIN)/python jobs/prepare_dataset.py --config jobs/configs/prepare_abdomen_ct.yaml \
 	    --root "$$data" --out $(WEIGHTS_WORK)/prepared; done
-	for stage in autoencoder slice volume decoder; do \
+	for stage in autoencoder slice volume decoder position; do \
 	  $(TIDY) $(BIN)/python jobs/train_model.py --config "jobs/configs/train_demo_$$stage.yaml"; done
 	@echo "weights and model card: $(WEIGHTS_WORK)/weights (the demo reads weights/demo_abdomen)"
 

@@ -100,7 +100,7 @@ def picture(path: Path, drawn: dict[float, Slices], real: Sequence[PreparedCase]
     for row, (height, planes) in zip(np.atleast_2d(axes), drawn.items(), strict=True):
         others = [c.image[round(height * (len(c.image) - 1))] for c in real if c.image is not None]
         for axis, plane in zip(row, [*planes, *others], strict=True):
-            axis.imshow(plane, cmap="gray", vmin=-1, vmax=1)
+            axis.imshow(plane, cmap="gray", vmin=-1, vmax=1, origin="lower")
             axis.set_axis_off()
         row[0].set_title(f"generated, p = {height:g}", fontsize=8, loc="left")
         row[count].set_title(f"real, p = {height:g}", fontsize=8, loc="left")

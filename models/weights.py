@@ -109,6 +109,7 @@ def save_weights(
     }
     staged = path.with_name(f".{path.name}.new")
     save_file(stored, staged)
+    staged.chmod(0o644)  # safetensors makes files that only their owner can read
     staged.replace(path)
 
 
