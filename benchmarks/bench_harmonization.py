@@ -8,7 +8,8 @@ known. Runs jobs/harmonize_sites.py's job towards the reference site and measure
 data never tells: `shrunk`, how many times the spread between sites of each organ's mean became
 smaller, and whether each volume is nearer to the true image at the reference site than its input
 was, by the mean distance of organ intensity distributions and by the mean error inside the body.
-Volumes that are not must be among those that the job lists as damaged (`missed` is empty).
+Volumes that are not must be among those that the job lists as damaged or unproven; `missed` are
+those that it does not list.
 Patients start at index 1000 of the cohort: none was trained on. JSON at the end.
 """
 
@@ -124,9 +125,14 @@ def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace
         "spread_before": {name: organ.before for name, organ in spread.items()},
         "spread_after": {name: organ.after for name, organ in spread.items()},
         "shrunk": {name: organ.shrunk for name, organ in spread.items()},
+        "own_error": found.own_error,
         "damaged": found.damaged,
+        "unproven": found.unproven,
         "farther": farther,
-        "missed": {m: sorted(set(names) - set(found.damaged)) for m, names in farther.items()},
+        "missed": {
+            m: sorted(set(names) - set(found.damaged) - set(found.unproven))
+            for m, names in farther.items()
+        },
         "rows": rows,
         "weights": options.weights.name,
         "seed": options.seed,

@@ -83,3 +83,10 @@ def local_ray() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has a process of its own is called here: starting one takes seconds each time."""
+    for module in ("generate", "harmonize", "report"):
+        monkeypatch.setattr(f"engine.runs.{module}.aside", lambda function, *args: function(*args))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.runs import generate, harmonize, report
+from engine.runs import generate
 from engine.runs.pipeline import Pool, Row
 from engine.runs.resample import ResampleConfig
 from engine.runs.session import RaySession
@@ -21,13 +21,6 @@ def config(tmp_path: Path) -> ResampleConfig:
         out=tmp_path / "run",
         informed=("own",),
     )
-
-
-@pytest.fixture(autouse=True)
-def nothing_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has a process of its own is called here: starting one takes seconds each time."""
-    for module in (generate, harmonize, report):
-        monkeypatch.setattr(module, "aside", lambda function, *args: function(*args))
 
 
 @pytest.fixture

@@ -64,8 +64,14 @@ def test_all_cases_get_the_medoids_slice(config: HarmonizeConfig) -> None:
     assert spread.keys() == {"liver", "spleen", "body"}
     assert spread["liver"]["before"] == pytest.approx(0.15 * np.sqrt(2 / 3) * 2 * 125, rel=0.2)
     assert rows[0].informed_case not in {name.removesuffix("-r00") for name in raw["damaged"]}
+    own = f"{rows[0].informed_case}:{rows[0].informed_z}"
+    (reference,) = [v for v in raw["volumes"] if v["sample_id"].startswith(rows[0].informed_case)]
+    assert raw["own_error"][own] == pytest.approx(_mean(reference["after"]), abs=0.02)
     for volume in raw["volumes"]:
         assert volume["before"].keys() == volume["after"].keys()
+        gain = _mean(volume["before"]) - _mean(volume["after"])
+        settled = volume is reference or volume["damaged"]
+        assert volume["unproven"] == (not settled and gain < raw["own_error"][own]), volume
     page = (config.out / "harmonization.html").read_text()
     assert "not for diagnosis" in page
     assert page.count("data:image/png;base64,") == 1
@@ -119,3 +125,7 @@ def test_impossible_sites_are_refused(
         harmonize(config.model_copy(update={"reference_site": "Z"}), LoadFake())
     assert job.main([]) == 2
     assert "no sites" in capsys.readouterr().err
+
+
+def _mean(distances: dict[str, float]) -> float:
+    return float(np.mean(list(distances.values())))
