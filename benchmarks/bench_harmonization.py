@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Harmonization with a known answer: the same patients scanned at every site.
 
-    python benchmarks/bench_harmonization.py --out FOLDER [--weights FOLDER] [--patients 6]
+    python benchmarks/bench_harmonization.py [--out FOLDER] [--weights FOLDER] [--patients 6]
 
 Phantoms can be scanned at all four sites, so the reference site's true image of each patient is
 known. Runs jobs/harmonize_sites.py's job towards the reference site and measures what patients'
@@ -64,7 +64,7 @@ def parse(args: Sequence[str]) -> Namespace:
     """The command line."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="phantoms, prepared cases and the run")
+    add("--out", type=Path, default=Path("runs/bench_harmonization"))
     add("--weights", type=Path, default=DEFAULT_WEIGHTS)
     add("--patients", type=int, default=6)
     add("--reference", default="A", choices=[site.name for site in SITES])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 r"""The paper's comparisons at equal steps: conditioning, mask encoding, slice position, stage 2.
 
-    python benchmarks/bench_conditioning.py --data PREPARED --autoencoder WEIGHTS \
+    python benchmarks/compare_conditioning.py --data PREPARED --autoencoder WEIGHTS \
         --holdout pat0002 --out FOLDER [--slice-steps 200] [--volume-steps 200]
 
 Trains every way of Table 3 (concatenation, ControlNet, image attention), each with both mask
