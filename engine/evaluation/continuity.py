@@ -100,10 +100,13 @@ def _check(image: Image, body: NDArray[np.bool_]) -> None:
 
 def _pair_sum(values: Image, body: NDArray[np.bool_], axis: int) -> tuple[float, int]:
     """Sum of absolute neighbour differences along `axis` inside the body, and the pairs' number."""
-    ahead = np.take(body, range(1, body.shape[axis]), axis=axis)
-    behind = np.take(body, range(body.shape[axis] - 1), axis=axis)
-    inside = ahead & behind
-    return float(np.abs(np.diff(values, axis=axis))[inside].sum()), int(inside.sum())
+    ahead, behind = (
+        (slice(None),) * axis + (slice(1, None),),
+        (slice(None),) * axis + (slice(None, -1),),
+    )
+    inside = body[ahead] & body[behind]
+    steps = np.abs(values[ahead] - values[behind])
+    return float(np.vdot(steps, inside)), int(np.count_nonzero(inside))
 
 
 def _mean(total: float, count: int) -> float:
