@@ -1,4 +1,4 @@
-"""Nodes of a cluster are lost without warning, and added, in mid-run; on 127.0.0.1 alone."""
+"""Nodes of a cluster are lost without warning, and join, in mid-run; on 127.0.0.1 alone."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _NODE: dict[str, Any] = {
     "object_store_memory": 128 * 2**20,
 }
 _VOLUME_S = 1.0
+_LONG_VOLUME_S = 15.0  # time for the worker on a node that joins to start
 _POLL_S = 0.1
 
 
@@ -44,16 +45,16 @@ class TellingSampler(FakeSampler):
         return super().sample(request, on_window)
 
 
-def lost_node(bench: Bench, out: Path, fault: str) -> str:
+def changed_nodes(bench: Bench, out: Path, fault: str) -> str:
     """The job must end whole; its children did to themselves what the fault is."""
     process = bench.child(out, fault, ray=True)
     try:
         process.wait(DEADLINE_S)
     finally:
         process.kill()
-    told = out.with_name(f"{out.name}.marks") / "lost"
+    told = out.with_name(f"{out.name}.marks") / "struck"
     if not told.exists():
-        return "no node was lost"
+        return "no node was lost, and none joined"
     return "" if process.returncode == 0 else f"the job failed ({process.returncode})"
 
 
@@ -72,12 +73,34 @@ def _replace_the_only(marks: Path) -> FakeSampler:
 
     def replace() -> None:
         cluster.remove_node(node, allow_graceful=False)
-        # a node sets a signal handler, which only the main thread may; the head's is there already
-        with patch("ray._private.utils.set_sigterm_handler"):
-            cluster.add_node(num_cpus=2, **_NODE)
+        _add_node(cluster, 2)
 
     _when_busy(node, marks, replace)
     return _ready(cluster, marks)
+
+
+def joined_node(bench: Bench, out: Path, fault: str) -> str:
+    """Both nodes, the first and the one that joined, must have made volumes."""
+    trouble = changed_nodes(bench, out, fault)
+    if trouble:
+        return trouble
+    marks = out.with_name(f"{out.name}.marks")
+    nodes = [mark for mark in marks.iterdir() if mark.name != "struck"]
+    return "" if len(nodes) == 2 else f"{len(nodes)} node(s) made all volumes"
+
+
+def _join(marks: Path) -> FakeSampler:
+    """A head without CPUs and one node of four; while that one works, another like it joins."""
+    cluster = _start(head_cpus=0)
+    node = cluster.add_node(num_cpus=4, **_NODE)
+    _when_busy(node, marks, partial(_add_node, cluster, 4))
+    return _ready(cluster, marks, _LONG_VOLUME_S)
+
+
+def _add_node(cluster: Cluster, num_cpus: int) -> None:
+    # a node sets a signal handler, which only the main thread may; the head's is there already
+    with patch("ray._private.utils.set_sigterm_handler"):
+        cluster.add_node(num_cpus=num_cpus, **_NODE)
 
 
 def _start(head_cpus: int) -> Cluster:
@@ -90,10 +113,10 @@ def _start(head_cpus: int) -> Cluster:
     return cluster
 
 
-def _ready(cluster: Cluster, marks: Path) -> FakeSampler:
+def _ready(cluster: Cluster, marks: Path, seconds: float = _VOLUME_S) -> FakeSampler:
     cluster.wait_for_nodes()
     os.environ["RAY_ADDRESS"] = cluster.address
-    return TellingSampler(marks, seconds=_VOLUME_S)
+    return TellingSampler(marks, seconds=seconds)
 
 
 def _when_busy(node: Any, marks: Path, strike: Callable[[], None]) -> None:
@@ -104,18 +127,19 @@ def _when_busy(node: Any, marks: Path, strike: Callable[[], None]) -> None:
             time.sleep(_POLL_S)
         time.sleep(_VOLUME_S / 2)
         strike()
-        (marks / "lost").touch()
+        (marks / "struck").touch()
         threading.Event().wait()  # Linux ends what a thread has started together with the thread
 
     threading.Thread(target=watch, name="strike", daemon=True).start()
 
 
 FAULTS = (
-    Fault("node lost", partial(lost_node, fault="node lost"), _lose_one_of_two, needs_ray=True),
+    Fault("node lost", partial(changed_nodes, fault="node lost"), _lose_one_of_two, needs_ray=True),
     Fault(
         "node replaced",
-        partial(lost_node, fault="node replaced"),
+        partial(changed_nodes, fault="node replaced"),
         _replace_the_only,
         needs_ray=True,
     ),
+    Fault("node joins", partial(joined_node, fault="node joins"), _join, needs_ray=True),
 )

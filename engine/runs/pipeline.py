@@ -40,6 +40,9 @@ class Pool:
         num_threads: threads a worker computes with.
         rows_at_once: rows a worker holds; more than one needs an asynchronous worker.
         has_spare_cpu: whether a computer keeps a whole CPU, which cutting blocks needs.
+        is_elastic: whether more workers start on computers that join later. Never where the user
+            has said how many, or where a second worker would fit beside the first on one computer
+            and leave no CPU there.
     """
 
     num_workers: int
@@ -48,6 +51,7 @@ class Pool:
     num_threads: int
     rows_at_once: int = 1
     has_spare_cpu: bool = True
+    is_elastic: bool = False
 
 
 def choose_pool(
@@ -80,12 +84,15 @@ def choose_pool(
         threads = max(1, sum(cpus) // max(gpus, workers))
         on_a_gpu = math.ceil(workers / gpus)
         spare = any(n.get("CPU", 0) - 0.5 * on_a_gpu * n.get("GPU", 0) >= 1 for n in nodes)
-        return Pool(workers, 0.5, min(1.0, gpus / workers), threads, held_rows, spare)
+        share = min(1.0, gpus / workers)
+        return Pool(workers, 0.5, share, threads, held_rows, spare, num_workers is None)
     per_node = math.ceil(workers / len(cpus))
     share = (cpus[0] - 1) / per_node
     held = float(math.floor(share)) if share >= 1 else max(0.01, math.floor(share * 100) / 100)
     held = held if cpus[0] > 1 else 0.5 / per_node
-    return Pool(workers, held, 0.0, max(1, cpus[0] // per_node), held_rows, cpus[0] > 1)
+    fills_a_node = num_workers is None and 2 * held > cpus[0]
+    threads = max(1, cpus[0] // per_node)
+    return Pool(workers, held, 0.0, threads, held_rows, cpus[0] > 1, fills_a_node)
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -113,6 +120,8 @@ def run_rows(
     context = DataContext.get_current()
     context.max_errored_blocks = 0
     context.execution_no_progress_timeout_s = -1  # a volume may take hours
+    # full workers and rows that wait: then a computer that joined gets a worker, too
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     try:
         yield from _pipeline(rows, worker, settings, pool)
     except (RayError, RuntimeError) as error:
@@ -135,7 +144,8 @@ def _pipeline(
             worker,  # type: ignore[arg-type]  # a class whose instances are the function
             fn_constructor_kwargs=settings,
             compute=ActorPoolStrategy(
-                size=pool.num_workers,
+                min_size=pool.num_workers,
+                max_size=None if pool.is_elastic else pool.num_workers,
                 max_tasks_in_flight_per_actor=at_once if at_once > 1 else None,
             ),
             num_cpus=pool.num_cpus,
