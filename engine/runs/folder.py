@@ -44,6 +44,11 @@ class RunFolder:
         return self.root / "plan.jsonl"
 
     @property
+    def plan_digest(self) -> Place:
+        """sha256 of the plan as it was written; `sha256sum --check` reads it."""
+        return self.root / "plan.sha256"
+
+    @property
     def progress(self) -> Place:
         """Events of all workers and all starts, in the order they were written."""
         return self.root / "progress.jsonl"

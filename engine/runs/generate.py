@@ -29,6 +29,7 @@ from engine.runs.identity import (
     code_commit,
     code_versions,
     hash_weights,
+    seal_plan,
     write_or_check,
 )
 from engine.runs.inputs import (
@@ -214,10 +215,11 @@ def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIde
 
 
 def _plan(folder: RunFolder, intent: Intent) -> None:
-    """The run's plan, made and written when it is not there yet."""
+    """The run's plan, made and written when it is not there yet; never another one than that."""
     if not folder.plan.exists():
         log.info("planning")
         log.info("%d volumes planned", write_plan(folder.plan, intent.rows()))
+    seal_plan(folder)
 
 
 def _task(

@@ -19,7 +19,7 @@ import yaml
 
 from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, WeightsError
-from engine.runs.folder import put
+from engine.runs.folder import RunFolder, put
 from engine.volumes.object_path import ObjectPath
 from engine.volumes.places import Place
 from models.manifest import WeightsFileError, digest_of, hash_files
@@ -114,6 +114,25 @@ def hash_file(path: Place) -> str:
 def sha256_of(value: Any) -> str:
     """sha256 of a JSON-like value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def seal_plan(folder: RunFolder) -> None:
+    """Keep the digest of a new plan; compare a plan that has one with it.
+
+    Raises:
+        StoreError: the plan is not the one that was written.
+    """
+    digest = hash_file(folder.plan)
+    try:
+        kept = folder.plan_digest.read_text(encoding="utf-8").partition(" ")[0]
+    except FileNotFoundError:  # planned this moment, or the job was killed before it came to this
+        put(folder.plan_digest, f"{digest}  {folder.plan.name}\n")
+        return
+    if kept != digest:
+        raise StoreError(
+            f"{folder.plan}: changed after it was planned (sha256 {digest[:12]}..., planned as "
+            f"{kept[:12]}...); put back the plan as it was, or start a new run folder"
+        )
 
 
 def code_versions() -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Proof that a run holds what it says: every committed byte re-read and hashed, all names compared.
 
-Reads plan, commit records and volumes; finds what is missing, torn, empty, changed, too much, or
-not valid OME-Zarr 0.5. On request it deletes what is damaged (a rerun then makes it again), lists
-the volumes that a patient is part of, and withdraws them. Knows no model and no Ray.
+Reads plan, commit records and volumes; finds what is missing, torn, empty, changed, too much, made
+of something else than planned, or not valid OME-Zarr 0.5 (what is looked at in one volume stands in
+`examine.py`). On request it deletes what is damaged (a rerun then makes it again), lists the
+volumes that a patient is part of, and withdraws them. Knows no model and no Ray.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import TypeVar
 from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.errors import ConfigError, RunError, StoreError, StoreUnreachableError
+from engine.errors import ConfigError, RunError
 from engine.log import get_logger
 from engine.runs import ledger
+from engine.runs.examine import Finding, Origin, examine_volume, planned_origin
 from engine.runs.folder import RunFolder, RunLock, discard
-from engine.runs.ome import ome_faults
+from engine.runs.identity import read_identity, seal_plan
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
 from engine.volumes.object_path import ObjectPath
 from engine.volumes.places import Place, PlaceField
-from engine.volumes.store import hash_tree
 
 log = get_logger(__name__)
 
@@ -52,21 +53,6 @@ class VerifyJob(FrozenConfig):
     derived_from: str | None = None
     withdraw: str | None = None
     num_threads: int = Field(2, ge=1, le=64)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with one sample.
-
-    Attributes:
-        sample_id: of the sample.
-        kind: for example "missing file", "changed file", "bad commit record".
-        detail: which file, or why.
-    """
-
-    sample_id: str
-    kind: str
-    detail: str
 
 
 @dataclass
@@ -122,7 +108,7 @@ def verify_run(job: VerifyJob) -> Verdict:
     Raises:
         ConfigError: no run given.
         RunError: not a run folder, or (to repair) another job works on it.
-        StoreError: the plan cannot be read.
+        StoreError: plan or run.yaml cannot be read, or the plan is not the one that was written.
     """
     folder = open_run(job.run)
     if job.repair:
@@ -185,23 +171,26 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
 
 def _examine(folder: RunFolder, num_threads: int) -> Verdict:
     verdict = Verdict()
+    if folder.plan_digest.exists():  # not in runs of early versions
+        seal_plan(folder)
     committed = ledger.committed_ids(folder)
     verdict.committed = len(committed)
     gone = read_withdrawn(folder)
-    planned: dict[str, bool] = {}
+    planned: dict[str, Origin | None] = {}
+    identity = read_identity(folder.identity) if folder.identity.exists() else None
     for row in iter_plan(folder.plan):
         withdrawn = is_withdrawn(row, gone)
         verdict.planned += not withdrawn
-        planned[row.sample_id] = withdrawn
+        planned[row.sample_id] = None if withdrawn else planned_origin(row, identity)
         if withdrawn and (row.sample_id in committed or folder.volume(row.sample_id).exists()):
             finding = Finding(row.sample_id, "withdrawn", "a withdrawn case is part of it")
             verdict.findings.append(finding)
     for name in sorted(committed - planned.keys()):
         verdict.findings.append(Finding(name, "not planned", f"{folder.commit(name).name}"))
-    names = [name for name, is_gone in planned.items() if name in committed and not is_gone]
+    names = [name for name, origin in planned.items() if name in committed and origin]
 
     def look(name: str) -> list[Finding]:
-        return list(examine_volume(folder, name))
+        return list(examine_volume(folder, name, planned[name]))
 
     for done, found in enumerate(_in_order(look, names, num_threads), start=1):
         verdict.findings += found
@@ -210,54 +199,6 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
             log.info("%d of %d volumes read, %d findings", done, len(names), len(verdict.findings))
     verdict.leftovers = sorted(ledger.stored_ids(folder) - committed)
     return verdict
-
-
-def examine_volume(folder: RunFolder, sample_id: str) -> Iterator[Finding]:
-    """What is wrong with one committed volume."""
-    try:
-        commit = ledger.read_commit(folder, sample_id)
-    except StoreUnreachableError:
-        raise
-    except StoreError as error:
-        yield Finding(sample_id, "bad commit record", str(error))
-        return
-    if commit is None:
-        return
-    if commit.sample_id != sample_id or not commit.files:
-        yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
-        return
-    path = ledger.volume_of(folder, commit)
-    if isinstance(path, Path) and path.is_symlink():
-        yield Finding(sample_id, "link", f"{path.name} points to {path.readlink()}")
-        return
-    if not path.is_dir():
-        yield Finding(sample_id, "missing volume", path.name)
-        return
-    try:
-        there = hash_tree(path)
-    except StoreUnreachableError:
-        raise
-    except OSError as error:
-        yield Finding(sample_id, "unreadable volume", str(error))
-        return
-    for name in sorted(commit.files.keys() | there.keys()):
-        kind = _difference(path / name, commit.files.get(name), there.get(name))
-        if isinstance(path, Path) and (path / name).is_symlink():
-            kind = "link"
-        if kind:
-            yield Finding(sample_id, kind, name)
-    for fault in ome_faults(path):
-        yield Finding(sample_id, "not OME-Zarr 0.5", fault)
-
-
-def _difference(file: Place, expected: str | None, found: str | None) -> str:
-    if expected is None:
-        return "extra file"
-    if found is None:
-        return "missing file"
-    if expected == found:
-        return ""
-    return "changed file" if file.stat().st_size else "empty file"
 
 
 def _repair(folder: RunFolder, verdict: Verdict) -> None:

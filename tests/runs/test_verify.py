@@ -1,6 +1,7 @@
 """Damage of every kind is found, named and repaired; withdrawn patients are gone for good."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from engine.errors import ConfigError, RunError, StoreError
 from engine.runs import ledger
 from engine.runs.census import take_census
 from engine.runs.folder import RunFolder, RunLock
+from engine.runs.identity import RunIdentity, seal_plan, write_or_check
 from engine.runs.plan import write_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
@@ -135,6 +137,50 @@ def test_a_record_that_nobody_planned_is_damage(folder: RunFolder) -> None:
     folder.commit("stranger").write_text(folder.commit(NAMES[0]).read_text())
     (finding,) = verify_run(VerifyJob(run=folder.root)).findings
     assert (finding.sample_id, finding.kind) == ("stranger", "not planned")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"case_id": "case2"}, "case case2, planned case0"),
+        ({"informed_z": 9}, ":9, planned"),
+        ({"weights_sha256": "v"}, "weights v, planned w"),
+        ({"config_sha256": "t"}, "settings t, planned"),
+    ],
+)
+def test_a_volume_made_of_something_else_is_damage(
+    folder: RunFolder, change: dict[str, object], told: str
+) -> None:
+    identity = RunIdentity(
+        job="resample", settings={}, weights_sha256="w", weights={}, data={}, machine={},
+        versions={}, code="c",
+    )  # fmt: skip
+    write_or_check(folder.identity, identity)
+    for name in NAMES:
+        path = folder.commit(name)
+        update = {"config_sha256": identity.settings_sha256}
+        record = json.loads(path.read_text()) | update
+        path.write_text(json.dumps(record, indent=1))
+    assert verify_run(VerifyJob(run=folder.root)).is_sound
+    record = json.loads(folder.commit(NAMES[0]).read_text()) | change
+    folder.commit(NAMES[0]).write_text(json.dumps(record, indent=1))
+    (finding,) = verify_run(VerifyJob(run=folder.root)).findings
+    assert (finding.sample_id, finding.kind) == (NAMES[0], "other origin")
+    assert told in finding.detail
+
+
+def test_a_plan_that_was_changed_later_is_refused(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seal_plan(folder)
+    assert verify_run(VerifyJob(run=folder.root)).is_sound
+    subprocess.run(["sha256sum", "--check", folder.plan_digest.name], cwd=folder.root, check=True)
+    folder.plan.write_text(folder.plan.read_text().replace('"informed_z":', '"informed_z":1', 1))
+    with pytest.raises(StoreError, match="changed after it was planned"):
+        verify_run(VerifyJob(run=folder.root))
+    assert job.main(["--run", str(folder.root), "--repair"]) == 2
+    assert "changed after it was planned" in capsys.readouterr().err
+    assert folder.commit(NAMES[0]).exists(), "nothing is deleted by another plan"
 
 
 def test_half_a_record_is_made_again_even_without_repair(folder: RunFolder) -> None:

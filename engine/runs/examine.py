@@ -1,0 +1,137 @@
+"""What is wrong with one committed volume: its record, its origin, its files, its metadata.
+
+Every file is read and hashed again. Changes nothing; what becomes of a finding is the business of
+`verify.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.errors import StoreError, StoreUnreachableError
+from engine.runs import ledger
+from engine.runs.folder import RunFolder
+from engine.runs.identity import RunIdentity
+from engine.runs.ome import ome_faults
+from engine.runs.plan import PlanRow
+from engine.runs.records import Commit
+from engine.volumes.places import Place
+from engine.volumes.store import hash_tree
+
+
+class Origin(NamedTuple):
+    """What a volume is said to be made of, by the plan and run.yaml, or by its commit record.
+
+    Attributes:
+        case: whose mask.
+        slice: `CASE:Z` of the informed slice.
+        settings: sha256 of the settings and the data; empty where run.yaml is not there.
+        weights: sha256 of the weights; empty where run.yaml is not there.
+    """
+
+    case: str
+    slice: str
+    settings: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one sample.
+
+    Attributes:
+        sample_id: of the sample.
+        kind: for example "missing file", "changed file", "bad commit record".
+        detail: which file, or why.
+    """
+
+    sample_id: str
+    kind: str
+    detail: str
+
+
+def planned_origin(row: PlanRow, identity: RunIdentity | None) -> Origin:
+    """What the volume of a plan row is to be made of, by a run of that identity."""
+    settings, weights = (
+        ("", "")
+        if identity is None
+        else (
+            identity.settings_sha256,
+            identity.weights_sha256,
+        )
+    )
+    return Origin(row.case_id, f"{row.informed_case}:{row.informed_z}", settings, weights)
+
+
+def examine_volume(
+    folder: RunFolder, sample_id: str, planned: Origin | None = None
+) -> Iterator[Finding]:
+    """What is wrong with one committed volume.
+
+    Args:
+        folder: the run.
+        sample_id: of the volume.
+        planned: what it should be made of; None does not ask.
+    """
+    try:
+        commit = ledger.read_commit(folder, sample_id)
+    except StoreUnreachableError:
+        raise
+    except StoreError as error:
+        yield Finding(sample_id, "bad commit record", str(error))
+        return
+    if commit is None:
+        return
+    if commit.sample_id != sample_id or not commit.files:
+        yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
+        return
+    for difference in _other_origin(planned, commit) if planned else ():
+        yield Finding(sample_id, "other origin", difference)
+    path = ledger.volume_of(folder, commit)
+    if isinstance(path, Path) and path.is_symlink():
+        yield Finding(sample_id, "link", f"{path.name} points to {path.readlink()}")
+        return
+    if not path.is_dir():
+        yield Finding(sample_id, "missing volume", path.name)
+        return
+    try:
+        there = hash_tree(path)
+    except StoreUnreachableError:
+        raise
+    except OSError as error:
+        yield Finding(sample_id, "unreadable volume", str(error))
+        return
+    for name in sorted(commit.files.keys() | there.keys()):
+        kind = _difference(path / name, commit.files.get(name), there.get(name))
+        if isinstance(path, Path) and (path / name).is_symlink():
+            kind = "link"
+        if kind:
+            yield Finding(sample_id, kind, name)
+    for fault in ome_faults(path):
+        yield Finding(sample_id, "not OME-Zarr 0.5", fault)
+
+
+def _other_origin(planned: Origin, commit: Commit) -> Iterator[str]:
+    """In what a volume was made of something else than was planned."""
+    made = Origin(
+        commit.case_id,
+        f"{commit.informed_case}:{commit.informed_z}",
+        commit.config_sha256 if planned.settings else "",
+        commit.weights_sha256 if planned.weights else "",
+    )
+    for name, was, now in zip(Origin._fields, planned, made, strict=True):
+        if was != now:
+            yield f"{name} {now[:60]}, planned {was[:60]}"
+
+
+def _difference(file: Place, expected: str | None, found: str | None) -> str:
+    if expected is None:
+        return "extra file"
+    if found is None:
+        return "missing file"
+    if expected == found:
+        return ""
+    return "changed file" if file.stat().st_size else "empty file"
