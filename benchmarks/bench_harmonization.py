@@ -8,8 +8,9 @@ known. Runs jobs/harmonize_sites.py's job towards the reference site and measure
 data never tells: `shrunk`, how many times the spread between sites of each organ's mean became
 smaller, and whether each volume is nearer to the true image at the reference site than its input
 was, by the mean distance of organ intensity distributions and by the mean error inside the body.
-Volumes that are not must be among those that the job lists as damaged or unproven; `missed` are
-those that it does not list.
+Volumes that are not must be among those that the job lists as damaged, or, for their organs, as
+unproven; `missed` are those that it does not list. `estimate_error` is how well the job, which
+does not know the truth, estimates these errors of input and volume by `shifted` and `redrawn`.
 Patients start at index 1000 of the cohort: none was trained on. JSON at the end.
 """
 
@@ -110,6 +111,19 @@ def quantiles(image: Array, mask: Array) -> dict[str, list[float]]:
     return {name: np.quantile(v, levels).tolist() for name, v in inside.items() if v.size}
 
 
+def estimate_error(found: Harmonization, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean distance between the job's estimates and the true errors inside the body, in HU."""
+    volumes = {volume.sample_id: volume for volume in found.volumes}
+    pairs = {"shifted": "body_before", "redrawn": "body_after"}
+    return {
+        name: round(
+            float(np.mean([abs(getattr(volumes[r["sample_id"]], name) - r[truth]) for r in rows])),
+            2,
+        )
+        for name, truth in pairs.items()
+    }
+
+
 def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace) -> dict[str, Any]:
     """The figures; volumes of the reference site have nothing to come nearer to."""
     rows = [row for row in rows if not row["is_truth"]]
@@ -118,6 +132,7 @@ def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace
         for measure in ("organs", "body")
     }
     spread = next(iter(found.spread.values()))
+    listed = {"organs": {*found.damaged, *found.unproven}, "body": set(found.damaged)}
     return {
         "bench": "harmonization",
         "reference": found.references[0],
@@ -129,10 +144,8 @@ def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace
         "damaged": found.damaged,
         "unproven": found.unproven,
         "farther": farther,
-        "missed": {
-            m: sorted(set(names) - set(found.damaged) - set(found.unproven))
-            for m, names in farther.items()
-        },
+        "missed": {m: sorted(set(names) - listed[m]) for m, names in farther.items()},
+        "estimate_error": estimate_error(found, rows),
         "rows": rows,
         "weights": options.weights.name,
         "seed": options.seed,

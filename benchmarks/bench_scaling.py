@@ -5,7 +5,8 @@
 
 Parts:
     real: one worker of one thread, then two, sample the same phantoms (efficiency); one worker is
-        also held against a plain loop over the sampler in one process (machinery_share).
+        also held against a plain loop over the sampler in one process (machinery_share: plan, read,
+        hash, write and commit; measuring_share; overhead_share: all, and the machine's moods).
     busy: 64 simulated workers in 4 processes, 2,000 volumes of 8 to 96 slices through Ray Data,
         reading, writing and committing for real. Compressed: sampling is 0.2 s a slice and volumes
         are 16 x 16 pixels, so that the whole takes minutes and two cores can write 64 workers'
@@ -23,7 +24,7 @@ import json
 import os
 import sys
 import tempfile
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,8 @@ def main(args: Sequence[str]) -> int:
         help="a smoke run; its figures say little",
     )
     parser.add_argument("--weights", type=Path, default=_ROOT / "weights" / "demo_abdomen")
-    parser.add_argument("--volumes", type=int, default=8, help="of part real; an even number")
+    parser.add_argument("--volumes", type=int, default=16, help="of part real; an even number")
+    parser.add_argument("--rounds", type=int, default=2, help="of part real; the fastest counts")
     parser.add_argument("--place", type=Path, help="for the runs; a temporary folder otherwise")
     options = parser.parse_args(args)
     found: dict[str, Any] = {
@@ -62,14 +64,17 @@ def main(args: Sequence[str]) -> int:
         for part in options.part:
             print(f"part {part}", flush=True)
             (place / part).mkdir()
-            found |= _run(part, place / part, options.quick, options.weights, options.volumes)
+            found |= _run(part, place / part, options)
     print(json.dumps(found))
     return 0
 
 
-def _run(part: str, place: Path, quick: bool, weights: Path, volumes: int) -> dict[str, Any]:
+def _run(part: str, place: Path, options: Namespace) -> dict[str, Any]:
+    quick = options.quick
     if part == "real":
-        return real_figures(place, weights, 2 if quick else volumes, 1 if quick else None)
+        if quick:
+            return real_figures(place, options.weights, 2, num_steps=1, rounds=1)
+        return real_figures(place, options.weights, options.volumes, None, options.rounds)
     if part == "busy":
         simulation = Simulation()
         if quick:

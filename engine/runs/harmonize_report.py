@@ -10,6 +10,7 @@ import base64
 import importlib.resources
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import jinja2
 import numpy as np
@@ -21,7 +22,7 @@ from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder, put
 from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
-from engine.runs.records import Commit
+from engine.runs.records import Commit, Measures
 from engine.volumes.grids import Orientation
 from engine.volumes.places import Place
 from engine.volumes.store import read_ome_zarr, read_prepared
@@ -39,8 +40,12 @@ class VolumeDistance(FrozenConfig):
     Attributes:
         before: distance of each organ's distribution, of the real volume.
         after: of the harmonized one.
-        damaged: it is farther from the reference than its input was.
-        unproven: it is not, but came nearer by less than the method's own error.
+        shifted: how far its voxels had to go (`evaluation.harmonization.Change`).
+        redrawn: how far they are from there: anatomy that was drawn anew.
+        farther: in what the patient's true image at the reference site is probably farther from
+            the volume than from its input: "organs", by their distributions, or "anatomy", voxel by
+            voxel, because more was redrawn than shifted.
+        unproven: its organs came nearer, but by less than the method's own error.
     """
 
     sample_id: str
@@ -48,7 +53,9 @@ class VolumeDistance(FrozenConfig):
     reference: str
     before: dict[str, float]
     after: dict[str, float]
-    damaged: bool
+    shifted: float | None
+    redrawn: float | None
+    farther: tuple[Literal["organs", "anatomy"], ...]
     unproven: bool
 
 
@@ -76,9 +83,9 @@ class Harmonization(FrozenConfig):
         volumes: every committed volume whose case has an image.
         own_error: of the method, by reference: how far from the reference scan its own mask comes
             out, sampled with its own slice (2 % of the intensity range when that was not made).
-        damaged: volumes that are farther from the reference than before.
-        unproven: others that came nearer by less than that error, so that the patient's true image
-            at the reference site may be nearer to what went in.
+        damaged: volumes that are farther in anything; `VolumeDistance.farther` says in what.
+        unproven: volumes whose organs came nearer by less than that error, so that the patient's
+            true image at the reference site may be nearer to what went in.
     """
 
     unit: str
@@ -111,7 +118,13 @@ def write_harmonization(
     ]
     template = importlib.resources.files("engine.runs").joinpath("harmonization.html")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(template.read_text("utf-8")).render(result=result, cards=cards)
+    farther = {
+        f"{part}_farther": [v.sample_id for v in result.volumes if part in v.farther]
+        for part in ("organs", "anatomy")
+    }
+    page = environment.from_string(template.read_text("utf-8")).render(
+        result=result, cards=cards, **farther
+    )
     put(folder.root / "harmonization.html", page)
     return result
 
@@ -144,7 +157,7 @@ def compare(
         if before:
             is_other = row.case_id != row.informed_case  # a scan cannot come nearer to itself
             near, far = _mean(after), _mean(before)
-            damaged = is_other and near > max(far, tolerated[name])
+            organs_farther = is_other and near > max(far, tolerated[name])
             volumes.append(
                 VolumeDistance(
                     sample_id=row.sample_id,
@@ -152,8 +165,10 @@ def compare(
                     reference=name,
                     before=_rounded(before),
                     after=_rounded({k: v for k, v in after.items() if k in before}),
-                    damaged=damaged,
-                    unproven=is_other and not damaged and far - near < own_error[name],
+                    shifted=measures.shifted,
+                    redrawn=measures.redrawn,
+                    farther=_farther(organs_farther, is_other and _is_redrawn(measures)),
+                    unproven=is_other and not organs_farther and far - near < own_error[name],
                 )
             )
     return Harmonization(
@@ -162,9 +177,24 @@ def compare(
         spread={name: _spreads(made, name, site_of) for name in references},
         volumes=tuple(volumes),
         own_error=own_error,
-        damaged=tuple(v.sample_id for v in volumes if v.damaged),
+        damaged=tuple(v.sample_id for v in volumes if v.farther),
         unproven=tuple(v.sample_id for v in volumes if v.unproven),
     )
+
+
+def _farther(organs: bool, anatomy: bool) -> tuple[Literal["organs", "anatomy"], ...]:
+    found: list[Literal["organs", "anatomy"]] = []
+    if organs:
+        found.append("organs")
+    if anatomy:
+        found.append("anatomy")
+    return tuple(found)
+
+
+def _is_redrawn(measures: Measures) -> bool:
+    if measures.shifted is None or measures.redrawn is None:
+        return False
+    return measures.redrawn > measures.shifted
 
 
 def _reference(row: PlanRow) -> str:

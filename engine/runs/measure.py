@@ -6,7 +6,7 @@ Kept in the commit record, so that a summary needs to read no volume. Knows no f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity import MIN_SIZE_PX, class_means, ms_ssim
+from engine.evaluation.harmonization import change_of
 from engine.runs.records import Measures
 from engine.volumes.volume import PreparedCase
 
 _MODEL_RANGE = 2.0
-
-
 _QUANTILES = np.linspace(0.0, 1.0, 21)
 
 
@@ -44,6 +43,12 @@ def measure(
     real = case.image
     own = original or case
     compared = real if own.mask is case.mask else None
+    quantiles = class_quantiles(case, image)
+    quantiles_real = {} if real is None else class_quantiles(own, real)
+    change = None
+    if compared is not None:
+        before, after = own.intensity.to_source(compared), case.intensity.to_source(image)
+        change = change_of(before, after, case.mask, _tables(case, quantiles_real, quantiles))
     return Measures(
         seam_ratio=_known(seam_ratio(image, joins, body)),
         seam_ratio_real=None if real is None else _known(seam_ratio(real, joins, own.mask > 0)),
@@ -53,9 +58,21 @@ def measure(
         unit=case.intensity.unit,
         class_means=_class_means(case, image),
         class_means_real={} if real is None else _class_means(own, real),
-        class_quantiles=class_quantiles(case, image),
-        class_quantiles_real={} if real is None else class_quantiles(own, real),
+        class_quantiles=quantiles,
+        class_quantiles_real=quantiles_real,
+        shifted=None if change is None else round(change.shifted, 3),
+        redrawn=None if change is None else round(change.redrawn, 3),
     )
+
+
+def _tables(
+    case: PreparedCase,
+    before: Mapping[str, tuple[float, ...]],
+    after: Mapping[str, tuple[float, ...]],
+) -> dict[int, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Quantiles before and after of the classes that both have, by class number."""
+    numbered = enumerate(case.class_names, start=1)
+    return {k: (before[n], after[n]) for k, n in numbered if n in before and n in after}
 
 
 def _ms_ssim(image: NDArray[Any], real: NDArray[Any] | None) -> float | None:

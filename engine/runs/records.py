@@ -26,6 +26,8 @@ class Measures(FrozenConfig):
         class_means_real: the same of the mask's own real volume.
         class_quantiles: intensities at evenly spaced quantiles inside each class.
         class_quantiles_real: the same of the mask's own real volume.
+        shifted: `evaluation.harmonization.Change` from the mask's own real volume, in `unit`.
+        redrawn: of the same change, in `unit`.
     """
 
     seam_ratio: float | None
@@ -38,6 +40,8 @@ class Measures(FrozenConfig):
     class_means_real: dict[str, float]
     class_quantiles: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     class_quantiles_real: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    shifted: float | None = None
+    redrawn: float | None = None
 
 
 class Quality(FrozenConfig):

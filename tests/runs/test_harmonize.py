@@ -70,8 +70,11 @@ def test_all_cases_get_the_medoids_slice(config: HarmonizeConfig) -> None:
     for volume in raw["volumes"]:
         assert volume["before"].keys() == volume["after"].keys()
         gain = _mean(volume["before"]) - _mean(volume["after"])
-        settled = volume is reference or volume["damaged"]
+        settled = volume is reference or "organs" in volume["farther"]
         assert volume["unproven"] == (not settled and gain < raw["own_error"][own]), volume
+        redrawn = volume is not reference and volume["redrawn"] > volume["shifted"]
+        assert ("anatomy" in volume["farther"]) == redrawn, volume
+        assert (volume["sample_id"] in raw["damaged"]) == bool(volume["farther"])
     page = (config.out / "harmonization.html").read_text()
     assert "not for diagnosis" in page
     assert page.count("data:image/png;base64,") == 1
