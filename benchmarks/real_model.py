@@ -22,6 +22,8 @@ from engine.volumes.prepare_config import ABDOMEN_CT
 from engine.volumes.store import write_prepared
 
 _FIRST_PHANTOM = 1000  # never trained on
+Run = tuple[float, dict[str, float]]
+"""Seconds of a run, and the sums of its stages."""
 
 
 def real_figures(
@@ -49,7 +51,9 @@ def real_figures(
         data=place / "data", weights=weights, informed=("own",), replicas=num_volumes,
         num_pictured=0, sampling=sampling,
     )  # fmt: skip
-    plain, ones, twos = [], [], []
+    plain: list[float] = []
+    ones: list[Run] = []
+    twos: list[Run] = []
     for turn in range(rounds):
         plain.append(aside(sample_plainly, place / "data", weights, sampling, num_volumes))
         for num_workers, results in ((1, ones), (2, twos)):
@@ -74,7 +78,7 @@ def real_figures(
     }
 
 
-def _seconds(run: tuple[float, dict[str, float]]) -> float:
+def _seconds(run: Run) -> float:
     return run[0]
 
 
