@@ -10,7 +10,14 @@ import pytest
 
 import jobs.resample_brain as brain_job
 from engine.config import load_config
-from engine.errors import ConfigError, RunError, SamplingError, VolumeError, WeightsError
+from engine.errors import (
+    ConfigError,
+    RunError,
+    SamplingError,
+    StoreError,
+    VolumeError,
+    WeightsError,
+)
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig, Outline, fit_into, organs_outside, outline_disagreement
@@ -58,6 +65,17 @@ def test_masks_times_sources_times_augmentations_times_replicas(small: ResampleC
         assert any(change.rotate_deg_zyx)
         assert (row.informed_case == row.case_id) == (row.informed == "own")
     assert rows["case0-fixed-a00-r00"].informed_z == 3
+
+
+def test_a_plan_that_was_changed_by_hand_is_refused(small: ResampleConfig) -> None:
+    made(small)
+    plan = RunFolder(small.out).plan
+    whole = plan.read_text()
+    plan.write_text("".join(whole.splitlines(keepends=True)[:-1]))  # one row less, and valid
+    with pytest.raises(StoreError, match=r"plan.jsonl: changed after it was planned .* put back"):
+        made(small)
+    plan.write_text(whole)
+    assert len(made(small)) == 3
 
 
 def test_an_augmented_mask_is_the_one_that_is_stored(small: ResampleConfig) -> None:
