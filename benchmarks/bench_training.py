@@ -33,7 +33,7 @@ from engine.training.encoding import LatentCase, latent_arrays
 from engine.training.steps import Training
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.store import read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
 from machine import about, matrix_peak_gflops
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS, Preset

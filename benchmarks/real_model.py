@@ -19,7 +19,7 @@ from engine.sampling.config import SamplingConfig
 from engine.volumes.cohort import prepared_phantom
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.prepare_config import ABDOMEN_CT
-from engine.volumes.store import write_prepared
+from engine.volumes.prepared_store import write_prepared
 
 _FIRST_PHANTOM = 1000  # never trained on
 Run = tuple[float, dict[str, float]]
@@ -88,7 +88,7 @@ def sample_plainly(data: Path, weights: Path, sampling: SamplingConfig, num_volu
 
     from engine.sampling.request import SampleRequest
     from engine.sampling.sampler import Sampler
-    from engine.volumes.store import read_prepared
+    from engine.volumes.prepared_store import read_prepared
 
     torch.set_num_threads(1)
     sampler = Sampler.load(weights, sampling)

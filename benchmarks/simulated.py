@@ -28,7 +28,7 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.volumes.prepare import prepare_case
 from engine.volumes.prepare_config import PrepareConfig
-from engine.volumes.store import write_prepared
+from engine.volumes.prepared_store import write_prepared
 from engine.volumes.volume import Volume
 
 _GRID = PrepareConfig(

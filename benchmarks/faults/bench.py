@@ -31,7 +31,8 @@ from engine.volumes.layouts import find_cases
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.nifti import read_image, read_labels
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.store import hash_tree, read_ome_zarr, write_prepared
+from engine.volumes.prepared_store import write_prepared
+from engine.volumes.store import hash_tree, read_ome_zarr
 from faults.sampler import FakeSampler, LoadFake
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,7 +32,7 @@ from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.nifti import check_same_grid, read_labels, write_nifti
 from engine.volumes.places import Place, PlaceField, file_to_write
 from engine.volumes.prepare import classes_of, mask_to_prepared
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase, Volume
 
 log = get_logger(__name__)

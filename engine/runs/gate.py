@@ -22,7 +22,7 @@ from engine.config import FrozenConfig
 from engine.runs.plan import GateNote, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
 from engine.volumes.places import Place
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared_mask
 
 CONTOUR_NAMES = ("body", "brain")
 DARK = -0.9  # of [-1, 1]: background is not brighter
@@ -94,14 +94,13 @@ class OutlineBook:
         return Outline(body, organs, (dy, dx), depth)
 
     def _read(self, source: str, z: int) -> None:
-        case = read_prepared(self._locate(source))
-        names = case.class_names
-        contour = [n for n, name in enumerate(names, 1) if name in CONTOUR_NAMES]
+        case, mask = read_prepared_mask(self._locate(source))  # images would fill the driver
+        contour = [n for n, name in enumerate(case.class_names, 1) if name in CONTOUR_NAMES]
         _, dy, dx = case.spacing_mm_zyx
         depth, height, width = case.size_zyx
         self._shapes[source] = (height, width, dy, dx, depth)
-        for near in range(max(0, z - 1), min(len(case.mask), z + 2)):  # draws round to either side
-            plane = case.mask[near]
+        for near in range(max(0, z - 1), min(depth, z + 2)):  # draws round to either side
+            plane = mask[near]
             organs = (plane > 0) & ~np.isin(plane, contour)
             self._kept[source, near] = (np.packbits(plane > 0), np.packbits(organs))
         while len(self._kept) > _KEPT_SLICES:

@@ -37,7 +37,7 @@ from engine.runs.worker import LoadSampler, load_sampler
 from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.places import Place, PlaceField
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 
 log = get_logger(__name__)

@@ -25,7 +25,8 @@ from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit, Measures
 from engine.volumes.grids import Orientation
 from engine.volumes.places import Place
-from engine.volumes.store import read_ome_zarr, read_prepared
+from engine.volumes.prepared_store import read_prepared
+from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Array, PreparedCase
 
 _NOISE = 0.02  # of the intensity range: nearer than this is as near as sampling comes

@@ -27,7 +27,7 @@ from engine.volumes.layouts import check_case_id
 from engine.volumes.nifti import read_image
 from engine.volumes.prepare import prepare_case
 from engine.volumes.prepare_config import PrepareConfig
-from engine.volumes.store import read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.volume import Array, Volume
 
 _SUFFIXES = (".nii", ".nii.gz")

@@ -35,7 +35,8 @@ from engine.volumes.nifti import read_labels
 from engine.volumes.places import Place, local_file
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native
-from engine.volumes.store import hash_tree, read_prepared, write_ome_zarr
+from engine.volumes.prepared_store import read_prepared
+from engine.volumes.store import hash_tree, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
 
 

@@ -35,7 +35,7 @@ from engine.volumes.layouts import CaseFiles, Layout, find_cases
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.nifti import read_image, read_labels
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
-from engine.volumes.store import write_prepared
+from engine.volumes.prepared_store import write_prepared
 
 log = get_logger(__name__)
 

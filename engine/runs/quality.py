@@ -19,7 +19,7 @@ from engine.config import FrozenConfig
 from engine.evaluation.fidelity import class_means
 from engine.runs.records import Measures
 from engine.volumes.places import Place
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import IntensityWindow, PreparedCase
 
 _DARK = -0.97  # at and below this a voxel is background

@@ -45,7 +45,7 @@ from engine.sampling.mask_augmentation import (
 )
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.places import Place, PlaceField
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 
 __all__ = [

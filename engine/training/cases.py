@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.errors import TrainingError
 from engine.training.config import TrainConfig
-from engine.volumes.store import PreparedHeader, list_prepared, read_prepared_header
+from engine.volumes.prepared_store import PreparedHeader, list_prepared, read_prepared_header
 from models.presets import Preset
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.errors import TrainingError
 from engine.training.augment import InPlaneMove, apply_move
 from engine.volumes.array_store import StoredArrays, write_arrays
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask
 from models.image_encoder import ImageTower

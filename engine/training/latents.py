@@ -22,7 +22,7 @@ from engine.training.augment import copy_name, plan_move
 from engine.training.config import TrainConfig
 from engine.training.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
 from engine.volumes.array_store import open_arrays, read_key
-from engine.volumes.store import PreparedHeader
+from engine.volumes.prepared_store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower, load_image_tower
 from models.weights import AUTOENCODER, Manifest, load_autoencoder

@@ -22,7 +22,7 @@ from engine.training.position_stage import PositionStage
 from engine.training.randomness import generator_for
 from engine.training.stage_model import StageModel
 from engine.training.tower import training_tower
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser

@@ -26,7 +26,7 @@ from engine.training.latents import (
 from engine.training.position_stage import PositionStage
 from engine.training.stage_model import StageModel
 from engine.training.tower import check_tower
-from engine.volumes.store import PreparedHeader
+from engine.volumes.prepared_store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.position import PositionModel

@@ -41,7 +41,7 @@ class Volume:
     @property
     def spacing_mm_zyx(self) -> tuple[float, float, float]:
         """Voxel edges in mm along z, y, x."""
-        return _spacing_mm_zyx(self.affine)
+        return spacing_of(self.affine)
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,10 @@ class PreparedCase:
     @property
     def spacing_mm_zyx(self) -> tuple[float, float, float]:
         """Voxel edges of the prepared grid in mm along z, y, x."""
-        return _spacing_mm_zyx(self.affine)
+        return spacing_of(self.affine)
 
 
-def _spacing_mm_zyx(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Voxel edges of a grid in mm along z, y, x, from its affine (voxel x y z -> mm)."""
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return (float(z), float(y), float(x))

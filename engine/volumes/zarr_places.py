@@ -2,17 +2,22 @@
 
 In an object store a group is built in memory and its objects are put one by one, the root's
 metadata last; to read it, they are fetched first. A group is a handful of objects (one shard an
-array), so this asks the store least, and every call is retried the same way.
+array), so this asks the store least, and every call is retried the same way. A missing shard reads
+as fill value without an error, so `read_array` asks for it first.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
@@ -20,8 +25,11 @@ from engine.errors import StoreError
 from engine.volumes.durable import flush_tree, store_writing, whole_folder
 from engine.volumes.object_path import ObjectPath
 from engine.volumes.places import Place
+from engine.volumes.volume import Array
 
 _ROOT = "zarr.json"
+_SLICES_PER_CHUNK = 16
+_ZSTD_LEVEL = 3
 
 
 @contextmanager
@@ -66,13 +74,13 @@ def whole_group(place: Place) -> Iterator[zarr.Group]:
 
 @contextmanager
 def stored_group(
-    place: Place, *, metadata_only: bool = False
+    place: Place, arrays: Collection[str] | None = None
 ) -> Iterator[tuple[zarr.Group, Callable[[str], int]]]:
     """A group to read, and a function from a file's name to its bytes (0 where there is none).
 
     Args:
         place: of the group.
-        metadata_only: fetch no voxels from an object store.
+        arrays: whose voxels are fetched from an object store; None is all. Metadata always come.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -81,12 +89,53 @@ def stored_group(
         yield zarr.open_group(str(place), mode="r", zarr_format=3), lambda name: _size(place / name)
         return
     make = default_buffer_prototype().buffer.from_bytes
-    names = [n for n in place.sizes() if not metadata_only or n.rpartition("/")[2] == _ROOT]
+    names = [
+        name
+        for name in place.sizes()
+        if arrays is None or name.rpartition("/")[2] == _ROOT or name.partition("/")[0] in arrays
+    ]
     if not names:
         raise FileNotFoundError(str(place))
     held = {name: make((place / name).read_bytes()) for name in names}
     store = MemoryStore(held, read_only=True)
     yield zarr.open_group(store, mode="r", zarr_format=3), lambda n: len(held.get(n, b""))
+
+
+def write_array(
+    group: zarr.Group, name: str, array: Array, dimension_names: tuple[str, ...] | None = None
+) -> None:
+    """One shard an array, chunks along the first axis, every chunk with its checksum."""
+    depth = min(_SLICES_PER_CHUNK if array.ndim > 1 else array.size, array.shape[0])
+    rest = array.shape[1:]
+    stored = group.create_array(
+        name,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=(depth, *rest),
+        shards=(-(-array.shape[0] // depth) * depth, *rest),
+        compressors=[ZstdCodec(level=_ZSTD_LEVEL, checksum=True)],
+        fill_value=np.nan if array.dtype.kind == "f" else 0,
+        dimension_names=dimension_names,
+        config={"write_empty_chunks": True},
+    )
+    stored[...] = array
+
+
+def read_array(
+    path: Place, group: zarr.Group, name: str, size_of: Callable[[str], int]
+) -> NDArray[Any]:
+    """One array as a whole; see `write_array`.
+
+    Raises:
+        StoreError: its shard is missing or empty.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{path}: {name} is not an array; make it again")
+    shard = "/".join([name, "c", *["0"] * array.ndim])  # the one that `write_array` makes
+    if not size_of(shard):
+        raise StoreError(f"{path}: the shard of {name} is missing; delete the folder, make it anew")
+    return np.asarray(array[...])
 
 
 def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:

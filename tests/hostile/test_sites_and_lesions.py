@@ -113,7 +113,7 @@ def drawn(told: str, change: Callable[[np.ndarray], np.ndarray], shift_mm: float
 
 
 def _without_spleen(place: Place) -> list[str]:
-    from engine.volumes.store import read_prepared
+    from engine.volumes.prepared_store import read_prepared
 
     mask = read_prepared(place.data / "case1.zarr").mask
     place.edit_case("case1", mask=np.where(mask == 2, 3, mask).astype(np.uint8))

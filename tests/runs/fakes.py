@@ -16,7 +16,8 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.prepare import PrepareConfig, prepare_case
-from engine.volumes.store import hash_tree, write_prepared
+from engine.volumes.prepared_store import write_prepared
+from engine.volumes.store import hash_tree
 from engine.volumes.volume import Volume
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser

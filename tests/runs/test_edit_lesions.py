@@ -11,7 +11,8 @@ from engine.runs.edit_lesions import EditConfig, edit_lesions
 from engine.runs.folder import RunFolder
 from engine.runs.plan import read_plan
 from engine.volumes.nifti import write_nifti
-from engine.volumes.store import read_ome_zarr, read_prepared
+from engine.volumes.prepared_store import read_prepared
+from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Volume
 from tests.runs.fakes import LoadFake, make_case, make_data, make_weights
 

@@ -13,7 +13,8 @@ from engine.runs.harmonize import HarmonizeConfig, harmonize, read_sites, riches
 from engine.runs.plan import read_plan
 from engine.runs.verify import derived_from
 from engine.volumes.manifest import read_manifest, write_manifest
-from engine.volumes.store import hash_tree, read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.store import hash_tree
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
 
 

@@ -17,7 +17,7 @@ from engine.runs.prepare_records import tree_digest
 from engine.volumes.manifest import read_manifest
 from engine.volumes.nifti import write_nifti
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig
-from engine.volumes.store import list_prepared, read_prepared
+from engine.volumes.prepared_store import list_prepared, read_prepared
 from engine.volumes.volume import Volume
 
 CONFIG = PrepareConfig(size_yx=(16, 16), spacing_mm_yx=3.0)

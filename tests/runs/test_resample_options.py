@@ -28,7 +28,8 @@ from engine.runs.resample import BrainConfig, ResampleConfig, resample, resample
 from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.volumes.nifti import write_nifti
-from engine.volumes.store import read_ome_zarr, read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Volume
 from tests.runs.fakes import FakeSampler, LoadFake, make_case, make_data
 

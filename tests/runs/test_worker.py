@@ -11,7 +11,8 @@ from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import check_same_grid
 from engine.volumes.prepare import to_native
-from engine.volumes.store import hash_tree, read_ome_zarr, read_prepared
+from engine.volumes.prepared_store import read_prepared
+from engine.volumes.store import hash_tree, read_ome_zarr
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
 
 

@@ -11,7 +11,7 @@ from engine.training.steps import run_stage
 from engine.volumes.cohort import phantom_id
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.store import write_prepared
+from engine.volumes.prepared_store import write_prepared
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -15,7 +15,7 @@ from engine.runs.session import RaySession
 from engine.training.checkpoint import newest_checkpoint
 from engine.training.config import TrainConfig
 from engine.training.steps import run_stage
-from engine.volumes.store import read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.volume import PreparedCase
 from models.weights import CONFIG
 from tests.runs.fakes import make_data

@@ -14,7 +14,7 @@ from engine.sampling.sampler import Sampler, SampleRequest
 from engine.training import autoencoder_stage
 from engine.training.config import TrainConfig
 from engine.training.steps import run_stage
-from engine.volumes.store import read_prepared
+from engine.volumes.prepared_store import read_prepared
 from models.interop import load_diffusers_autoencoder
 from models.presets import PRESETS, AutoencoderSpec, Preset
 from models.public_weights import PUBLIC_LATENT_SCALE

@@ -20,7 +20,7 @@ from engine.training.latents import (
 )
 from engine.training.stages import plan_cache, survey
 from engine.volumes.array_store import open_arrays
-from engine.volumes.store import read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS
 from models.weights import AUTOENCODER, Manifest, save_weights, write_manifest

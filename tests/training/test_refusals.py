@@ -13,7 +13,7 @@ from engine.training.config import TrainConfig
 from engine.training.steps import run_stage
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.store import read_prepared, write_prepared
+from engine.volumes.prepared_store import read_prepared, write_prepared
 from models.weights import (
     DENOISER,
     read_manifest,

@@ -15,14 +15,8 @@ from engine.volumes.manifest import (
     write_manifest,
 )
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
-from engine.volumes.store import (
-    hash_tree,
-    list_prepared,
-    read_ome_zarr,
-    read_prepared,
-    write_ome_zarr,
-    write_prepared,
-)
+from engine.volumes.prepared_store import list_prepared, read_prepared, write_prepared
+from engine.volumes.store import hash_tree, read_ome_zarr, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
 
 LPS = np.array([[-1.5, 0, 0, 20], [0, -1.5, 0, 30], [0, 0, 3.0, -5], [0, 0, 0, 1]])
