@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from engine.config import FrozenConfig
-from engine.errors import RunError, WeightsError
+from engine.errors import EngineError, RunError, WeightsError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.aside import aside
@@ -188,6 +188,8 @@ def generate(
             _work(folder, census, task, load, config, lock)
         try:
             return _finish(folder, intent, identity, config, started_s, after)
+        except EngineError:
+            raise  # says itself what to do
         except OSError as error:
             raise RunError(
                 f"{folder.root}: the report cannot be written ({error.strerror or error}); what is "

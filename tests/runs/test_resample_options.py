@@ -15,10 +15,11 @@ from engine.errors import (
     RunError,
     SamplingError,
     StoreError,
+    StoreUnreachableError,
     VolumeError,
     WeightsError,
 )
-from engine.runs import ledger
+from engine.runs import generate, ledger
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig, Outline, fit_into, organs_outside, outline_disagreement
 from engine.runs.identity import read_identity
@@ -77,6 +78,36 @@ def test_a_plan_that_was_changed_by_hand_is_refused(small: ResampleConfig) -> No
         made(small)
     plan.write_text(whole)
     assert len(made(small)) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (
+            StoreUnreachableError("s3://b/r: does not answer; check"),
+            StoreUnreachableError,
+            "^s3://",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            RunError,
+            "No space left.*what is committed stays",
+        ),
+    ],
+)
+def test_a_report_that_cannot_be_written_says_why_once(
+    small: ResampleConfig,
+    error: Exception,
+    kind: type[Exception],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(generate, "write_report", failing)
+    with pytest.raises(kind, match=told):
+        made(small)
 
 
 def test_an_augmented_mask_is_the_one_that_is_stored(small: ResampleConfig) -> None:
