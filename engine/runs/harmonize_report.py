@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -20,17 +19,14 @@ from engine.evaluation.harmonization import organ_distances, site_spread
 from engine.runs import ledger
 from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder, put
+from engine.runs.harmonize_pictures import before_and_after
 from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit, Measures
-from engine.volumes.grids import Orientation
 from engine.volumes.places import Place
 from engine.volumes.prepared_store import read_prepared
-from engine.volumes.store import read_ome_zarr
-from engine.volumes.volume import Array, PreparedCase
 
 _NOISE = 0.02  # of the intensity range: nearer than this is as near as sampling comes
-_PAPER, _INK = "#0b0d10", "#c9d1d9"
 
 Rows = Iterable[tuple[PlanRow, Commit]]
 
@@ -113,7 +109,7 @@ def write_harmonization(
         {
             "sample_id": row.sample_id,
             "site": site_of[row.case_id],
-            "png": base64.b64encode(_picture(folder, data, row, commit)).decode(),
+            "png": base64.b64encode(before_and_after(folder, data, row, commit)).decode(),
         }
         for row, commit in _a_few(made, site_of, num_pictured)
     ]
@@ -229,62 +225,6 @@ def _a_few(
         by_site.setdefault(site_of[row.case_id], []).append((row, commit))
     each = num_pictured // max(1, len(by_site)) + 1
     return [pair for pairs in by_site.values() for pair in pairs[:each]][: max(1, num_pictured)]
-
-
-def _picture(folder: RunFolder, data: Place, row: PlanRow, commit: Commit) -> bytes:
-    """Before, after and reference at its height, then before and after as coronal views."""
-    case = read_prepared(stored_at(folder.root, data, row.mask_source))
-    reference = read_prepared(stored_at(folder.root, data, row.informed_source))
-    image, _, _ = read_ome_zarr(ledger.volume_of(folder, commit))
-    orientation = Orientation.closest(image.affine, image.size_zyx)
-    step = np.linalg.solve(orientation.canonical_affine(image.affine), case.affine)
-    z, y = (float(commit.target_z), float(case.size_zyx[1] // 2))
-    native_z, native_y = (step[2, 2] * z + step[2, 3], step[1, 1] * y + step[1, 3])
-    after = orientation.to_canonical(image.array)
-    window = (reference.intensity.low, reference.intensity.high)
-    before = None if case.image is None else case.intensity.to_source(case.image)
-    blank = np.zeros((2, 2))
-    depth, height = after.shape[:2]
-    planes = {
-        "before": blank if before is None else before[int(z)],
-        "after": after[min(max(round(native_z), 0), depth - 1)],
-        "reference": _reference_plane(reference, row.informed_z),
-        "before, coronal": blank if before is None else before[:, int(y)],
-        "after, coronal": after[:, min(max(round(native_y), 0), height - 1)],
-    }
-    return _draw(planes, window, _aspects(case, image.spacing_mm_zyx))
-
-
-def _reference_plane(reference: PreparedCase, z: int) -> Array:
-    assert reference.image is not None
-    return reference.intensity.to_source(reference.image[z])
-
-
-def _aspects(case: PreparedCase, native_mm_zyx: tuple[float, float, float]) -> tuple[float, ...]:
-    dz, _, dx = case.spacing_mm_zyx
-    return (1.0, 1.0, 1.0, dz / dx, native_mm_zyx[0] / native_mm_zyx[2])
-
-
-def _draw(
-    planes: Mapping[str, Array],
-    window: tuple[float, float],
-    aspects: Sequence[float],
-) -> bytes:
-    from matplotlib.figure import Figure  # not at the top: the driver only names this module
-
-    figure = Figure(figsize=(2.4 * len(planes), 2.9), dpi=100, facecolor=_PAPER)
-    for number, ((title, plane), aspect) in enumerate(zip(planes.items(), aspects, strict=True)):
-        axis = figure.add_subplot(1, len(planes), number + 1, facecolor="black")
-        axis.imshow(
-            plane[:, ::-1], cmap="gray", vmin=window[0], vmax=window[1], origin="lower",
-            aspect=aspect, interpolation="bilinear",
-        )  # fmt: skip
-        axis.set_title(title, color=_INK, fontsize=8)
-        axis.set_axis_off()
-    figure.tight_layout(pad=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=_PAPER)
-    return buffer.getvalue()
 
 
 def _mean(distances: Mapping[str, float]) -> float:
