@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> int:
         help="a smoke run; its figures say little",
     )
     parser.add_argument("--weights", type=Path, default=_ROOT / "weights" / "demo_abdomen")
-    parser.add_argument("--volumes", type=int, default=16, help="of part real; an even number")
+    parser.add_argument("--volumes", type=int, default=24, help="of part real; an even number")
     parser.add_argument("--rounds", type=int, default=2, help="of part real; the fastest counts")
     parser.add_argument("--place", type=Path, help="for the runs; a temporary folder otherwise")
     options = parser.parse_args(args)

@@ -43,6 +43,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.register_profile("thorough", parent=settings.get_profile("engine"), max_examples=500)
+settings.register_profile(
+    "ten_thousand", parent=settings.get_profile("engine"), max_examples=10_000
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "engine"))
 
 

@@ -2,7 +2,7 @@
 
 Whatever happens, an undisturbed rerun ends with every planned volume that is not quarantined, each
 once, each as it was meant; nobody is quarantined who did not fail three times. Jobs die at any step
-that touches the disk. HYPOTHESIS_PROFILE=thorough runs many more histories.
+that touches the disk. HYPOTHESIS_PROFILE=thorough runs 500 histories, ten_thousand what it says.
 """
 
 from __future__ import annotations
