@@ -33,9 +33,10 @@ def real_figures(
     Seconds of a run are its workers', each from its first volume's start to the run's last commit,
     and those of planning; starting Ray and loading the model are left out, here and in the plain
     loop. All three ways take turns, and the fastest round of each counts, because other work on the
-    machine only ever adds. `machinery_share` is what of one worker's seconds is neither sampling nor measuring
-    (plan, read, hash, write, commit, and waiting for Ray), `measuring_share` the proof of each
-    volume, both relative to sampling; `overhead_share` is the whole difference to the plain loop.
+    machine only ever adds. `machinery_share` is what of one worker's seconds is neither sampling
+    nor measuring (plan, read, hash, write, commit, and waiting for Ray), `measuring_share` the
+    proof of each volume, both relative to sampling; `overhead_share` is the whole difference to the
+    plain loop.
 
     Args:
         place: an empty folder.
