@@ -73,7 +73,7 @@ def _run(part: str, place: Path, options: Namespace) -> dict[str, Any]:
     quick = options.quick
     if part == "real":
         if quick:
-            return real_figures(place, options.weights, 2, num_steps=1, rounds=1)
+            return real_figures(place, options.weights, 4, num_steps=1, rounds=1)
         return real_figures(place, options.weights, options.volumes, None, options.rounds)
     if part == "busy":
         simulation = Simulation()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +14,7 @@ from engine.runs.aside import aside
 from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pool
 from engine.runs.plan import iter_plan, write_plan
+from engine.runs.records import Commit
 from engine.runs.resample import ResampleConfig, resample
 from engine.sampling.config import SamplingConfig
 from engine.volumes.cohort import prepared_phantom
@@ -21,8 +23,19 @@ from engine.volumes.prepare_config import ABDOMEN_CT
 from engine.volumes.prepared_store import write_prepared
 
 _FIRST_PHANTOM = 1000  # never trained on
-Run = tuple[float, dict[str, float]]
-"""Seconds of a run's workers, and the sums of its stages."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a volume costs one worker.
+
+    Attributes:
+        seconds: from one start to the next, planning and idle time at the end included.
+        stages: parts of it, as the commit records say.
+    """
+
+    seconds: float
+    stages: dict[str, float]
 
 
 def real_figures(
@@ -30,13 +43,12 @@ def real_figures(
 ) -> dict[str, Any]:
     """Efficiency of two workers, and what the run adds to sampling.
 
-    Seconds of a run are its workers', each from its first volume's start to the run's last commit,
-    and those of planning; starting Ray and loading the model are left out, here and in the plain
-    loop. All three ways take turns, and the fastest round of each counts, because other work on the
-    machine only ever adds. `machinery_share` is what of one worker's seconds is neither sampling
-    nor measuring (plan, read, hash, write, commit, and waiting for Ray), `measuring_share` the
-    proof of each volume, both relative to sampling; `overhead_share` is the whole difference to the
-    plain loop.
+    All figures are seconds a volume of one worker (`Run`). Each worker's first volume does not
+    count, nor does the plain loop's: Ray's own processes start while it is made. All three ways
+    take turns, and the fastest round of each counts, because other work on the machine only ever
+    adds. `machinery_share` is what is neither sampling nor measuring (plan, read, hash, write,
+    commit, and waiting for Ray), `measuring_share` the proof of each volume, both relative to
+    sampling in the plain loop; `overhead_share` is the whole difference to it.
 
     Args:
         place: an empty folder.
@@ -52,36 +64,35 @@ def real_figures(
         num_pictured=0, sampling=sampling,
     )  # fmt: skip
     plain: list[float] = []
-    ones: list[Run] = []
-    twos: list[Run] = []
+    runs: dict[int, list[Run]] = {1: [], 2: []}
     for turn in range(rounds):
         plain.append(aside(sample_plainly, place / "data", weights, sampling, num_volumes))
-        for num_workers, results in ((1, ones), (2, twos)):
+        for num_workers, made in runs.items():
             out = place / f"{num_workers}-{turn}"
-            results.append(_run_s(config.model_copy(update={"out": out}), num_workers))
-        told = f"one worker {ones[-1][0]:.1f} s, two together {twos[-1][0]:.1f} s"
-        print(f"  plain {plain[-1]:.1f} s, {told}", flush=True)
-    plain_s, (two_s, _) = min(plain), min(twos, key=_seconds)
-    one_s, stages = min(ones, key=_seconds)
-    rest_s = one_s - stages["sample"] - stages["measure"]
+            made.append(_run(config.model_copy(update={"out": out}), num_workers))
+        told = ", ".join(f"{n} worker(s) {made[-1].seconds:.2f} s" for n, made in runs.items())
+        print(f"  a volume: plain {plain[-1]:.2f} s, {told}", flush=True)
+    plain_s, one, two = min(plain), _fastest(runs[1]), _fastest(runs[2])
+    rest_s = one.seconds - one.stages["sample"] - one.stages["measure"]
     return {
-        "efficiency": round(one_s / two_s, 4),
+        "efficiency": round(one.seconds / two.seconds, 4),
         "machinery_share": round(rest_s / plain_s, 4),
-        "measuring_share": round(stages["measure"] / plain_s, 4),
-        "overhead_share": round((one_s - plain_s) / plain_s, 4),
-        "plain_s": [round(s, 2) for s in plain],
-        "one_worker_s": [round(s, 2) for s, _ in ones],
-        "two_workers_sum_s": [round(s, 2) for s, _ in twos],
-        "one_worker_stages_s": stages,
+        "measuring_share": round(one.stages["measure"] / plain_s, 4),
+        "overhead_share": round((one.seconds - plain_s) / plain_s, 4),
+        "volumes": num_volumes,
+        "plain_s": [round(s, 3) for s in plain],
+        "one_worker_s": [round(run.seconds, 3) for run in runs[1]],
+        "two_workers_s": [round(run.seconds, 3) for run in runs[2]],
+        "one_worker_stages_s": {name: round(s, 4) for name, s in one.stages.items()},
     }
 
 
-def _seconds(run: Run) -> float:
-    return run[0]
+def _fastest(runs: Sequence[Run]) -> Run:
+    return min(runs, key=lambda run: run.seconds)
 
 
 def sample_plainly(data: Path, weights: Path, sampling: SamplingConfig, num_volumes: int) -> float:
-    """Seconds that the sampler itself takes for the same volumes, with one thread."""
+    """Seconds that the sampler itself takes for one of the volumes, with one thread."""
     import torch
 
     from engine.sampling.request import SampleRequest
@@ -92,14 +103,15 @@ def sample_plainly(data: Path, weights: Path, sampling: SamplingConfig, num_volu
     sampler = Sampler.load(weights, sampling)
     (path,) = data.glob("*.zarr")
     request = SampleRequest.own(read_prepared(path), 0)
+    sampler.sample(request)
     started = time.perf_counter()
-    for _ in range(num_volumes):
+    for _ in range(num_volumes - 1):
         sampler.sample(request)
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / (num_volumes - 1)
 
 
-def _run_s(config: ResampleConfig, num_workers: int) -> tuple[float, dict[str, float]]:
-    """Seconds of a run's workers and of planning, and the sums of its stages."""
+def _run(config: ResampleConfig, num_workers: int) -> Run:
+    """A whole run of the job."""
 
     def pool(*_: object) -> Pool:
         return Pool(num_workers, 0.4, 0.0, 1)
@@ -116,28 +128,27 @@ def _run_s(config: ResampleConfig, num_workers: int) -> tuple[float, dict[str, f
     with patch.object(generate, "choose_pool", pool), patch.object(generate, "write_plan", timed):
         outcome = resample(config)
     assert outcome.summary.failed == 0, "a volume failed"
-    return _worker_seconds(folder) + planned[0], _stages(folder)
+    return _cost(folder, planned[0] / config.replicas)
 
 
-def _worker_seconds(folder: RunFolder) -> float:
-    """From each worker's first attempt to the run's last commit, summed: idle at the end counts."""
-    began: dict[str, float] = {}
-    ended = 0.0
+def _cost(folder: RunFolder, planning_s: float) -> Run:
+    """From each worker's second start to the run's last commit, over the volumes of that time."""
+    starts: dict[str, list[float]] = {}
+    commits: list[tuple[str, float, Commit]] = []
     for row in iter_plan(folder.plan):
         commit = ledger.read_commit(folder, row.sample_id)
-        ended = max(ended, commit.committed_at if commit else 0.0)
-        for attempt in ledger.read_attempts(folder, row.sample_id):
-            began[attempt.worker] = min(attempt.started_at, began.get(attempt.worker, math.inf))
-    return sum(ended - start for start in began.values())
-
-
-def _stages(folder: RunFolder) -> dict[str, float]:
-    sums: dict[str, float] = {}
-    for row in iter_plan(folder.plan):
-        commit = ledger.read_commit(folder, row.sample_id)
-        for stage, seconds in commit.timings_s.items() if commit else ():
-            sums[stage] = round(sums.get(stage, 0.0) + seconds, 3)
-    return sums
+        (attempt,) = ledger.read_attempts(folder, row.sample_id)
+        assert commit is not None
+        starts.setdefault(attempt.worker, []).append(attempt.started_at)
+        commits.append((attempt.worker, attempt.started_at, commit))
+    ended = max(commit.committed_at for *_, commit in commits)
+    counted = [commit for worker, at, commit in commits if at > min(starts[worker])]
+    worker_s = sum(ended - sorted(times)[1] for times in starts.values())
+    stages: dict[str, float] = {}
+    for commit in counted:
+        for stage, seconds in commit.timings_s.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds / len(counted)
+    return Run(worker_s / len(counted) + planning_s, stages)
 
 
 def _write_data(data: Path) -> None:
