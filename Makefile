@@ -10,8 +10,7 @@ BIN := $(VENV)/bin
 KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(KEY)
 DEMO_OUT ?= runs/demo
-# Two processes, a file of tests always in one of them; PYTEST_ARGS= is one process.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?=
 # Ends what the command leaves behind, above all Ray's processes.
 TIDY := $(BIN)/python -m cluster.reaper --
 
