@@ -23,6 +23,9 @@ from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCa
 from engine.volumes.zarr_places import read_array, stored_group, whole_group, write_array
 
 PREPARED_FORMAT = "gem3d-prepared/1"
+_ATTRIBUTES = (
+    "format", "case_id", "affine", "native", "intensity", "class_names", "num_classes", "sha256"
+)  # fmt: skip
 
 
 def write_prepared(path: Place, case: PreparedCase) -> None:
@@ -69,13 +72,7 @@ def read_prepared(path: Place) -> PreparedCase:
         store_reading(path, "delete it and prepare the case again"),
         stored_group(path) as (group, size_of),
     ):
-        attributes: Mapping[str, Any] = dict(group.attrs)
-        if attributes.get("format") != PREPARED_FORMAT:
-            raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
-        if attributes["case_id"] != path.stem:
-            raise StoreError(
-                f"{path}: holds the case {attributes['case_id']!r}; prepare the data set again"
-            )
+        attributes = _attributes(path, group)
         digests = attributes["sha256"]
         arrays = {name: _read_checked(path, group, name, size_of, digests) for name in digests}
         native, intensity = attributes["native"], attributes["intensity"]
@@ -155,10 +152,22 @@ def list_prepared(folder: Place) -> list[str]:
     return sorted(path.stem for path in found if not path.name.startswith("."))
 
 
-def _header(path: Place, group: zarr.Group) -> PreparedHeader:
+def _attributes(path: Place, group: zarr.Group) -> Mapping[str, Any]:
+    """The attributes of a prepared case, all there; a missing one is a KeyError that names it."""
     attributes: Mapping[str, Any] = dict(group.attrs)
+    if attributes.get("format") != PREPARED_FORMAT:
+        raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
+    if attributes["case_id"] != path.stem:
+        raise StoreError(
+            f"{path}: holds the case {attributes['case_id']!r}; prepare the data set again"
+        )
+    return {name: attributes[name] for name in _ATTRIBUTES}
+
+
+def _header(path: Place, group: zarr.Group) -> PreparedHeader:
+    attributes = _attributes(path, group)
     mask = group["mask"]
-    if attributes.get("format") != PREPARED_FORMAT or not isinstance(mask, zarr.Array):
+    if not isinstance(mask, zarr.Array):
         raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
     z, y, x = mask.shape
     return PreparedHeader(

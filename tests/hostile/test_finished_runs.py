@@ -55,9 +55,13 @@ def harmed(harm: Harm, told: str, *more: str, code: int = 2) -> Attack:
     return Attack(args, told, code)
 
 
-def _edit(name: str, edit: Callable[[str], str]) -> Harm:
+def _edit(name: str, edit: Callable[[str], str], *, sealed: bool = False) -> Harm:
+    """Change a file; of the plan the digest goes, too, so that its rows are what is judged."""
+
     def harm(out: Path) -> None:
         (out / name).write_text(edit((out / name).read_text()))
+        if name == "plan.jsonl" and not sealed:
+            (out / "plan.sha256").unlink()
 
     return harm
 
@@ -119,6 +123,11 @@ VERIFY = {
     "withdrawing a path": harmed(_row(sample_id=UP), r"jsonl:2: not a", "--withdraw", "case1"),
     "plan with a wildcard": harmed(_row(sample_id="*"), r"l:2: not a plan", "--withdraw", "case1"),
     "plan cut off": harmed(_edit("plan.jsonl", lambda t: t[:-90]), r"plan\.jsonl:3: not a plan"),
+    "plan changed": harmed(
+        _edit("plan.jsonl", lambda t: t.replace("case1-r00", "case9-r00"), sealed=True),
+        "changed after it was planned .*put back the plan",
+        "--repair",
+    ),
     "volumes elsewhere": harmed(_link("volumes", "../outside"), "volumes: a link, and jobs delete"),
     "commits elsewhere": harmed(
         _link("commits", "../outside"), "commits: a link, and jobs", "--withdraw", "case1"
@@ -180,6 +189,10 @@ RESAMPLE = {
         lambda out: _touch(out.parent / "weights" / "config.json"), r"weights\.config\.json was"
     ),
     "plan of negative slices": _rerun(_row(informed_z=-1), r"plan\.jsonl:2: not a plan row"),
+    "plan of fewer rows": _rerun(
+        _edit("plan.jsonl", lambda t: t.partition("\n")[0] + "\n", sealed=True),
+        r"plan\.jsonl: changed after it was planned",
+    ),
     "staging elsewhere": _rerun(_link("staging", "../outside"), "staging: a link, and jobs"),
     "attempt unreadable": _rerun(
         lambda out: _forget(out, "{"), r"0001\.json: cannot read this attempt record"

@@ -15,7 +15,12 @@ from engine.volumes.manifest import (
     write_manifest,
 )
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
-from engine.volumes.prepared_store import list_prepared, read_prepared, write_prepared
+from engine.volumes.prepared_store import (
+    list_prepared,
+    read_prepared,
+    read_prepared_mask,
+    write_prepared,
+)
 from engine.volumes.store import hash_tree, read_ome_zarr, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
 
@@ -57,6 +62,23 @@ def test_mask_alone_comes_back(tmp_path: Path, case: PreparedCase) -> None:
     write_prepared(tmp_path / "case.zarr", case)
     write_prepared(tmp_path / "case.zarr", alone)  # replaces
     assert read_prepared(tmp_path / "case.zarr").image is None
+
+
+def test_a_mask_is_read_without_its_image(tmp_path: Path, case: PreparedCase) -> None:
+    path = tmp_path / "case.zarr"
+    write_prepared(path, case)
+    (path / "image" / "c" / "0" / "0" / "0").unlink()
+    header, mask = read_prepared_mask(path)
+    assert same(mask, case.mask)
+    assert (header.size_zyx, header.spacing_mm_zyx) == (case.size_zyx, case.spacing_mm_zyx)
+    with pytest.raises(StoreError, match="shard of image is missing"):
+        read_prepared(path)
+    shard = path / "mask" / "c" / "0" / "0" / "0"
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(bytes(raw))
+    with pytest.raises(StoreError, match="damaged"):
+        read_prepared_mask(path)
 
 
 def test_list_of_nothing_is_empty(tmp_path: Path) -> None:
