@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineError
+from engine.runs.folder import RunFolder
 from faults.bench import Bench, Fault, run_job
 from faults.registry import FAULTS
 
@@ -65,8 +66,7 @@ def strike(bench: Bench, faults: Sequence[Fault]) -> dict[str, Any]:
             trouble = f"not done after {error.timeout:.0f} s"
         except (EngineError, OSError) as error:  # a job that gave up otherwise than it should
             trouble = f"{type(error).__name__}: {error}"
-            (out / "volumes").mkdir(parents=True, exist_ok=True)
-            (out / "commits").mkdir(exist_ok=True)
+            RunFolder(out).create()
         if trouble.startswith("skipped"):
             skipped += 1
             print(f"{fault.name:20s} {trouble}", flush=True)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from engine.errors import StoreError, StoreUnreachableError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.identity import RunIdentity
 from engine.runs.ome import ome_faults
 from engine.runs.plan import PlanRow
 from engine.runs.records import Commit
@@ -53,16 +52,8 @@ class Finding:
     detail: str
 
 
-def planned_origin(row: PlanRow, identity: RunIdentity | None) -> Origin:
-    """What the volume of a plan row is to be made of, by a run of that identity."""
-    settings, weights = (
-        ("", "")
-        if identity is None
-        else (
-            identity.settings_sha256,
-            identity.weights_sha256,
-        )
-    )
+def planned_origin(row: PlanRow, settings: str, weights: str) -> Origin:
+    """What the volume of a plan row is to be made of, by a run of those digests."""
     return Origin(row.case_id, f"{row.informed_case}:{row.informed_z}", settings, weights)
 
 

@@ -45,9 +45,10 @@ def measure(
     compared = real if own.mask is case.mask else None
     quantiles = class_quantiles(case, image)
     quantiles_real = {} if real is None else class_quantiles(own, real)
+    after = case.intensity.to_source(image)
+    before = None if real is None else own.intensity.to_source(real)
     change = None
-    if compared is not None:
-        before, after = own.intensity.to_source(compared), case.intensity.to_source(image)
+    if compared is not None and before is not None:
         change = change_of(before, after, case.mask, _tables(case, quantiles_real, quantiles))
     return Measures(
         seam_ratio=_known(seam_ratio(image, joins, body)),
@@ -56,8 +57,8 @@ def measure(
         roughness_real=None if real is None else _known(roughness(real, own.mask > 0)),
         ms_ssim=_ms_ssim(image, compared),
         unit=case.intensity.unit,
-        class_means=_class_means(case, image),
-        class_means_real={} if real is None else _class_means(own, real),
+        class_means=_class_means(case, after),
+        class_means_real={} if before is None else _class_means(own, before),
         class_quantiles=quantiles,
         class_quantiles_real=quantiles_real,
         shifted=None if change is None else round(change.shifted, 3),
@@ -81,9 +82,9 @@ def _ms_ssim(image: NDArray[Any], real: NDArray[Any] | None) -> float | None:
     return _known(ms_ssim(image, real, _MODEL_RANGE))
 
 
-def _class_means(case: PreparedCase, image: NDArray[np.float32]) -> dict[str, float]:
-    """In source units; both volumes are clipped to the same intensity window."""
-    means = class_means(case.intensity.to_source(image), case.mask, case.class_names)
+def _class_means(case: PreparedCase, source: NDArray[np.float32]) -> dict[str, float]:
+    """Of a volume in source units, clipped to the intensity window."""
+    means = class_means(source, case.mask, case.class_names)
     return {name: round(mean, 3) for name, mean in means.items()}
 
 

@@ -177,11 +177,14 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
     verdict.committed = len(committed)
     gone = read_withdrawn(folder)
     planned: dict[str, Origin | None] = {}
-    identity = read_identity(folder.identity) if folder.identity.exists() else None
+    settings = weights = ""
+    if folder.identity.exists():
+        identity = read_identity(folder.identity)
+        settings, weights = identity.settings_sha256, identity.weights_sha256
     for row in iter_plan(folder.plan):
         withdrawn = is_withdrawn(row, gone)
         verdict.planned += not withdrawn
-        planned[row.sample_id] = None if withdrawn else planned_origin(row, identity)
+        planned[row.sample_id] = None if withdrawn else planned_origin(row, settings, weights)
         if withdrawn and (row.sample_id in committed or folder.volume(row.sample_id).exists()):
             finding = Finding(row.sample_id, "withdrawn", "a withdrawn case is part of it")
             verdict.findings.append(finding)
