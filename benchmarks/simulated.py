@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.runs.census import take_census
-from engine.runs.folder import RunFolder, append
+from engine.runs.folder import RunFolder
 from engine.runs.maker import WorkerTask
 from engine.runs.pipeline import Pool, run_rows
 from engine.runs.plan import write_plan
@@ -26,6 +26,7 @@ from engine.runs.session import RaySession
 from engine.runs.worker import FullWorker
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
+from engine.storage.files import append
 from engine.volumes.prepare import prepare_case
 from engine.volumes.prepare_config import PrepareConfig
 from engine.volumes.prepared_store import write_prepared

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.runs.folder import RunFolder
 from engine.runs.verify import VerifyJob, verify_run
-from engine.volumes.places import Place
+from engine.storage.places import Place
 from faults.bench import Bench, Fault
 from faults.sampler import VICTIM
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import engine.runs.resample as job
 from engine.runs import ledger, plan, planning
-from engine.runs.folder import put
+from engine.storage.files import put
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import VICTIM, FakeSampler
 

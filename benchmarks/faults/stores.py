@@ -23,7 +23,7 @@ from engine.runs.folder import RunFolder, RunLock
 from engine.runs.resample import ResampleConfig
 from engine.runs.verify import VerifyJob, verify_run
 from engine.sampling.request import SampledVolume, SampleRequest
-from engine.volumes.object_path import ObjectPath
+from engine.storage.object_path import ObjectPath
 from faults.bench import DEADLINE_S, ROOT, Bench, Fault, run_job
 from faults.sampler import VICTIM, FakeSampler
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way

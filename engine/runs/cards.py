@@ -15,7 +15,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
 from engine.runs.summary import VolumeSummary
-from engine.volumes.places import Place
+from engine.storage.places import Place
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.store import hash_tree, read_informed, read_ome_zarr
 from engine.volumes.volume import PreparedCase

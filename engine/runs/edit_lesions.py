@@ -28,9 +28,9 @@ from engine.runs.resample import data_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.sampling.mask_augmentation import MaskChange, apply_change
+from engine.storage.places import Place, PlaceField, file_to_write
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.nifti import check_same_grid, read_labels, write_nifti
-from engine.volumes.places import Place, PlaceField, file_to_write
 from engine.volumes.prepare import classes_of, mask_to_prepared
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase, Volume

@@ -17,7 +17,7 @@ from engine.runs.folder import RunFolder
 from engine.runs.ome import ome_faults
 from engine.runs.plan import PlanRow
 from engine.runs.records import Commit
-from engine.volumes.places import Place
+from engine.storage.places import Place
 from engine.volumes.store import hash_tree
 
 

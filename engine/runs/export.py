@@ -21,11 +21,12 @@ from engine.errors import ConfigError, RunError, StoreError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.census import active_rows
-from engine.runs.folder import RunFolder, append, put
+from engine.runs.folder import RunFolder
 from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.identity import hash_file, sha256_of
+from engine.storage.files import append, put
+from engine.storage.places import Place, PlaceField
 from engine.volumes.nifti import write_nifti
-from engine.volumes.places import Place, PlaceField
 from engine.volumes.store import hash_tree, read_ome_zarr
 from engine.volumes.volume import Volume
 

@@ -1,30 +1,20 @@
-"""A run folder: where its files lie, and the three safe ways to write one.
+"""A run folder: where its files lie, on disk or in an object store, and its lock.
 
-`put` replaces a file as a whole, `append` adds a line, `RunLock` keeps a second job out; each on
-disk and in an object store. What the files mean is the business of `ledger.py`, `plan.py`,
-`identity.py` and `progress.py`.
+What the files mean is the business of `ledger.py`, `plan.py`, `identity.py` and `progress.py`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import io
-import os
-import shutil
-import socket
-import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from engine.errors import RunError
-from engine.runs.object_lock import ObjectLock
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place
+from engine.storage.file_lock import FileLock
+from engine.storage.object_lock import ObjectLock
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place
 
 
 @dataclass(frozen=True)
@@ -161,7 +151,7 @@ class RunLock:
 
     def __init__(self, folder: RunFolder) -> None:
         place = folder.root / "lock"
-        self._held = ObjectLock(place) if isinstance(place, ObjectPath) else _FileLock(place)
+        self._held = ObjectLock(place) if isinstance(place, ObjectPath) else FileLock(place)
 
     def check(self) -> None:
         """Make sure that the folder is still ours.
@@ -182,112 +172,3 @@ class RunLock:
         traceback: TracebackType | None,
     ) -> None:
         self._held.release()
-
-
-class _FileLock:
-    """A lock of the operating system, which lets go when the process dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-
-    def check(self) -> None:
-        """It cannot be lost."""
-
-    def acquire(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            descriptor = os.open(self._path, flags, 0o644)
-        except OSError as error:
-            raise RunError(
-                f"{self._path}: cannot be locked ({error.strerror}); make the folder writable and "
-                "this file no link, or choose another place with --out"
-            ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise RunError(
-                f"{self._path.parent}: another job is at work here ({holder or 'unknown'}); "
-                "wait for it, end it, or choose another place with --out"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def put(path: Place, text: str) -> None:
-    """Write a whole file; see `whole_file`."""
-    with whole_file(path) as file:
-        file.write(text)
-
-
-@contextmanager
-def whole_file(path: Place) -> Iterator[TextIO]:
-    """A file to write, so that readers see the old one or the new one, also after a power cut."""
-    if isinstance(path, ObjectPath):
-        text = io.StringIO()
-        yield text
-        path.write_text(text.getvalue())
-        return
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with staged.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def append(path: Place, line: str) -> None:
-    """Add one line in a single write, so that lines of several processes do not mix.
-
-    In an object store, where nothing can be added to, each line is an object of its own until
-    `gather` puts them together.
-    """
-    if isinstance(path, ObjectPath):
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
-        (path.with_name(path.stem) / name).write_text(line + "\n")
-        return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        os.write(descriptor, (line + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
-def discard(path: Place) -> None:
-    """Remove a folder, or a link without what it points to; what cannot be removed stays."""
-    if isinstance(path, ObjectPath):
-        path.remove_tree()
-    elif path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def gather(path: Place) -> None:
-    """Make one file of the lines that were appended; on disk it is one already."""
-    if isinstance(path, ObjectPath):
-        lines = [part.read_text() for part in path.with_name(path.stem).iterdir()]
-        if lines:
-            path.write_text("".join(lines))
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from scipy import ndimage
 from engine.config import FrozenConfig
 from engine.runs.plan import GateNote, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
-from engine.volumes.places import Place
+from engine.storage.places import Place
 from engine.volumes.prepared_store import read_prepared_mask
 
 CONTOUR_NAMES = ("body", "brain")

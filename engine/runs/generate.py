@@ -22,7 +22,7 @@ from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.aside import aside
 from engine.runs.census import Census, active_rows, take_census
-from engine.runs.folder import RunFolder, RunLock, gather, put, whole_file
+from engine.runs.folder import RunFolder, RunLock
 from engine.runs.gate import GateConfig
 from engine.runs.identity import (
     RunIdentity,
@@ -59,8 +59,9 @@ from engine.runs.worker import (
     peak_memory_mb,
 )
 from engine.sampling.config import SamplingConfig
+from engine.storage.files import gather, put, whole_file
+from engine.storage.places import Place, PlaceField
 from engine.volumes.manifest import PreparedManifest
-from engine.volumes.places import Place, PlaceField
 
 log = get_logger(__name__)
 

@@ -34,9 +34,9 @@ from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows,
 from engine.runs.resample import cases_digest, data_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
+from engine.storage.places import Place, PlaceField
 from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import PreparedManifest, read_manifest
-from engine.volumes.places import Place, PlaceField
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 

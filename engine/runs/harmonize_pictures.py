@@ -15,8 +15,8 @@ from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
+from engine.storage.places import Place
 from engine.volumes.grids import Orientation
-from engine.volumes.places import Place
 from engine.volumes.prepare import to_native
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.store import read_ome_zarr

@@ -18,12 +18,13 @@ from engine.config import FrozenConfig
 from engine.evaluation.harmonization import organ_distances, site_spread
 from engine.runs import ledger
 from engine.runs.census import active_rows
-from engine.runs.folder import RunFolder, put
+from engine.runs.folder import RunFolder
 from engine.runs.harmonize_pictures import before_and_after
 from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit, Measures
-from engine.volumes.places import Place
+from engine.storage.files import put
+from engine.storage.places import Place
 from engine.volumes.prepared_store import read_prepared
 
 _NOISE = 0.02  # of the intensity range: nearer than this is as near as sampling comes

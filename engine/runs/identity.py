@@ -19,9 +19,10 @@ import yaml
 
 from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, WeightsError
-from engine.runs.folder import RunFolder, put
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place
+from engine.runs.folder import RunFolder
+from engine.storage.files import put
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place
 from models.manifest import WeightsFileError, digest_of, hash_files
 
 _PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")

@@ -13,10 +13,10 @@ from pathlib import Path
 from engine.errors import ConfigError, RunError, WeightsError
 from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place
 from engine.volumes.layouts import check_case_id
 from engine.volumes.manifest import MANIFEST_NAME, PreparedManifest
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place
 from models.manifest import POSITION, WeightsFileError
 from models.manifest import read_manifest as read_weights_manifest
 

@@ -22,11 +22,12 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from engine.errors import RunError, StoreError, StoreUnreachableError
-from engine.runs.folder import RunFolder, append, discard, put, sync_folder
+from engine.runs.folder import RunFolder
 from engine.runs.object_commits import settle, sweep
 from engine.runs.records import Attempt, Commit
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place
+from engine.storage.files import append, discard, put, sync_folder
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place
 
 _DISK_FAULTS = (
     "No space left", "Disk quota exceeded", "Read-only file system", "Permission denied"

@@ -31,8 +31,8 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.sampling.seeds import noise_seed
+from engine.storage.places import Place, local_file
 from engine.volumes.nifti import read_labels
-from engine.volumes.places import Place, local_file
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native
 from engine.volumes.prepared_store import read_prepared

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from engine.errors import StoreError
 from engine.runs.folder import RunFolder
 from engine.runs.records import Commit
-from engine.volumes.object_path import ObjectPath
+from engine.storage.object_path import ObjectPath
 
 
 def settle(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from engine.volumes.places import Place
+from engine.storage.places import Place
 
 _AXES = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
 

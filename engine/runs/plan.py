@@ -14,9 +14,9 @@ from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
 from engine.errors import StoreError
-from engine.runs.folder import whole_file
 from engine.sampling.mask_augmentation import MaskChange
-from engine.volumes.places import Place
+from engine.storage.files import whole_file
+from engine.storage.places import Place
 
 _IN_RUN = "run:"
 

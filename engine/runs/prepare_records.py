@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from engine.config import FrozenConfig, validate
 from engine.errors import RunError, StoreError
-from engine.runs.folder import append
+from engine.storage.files import append
 from engine.volumes.layouts import CaseFiles
 from engine.volumes.manifest import PreparedEntry
 from engine.volumes.prepare import PrepareConfig

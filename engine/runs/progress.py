@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from engine.log import get_logger
-from engine.runs.folder import append
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place
+from engine.storage.files import append
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place
 
 log = get_logger(__name__)
 

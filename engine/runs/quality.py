@@ -18,7 +18,7 @@ from pydantic import Field
 from engine.config import FrozenConfig
 from engine.evaluation.fidelity import class_means
 from engine.runs.records import Measures
-from engine.volumes.places import Place
+from engine.storage.places import Place
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import IntensityWindow, PreparedCase
 

@@ -16,11 +16,12 @@ from engine.runs import ledger
 from engine.runs.aside import aside
 from engine.runs.cards import Cards, make_cards, number
 from engine.runs.census import active_rows
-from engine.runs.folder import RunFolder, put
+from engine.runs.folder import RunFolder
 from engine.runs.identity import RunIdentity
 from engine.runs.plan import PlanRow
 from engine.runs.summary import RunSummary, VolumeSummary
-from engine.volumes.places import Place
+from engine.storage.files import put
+from engine.storage.places import Place
 
 _FAILURES_LISTED = 200
 

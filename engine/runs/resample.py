@@ -43,8 +43,8 @@ from engine.sampling.mask_augmentation import (
     draw_change,
     way_to_centre,
 )
+from engine.storage.places import Place, PlaceField
 from engine.volumes.manifest import PreparedManifest, read_manifest
-from engine.volumes.places import Place, PlaceField
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 

@@ -23,12 +23,13 @@ from engine.errors import ConfigError, RunError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.examine import Finding, Origin, examine_volume, planned_origin
-from engine.runs.folder import RunFolder, RunLock, discard
+from engine.runs.folder import RunFolder, RunLock
 from engine.runs.identity import read_identity, seal_plan
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place, PlaceField
+from engine.storage.files import discard
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place, PlaceField
 
 log = get_logger(__name__)
 

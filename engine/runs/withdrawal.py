@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterable
 
 from engine.errors import StoreError
-from engine.runs.folder import RunFolder, put
+from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow
+from engine.storage.files import put
 
 
 def read_withdrawn(folder: RunFolder) -> frozenset[str]:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.log import get_logger
+from engine.storage.durable import flush_tree
 from engine.training.config import TrainConfig
-from engine.volumes.durable import flush_tree
 from models.presets import Preset
 
 log = get_logger(__name__)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import TrainingError
+from engine.storage.array_store import StoredArrays, write_arrays
 from engine.training.augment import InPlaneMove, apply_move
-from engine.volumes.array_store import StoredArrays, write_arrays
 from engine.volumes.prepared_store import read_prepared
 from models.autoencoder import Autoencoder
 from models.conditioning import class_appearance, encode_mask

@@ -20,12 +20,12 @@ from torch import nn
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, WeightsError
 from engine.sampling.schedule import ScheduleConfig
+from engine.storage.durable import whole_folder
 from engine.training.autoencoder_stage import AutoencoderStage
 from engine.training.card import render_card
 from engine.training.config import SpecValue, TrainConfig
 from engine.training.latents import open_pixels
 from engine.training.stages import plan_cache, survey
-from engine.volumes.durable import whole_folder
 from models.autoencoder import Autoencoder
 from models.errors import WeightsFileError
 from models.interop import load_diffusers_autoencoder, load_ldm_autoencoder

@@ -18,10 +18,10 @@ import torch
 
 from engine.errors import EngineError, TrainingError
 from engine.log import get_logger
+from engine.storage.array_store import open_arrays, read_key
 from engine.training.augment import copy_name, plan_move
 from engine.training.config import TrainConfig
 from engine.training.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
-from engine.volumes.array_store import open_arrays, read_key
 from engine.volumes.prepared_store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower, load_image_tower

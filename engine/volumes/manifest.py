@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
 from engine.errors import StoreError
-from engine.volumes.places import Place
+from engine.storage.places import Place
 from engine.volumes.prepare_config import PrepareConfig
 
 MANIFEST_NAME = "dataset.json"

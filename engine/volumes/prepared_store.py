@@ -17,10 +17,10 @@ import zarr
 from numpy.typing import NDArray
 
 from engine.errors import StoreError
-from engine.volumes.durable import store_reading
-from engine.volumes.places import Place
+from engine.storage.durable import store_reading
+from engine.storage.places import Place
+from engine.storage.zarr_places import read_array, stored_group, whole_group, write_array
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, spacing_of
-from engine.volumes.zarr_places import read_array, stored_group, whole_group, write_array
 
 PREPARED_FORMAT = "gem3d-prepared/1"
 _ATTRIBUTES = (

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import StoreError
-from engine.volumes.durable import store_reading
+from engine.storage.durable import store_reading
+from engine.storage.places import Place
+from engine.storage.zarr_places import hash_files, new_group, read_array, stored_group, write_array
 from engine.volumes.nifti import fresh_header
-from engine.volumes.places import Place
 from engine.volumes.volume import Array, Volume
-from engine.volumes.zarr_places import hash_files, new_group, read_array, stored_group, write_array
 
 _OME_VERSION = "0.5"
 _OWN_ATTRS = ("ome", "affine", "units", "source")

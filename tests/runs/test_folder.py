@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError
-from engine.runs.folder import RunFolder, RunLock, append, put
+from engine.runs.folder import RunFolder, RunLock
+from engine.storage.files import append, put
 
 
 @pytest.fixture

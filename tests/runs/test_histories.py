@@ -28,10 +28,11 @@ from engine.errors import RunError
 from engine.runs import ledger
 from engine.runs.census import Census, take_census
 from engine.runs.examine import examine_volume
-from engine.runs.folder import RunFolder, append, put, sync_folder
+from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow, iter_plan, write_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.records import Commit
+from engine.storage.files import append, put, sync_folder
 from engine.volumes.store import hash_tree
 from tests.runs.test_ledger import MEASURES
 

@@ -16,10 +16,10 @@ import pytest
 
 from engine.config import parse_job
 from engine.errors import ConfigError, RunError, StoreError, StoreUnreachableError
-from engine.runs import ledger, object_lock
+from engine.runs import ledger
 from engine.runs.census import take_census
 from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder, RunLock, append, gather
+from engine.runs.folder import RunFolder, RunLock
 from engine.runs.plan import PlanRow, iter_plan, write_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.records import Commit
@@ -28,9 +28,10 @@ from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
-from engine.volumes import object_client
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import as_place, file_to_write, local_file
+from engine.storage import object_client, object_lock
+from engine.storage.files import append, gather
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import as_place, file_to_write, local_file
 from engine.volumes.store import hash_tree, read_ome_zarr
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way
 from tests.runs.fakes import FakeSampler, LoadFake, make_data

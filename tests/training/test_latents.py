@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engine.errors import TrainingError
+from engine.storage.array_store import open_arrays
 from engine.training import latents as latents_module
 from engine.training.augment import InPlaneMove, apply_move, plan_move
 from engine.training.config import TrainConfig
@@ -19,7 +20,6 @@ from engine.training.latents import (
     open_pixels,
 )
 from engine.training.stages import plan_cache, survey
-from engine.volumes.array_store import open_arrays
 from engine.volumes.prepared_store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS

@@ -19,7 +19,7 @@ import psutil
 
 from engine.errors import RunError, StoreError
 from engine.log import get_logger
-from engine.volumes.object_path import ObjectPath
+from engine.storage.object_path import ObjectPath
 
 log = get_logger(__name__)
 

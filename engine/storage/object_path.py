@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TextIO
 
-from engine.volumes.object_client import call
+from engine.storage.object_client import call
 
 _BLOCK = 8 << 20
 

@@ -18,8 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from engine.errors import StoreError
-from engine.volumes.durable import store_reading, whole_folder
-from engine.volumes.volume import Array
+from engine.storage.durable import store_reading, whole_folder
 
 ARRAYS_FORMAT = "gem3d-arrays/1"
 _REMEDY = "delete it; it is made again"
@@ -53,7 +52,7 @@ class StoredArrays:
 
 
 def write_arrays(
-    path: Path, key: str, arrays: Mapping[str, Array], attributes: Mapping[str, Any]
+    path: Path, key: str, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
 ) -> None:
     """Write arrays as one folder, replacing an older one; all of them or none.
 
@@ -116,5 +115,5 @@ def _mapped(path: Path, group: zarr.Group, name: str) -> NDArray[Any]:
     return np.memmap(shard, dtype=stored.dtype, mode="c", shape=stored.shape)
 
 
-def _sha256(array: Array) -> str:
+def _sha256(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

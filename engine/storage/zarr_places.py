@@ -22,10 +22,9 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from engine.errors import StoreError
-from engine.volumes.durable import flush_tree, store_writing, whole_folder
-from engine.volumes.object_path import ObjectPath
-from engine.volumes.places import Place
-from engine.volumes.volume import Array
+from engine.storage.durable import flush_tree, store_writing, whole_folder
+from engine.storage.object_path import ObjectPath
+from engine.storage.places import Place
 
 _ROOT = "zarr.json"
 _SLICES_PER_CHUNK = 16
@@ -102,7 +101,10 @@ def stored_group(
 
 
 def write_array(
-    group: zarr.Group, name: str, array: Array, dimension_names: tuple[str, ...] | None = None
+    group: zarr.Group,
+    name: str,
+    array: NDArray[Any],
+    dimension_names: tuple[str, ...] | None = None,
 ) -> None:
     """One shard an array, chunks along the first axis, every chunk with its checksum."""
     depth = min(_SLICES_PER_CHUNK if array.ndim > 1 else array.size, array.shape[0])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import EngineError, StoreError
-from engine.volumes.places import Place
+from engine.storage.places import Place
 
 
 @contextmanager

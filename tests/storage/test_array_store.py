@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from engine.errors import StoreError
-from engine.volumes.array_store import open_arrays, read_key, write_arrays
+from engine.storage.array_store import open_arrays, read_key, write_arrays
 
 ARRAYS = {
     "mean": np.arange(24, dtype=np.float32).reshape(3, 2, 2, 2),
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_old_arrays(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.volumes.durable.flush_tree", full)
+    monkeypatch.setattr("engine.storage.durable.flush_tree", full)
     with pytest.raises(StoreError, match="No space left"):
         write_arrays(path, "new", ARRAYS, {})
     monkeypatch.undo()
