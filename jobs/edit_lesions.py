@@ -13,16 +13,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import run_command
+from engine.runs.command import tell_outcome
 from engine.runs.edit_lesions import EditConfig, edit_lesions
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    return run_command(
-        lambda: edit_lesions(parse_job(EditConfig, args, "Make counterfactuals.")), print
-    )
+
+    def job() -> int:
+        config = parse_job(EditConfig, args, "Make counterfactuals.")
+        return tell_outcome(edit_lesions(config), print)
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

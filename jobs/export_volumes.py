@@ -13,23 +13,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import EngineError, one_line
-from engine.log import show_log
 from engine.runs.export import ExportJob, export_run
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, export, say where; return the exit code."""
-    show_log()
-    try:
-        job = parse_job(ExportJob, args, "Export a run to NIfTI.")
-        paths = export_run(job)
-    except (EngineError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    print(f"{len(paths)} volumes in {paths[0].parent}")
-    return 0
+
+    def job() -> int:
+        paths = export_run(parse_job(ExportJob, args, "Export a run to NIfTI."))
+        print(f"{len(paths)} volumes in {paths[0].parent}")
+        return 0
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

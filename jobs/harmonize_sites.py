@@ -16,18 +16,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import run_command
-from engine.runs.generate import Outcome
+from engine.runs.command import tell_outcome
 from engine.runs.harmonize import HarmonizeConfig, harmonize
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
 
-    def job() -> Outcome:
+    def job() -> int:
         outcome = harmonize(parse_job(HarmonizeConfig, args, "Harmonize several sites."))
-        return replace(outcome, report=outcome.report.with_name("harmonization.html"))
+        report = outcome.report.with_name("harmonization.html")
+        return tell_outcome(replace(outcome, report=report), print)
 
     return run_command(job, print)
 

@@ -13,23 +13,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import EngineError
-from engine.log import show_log
 from engine.training.import_weights import ImportJob, import_weights
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, import, say where; return the exit code."""
-    show_log()
-    try:
-        job = parse_job(ImportJob, args, "Import foreign weights.")
-        manifest = import_weights(job)
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{', '.join(manifest.stages)} of preset {manifest.preset.name} in {job.weights}")
-    return 0
+
+    def job() -> int:
+        settings = parse_job(ImportJob, args, "Import foreign weights.")
+        manifest = import_weights(settings)
+        stages = ", ".join(manifest.stages)
+        print(f"{stages} of preset {manifest.preset.name} in {settings.weights}")
+        return 0
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

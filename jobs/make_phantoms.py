@@ -12,29 +12,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import ConfigError, EngineError, one_line
+from engine.errors import ConfigError
 from engine.volumes.cohort import CohortJob, write_cohort
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, write, say where; return the exit code."""
-    try:
-        job = parse_job(CohortJob, args, "Make phantoms.")
-        if job.out is None:
+
+    def job() -> int:
+        cohort = parse_job(CohortJob, args, "Make phantoms.")
+        if cohort.out is None:
             raise ConfigError("no folder to write to; give --out FOLDER")
-        names = write_cohort(
-            job.out,
-            job.indices,
-            job.seed,
-            job.phantom,
-            on_case=_tell,
-        )
-    except (EngineError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    print(f"{len(names)} phantoms in {job.out}")
-    return 0
+        names = write_cohort(cohort.out, cohort.indices, cohort.seed, cohort.phantom, on_case=_tell)
+        print(f"{len(names)} phantoms in {cohort.out}")
+        return 0
+
+    return run_command(job, print)
 
 
 def _tell(name: str) -> None:

@@ -12,20 +12,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import EngineError, one_line
-from engine.log import show_log
-from engine.runs.prepare_dataset import PrepareJob, run_job
+from engine.runs.prepare_dataset import PrepareJob, PrepareSummary, run_job
 
 
 def main(args: Sequence[str]) -> int:
     """Parse, prepare, say what came of it; return the exit code."""
-    show_log()
-    try:
-        summary = run_job(parse_job(PrepareJob, args, "Prepare a data set."))
-    except (EngineError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+
+    def job() -> int:
+        return _tell(run_job(parse_job(PrepareJob, args, "Prepare a data set.")))
+
+    return run_command(job, print)
+
+
+def _tell(summary: PrepareSummary) -> int:
     for case_id, reason in summary.failed.items():
         print(f"refused {case_id}: {reason}", file=sys.stderr)
     print(

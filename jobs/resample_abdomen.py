@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import run_command
+from engine.runs.command import tell_outcome
 from engine.runs.resample import ResampleConfig, resample
 
 DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
@@ -22,9 +23,12 @@ DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    return run_command(
-        lambda: resample(parse_job(ResampleConfig, args, "Resample abdominal CT.", DEFAULTS)), print
-    )
+
+    def job() -> int:
+        config = parse_job(ResampleConfig, args, "Resample abdominal CT.", DEFAULTS)
+        return tell_outcome(resample(config), print)
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import run_command
+from engine.runs.command import tell_outcome
 from engine.runs.resample import BrainConfig, resample_brain
 
 DEFAULTS = Path(__file__).parent / "configs" / "resample_brain.yaml"
@@ -22,10 +23,12 @@ DEFAULTS = Path(__file__).parent / "configs" / "resample_brain.yaml"
 
 def main(args: Sequence[str]) -> int:
     """Parse, run, say where to look; return the exit code."""
-    return run_command(
-        lambda: resample_brain(parse_job(BrainConfig, args, "Resample brain FLAIR.", DEFAULTS)),
-        print,
-    )
+
+    def job() -> int:
+        config = parse_job(BrainConfig, args, "Resample brain FLAIR.", DEFAULTS)
+        return tell_outcome(resample_brain(config), print)
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

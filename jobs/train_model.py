@@ -14,9 +14,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import EngineError, one_line
-from engine.log import show_log
 from engine.runs.session import RaySession
 from engine.training.config import TrainConfig
 from engine.training.loop import check_stage, train_stage
@@ -24,24 +23,20 @@ from engine.training.loop import check_stage, train_stage
 
 def main(args: Sequence[str]) -> int:
     """Parse, train, say where the weights are; return the exit code."""
-    show_log()
-    try:
+
+    def job() -> int:
         config = parse_job(TrainConfig, args, "Train one stage.")
         check_stage(config)
         with RaySession() as session:
             session.start(show_workers=True)
             measured = train_stage(config)
-    except (EngineError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
-        return 130
-    print(
-        f"{config.stage}: {measured['iterations']} steps in {measured['seconds']:.0f} s, "
-        f"loss {measured['loss']}; weights in {config.weights}"
-    )
-    return 0
+        print(
+            f"{config.stage}: {measured['iterations']} steps in {measured['seconds']:.0f} s, "
+            f"loss {measured['loss']}; weights in {config.weights}"
+        )
+        return 0
+
+    return run_command(job, print)
 
 
 if __name__ == "__main__":

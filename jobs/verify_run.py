@@ -14,9 +14,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import EngineError, one_line
-from engine.log import show_log
 from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run, withdraw
 
 _SHOWN = 50
@@ -24,20 +23,18 @@ _SHOWN = 50
 
 def main(args: Sequence[str]) -> int:
     """Parse, verify, show a table; return the exit code."""
-    show_log()
-    try:
-        job = parse_job(VerifyJob, args, "Verify a run.")
-        if job.derived_from is not None:
-            return _list(job, job.derived_from)
-        if job.withdraw is not None:
-            gone = withdraw(open_run(job.run), job.withdraw)
-            print("\n".join(gone))
-            print(f"{len(gone)} volumes of {job.withdraw} withdrawn; copies elsewhere are yours")
-            return 0
-        verdict = verify_run(job)
-    except (EngineError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _work(parse_job(VerifyJob, args, "Verify a run.")), print)
+
+
+def _work(job: VerifyJob) -> int:
+    if job.derived_from is not None:
+        return _list(job, job.derived_from)
+    if job.withdraw is not None:
+        gone = withdraw(open_run(job.run), job.withdraw)
+        print("\n".join(gone))
+        print(f"{len(gone)} volumes of {job.withdraw} withdrawn; copies elsewhere are yours")
+        return 0
+    verdict = verify_run(job)
     _show(verdict)
     return 0 if verdict.is_sound else 1
 

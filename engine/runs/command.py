@@ -1,37 +1,22 @@
-"""How the command of a generating job ends: its outcome or its refusal in words, and an exit code.
-
-Prints nothing itself; the job says how (`say` takes what `print` takes).
-"""
+"""What a generating job says at its end."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
-from engine.errors import EngineError, one_line
-from engine.log import show_log
 from engine.runs.generate import Outcome
 
 
-def run_command(job: Callable[[], Outcome], say: Callable[..., None]) -> int:
-    """Run a job, say where to look, return the exit code.
+def tell_outcome(outcome: Outcome, say: Callable[..., None]) -> int:
+    """Say how many volumes there are and where to look.
 
     Args:
-        job: parses and runs.
+        outcome: of the job.
         say: `print`, or what stands for it.
 
     Returns:
-        0: every planned volume exists. 1: some failed. 2: refused. 130: interrupted.
+        Exit code. 0: every planned volume exists. 1: some failed.
     """
-    show_log()
-    try:
-        outcome = job()
-    except (EngineError, OSError) as error:
-        say(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        say("interrupted; start the same command again for the rest", file=sys.stderr)
-        return 130
     summary = outcome.summary
     say(
         f"{summary.committed} of {summary.planned} volumes, {summary.failed} failed; "
