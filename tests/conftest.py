@@ -91,5 +91,5 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has a process of its own is called here: starting one takes seconds each time."""
-    for module in ("generate", "harmonize", "report"):
+    for module in ("generate", "harmonize", "report", "run_precision"):
         monkeypatch.setattr(f"engine.runs.{module}.aside", lambda function, *args: function(*args))

@@ -47,6 +47,7 @@ from engine.runs.progress import ProgressWatch, Tally
 from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
 from engine.runs.records import Commit
 from engine.runs.report import write_report
+from engine.runs.run_precision import with_precision
 from engine.runs.session import RaySession
 from engine.runs.summary import MAX_LISTED, JobFacts, RunSummary, summarize
 from engine.runs.withdrawal import read_withdrawn
@@ -172,7 +173,8 @@ def generate(
     with RunLock(folder) as lock, RaySession() as session:
         log.info("run folder %s", folder.root)
         intent = prepare(folder, session)
-        identity = _identity(config, intent, weights)
+        sampling = with_precision(resolved_for(config.sampling, weights), folder, session)
+        identity = _identity(config, intent, weights, sampling)
         check_fit(intent.manifests, weights)
         if not folder.identity.exists():  # else it names the same files, which were checked then
             aside(check_tensors, weights)
@@ -185,7 +187,7 @@ def generate(
             return Outcome(earlier, folder.report, worked=False)
         if census.pending:
             session.start()
-            task = _task(config, folder, intent, identity, weights)
+            task = _task(config, folder, intent, identity, weights, sampling)
             _work(folder, census, task, load, config, lock)
         try:
             return _finish(folder, intent, identity, config, started_s, after)
@@ -198,10 +200,12 @@ def generate(
             ) from error
 
 
-def _identity(config: GenerationConfig, intent: Intent, weights: Path) -> RunIdentity:
+def _identity(
+    config: GenerationConfig, intent: Intent, weights: Path, sampling: SamplingConfig
+) -> RunIdentity:
     digest, files = hash_weights(weights)
     settings = config.model_dump(mode="json")
-    settings["sampling"] = resolved_for(config.sampling, weights).model_dump(mode="json")
+    settings["sampling"] = sampling.model_dump(mode="json")
     places = {key: settings.pop(key) for key in (*_PLACES, *intent.machine) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
     machine["data"], machine["weights"] = str(intent.data), str(weights)
@@ -231,12 +235,13 @@ def _task(
     intent: Intent,
     identity: RunIdentity,
     weights: Path,
+    sampling: SamplingConfig,
 ) -> WorkerTask:
     return WorkerTask(
         root=folder.root,
         data=intent.data,
         weights=weights,
-        sampling=config.sampling,
+        sampling=sampling,
         settings_sha256=identity.settings_sha256,
         weights_sha256=identity.weights_sha256,
         code=identity.code,

@@ -68,8 +68,9 @@ class SamplingConfig(FrozenConfig):
             newest known slice instead (line 18 of Algorithm 1), and image tokens of that slice,
             decoded, where the model attends to some; `auto` takes the first for models that are
             told where the informed slice lies.
-        precision: of the networks; `auto` is bfloat16 on CPUs and GPUs with such arithmetic,
-            float16 on older GPUs, else float32.
+        precision: of the networks. `auto` is chosen once a run, for the weakest machine that
+            works on it: float32 on CPUs (where bfloat16 would make other volumes on another
+            machine), bfloat16 on GPUs that have it, float16 on older ones.
         arithmetic: `fast` lays weights out channels-last and fuses attention and slice
             convolutions; `plain` computes the same in the paper's form.
         compile: torch.compile the denoiser; costs minutes, once for each number of slices a batch.

@@ -1,4 +1,9 @@
-"""Which arithmetic the denoiser uses on the device at hand."""
+"""Which arithmetic the networks use, and which a device can do.
+
+A volume depends on the number format: bfloat16 on a CPU differs from float32 by up to 9 HU, and
+with the number of threads, too. So a run chooses once (`engine/runs/run_precision.py`) and every
+worker takes the same; only who samples without a run leaves the choice to the device at hand.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,39 @@ import torch
 
 from engine.errors import ConfigError
 
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def device_precisions(device: torch.device) -> tuple[str, ...]:
+    """What a device can do, the one that `auto` takes first.
+
+    A CPU takes float32 although some compute faster in bfloat16: in float32 its volumes are those
+    of every other machine. A GPU that emulates bfloat16 (before compute capability 8.0) has none.
+    """
+    if device.type != "cuda":
+        return ("float32", "bfloat16")
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return ("bfloat16", "float16", "float32")
+    return ("float16", "float32")
+
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` -> the fastest safe type; a named one is taken when the device has it.
+    """`auto` -> the device's own choice; a named one is taken when the device has it.
 
     Raises:
-        ConfigError: float16 asked for on a CPU.
+        ConfigError: the device cannot do it.
     """
+    able = device_precisions(device)
     if name == "auto":
-        return _fastest(device)
-    if name == "float16" and device.type == "cpu":
-        raise ConfigError("precision float16 needs a GPU; use float32 or bfloat16 on a CPU")
-    return {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }[name]
-
-
-def _fastest(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Without AVX512-BF16 a CPU emulates bfloat16, slower than float32.
-    has_bf16 = bool(torch.cpu._is_avx512_bf16_supported())
-    return torch.bfloat16 if has_bf16 else torch.float32
+        return _DTYPES[able[0]]
+    if name not in able:
+        what = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+        raise ConfigError(
+            f"precision {name}: {what} can do {' and '.join(sorted(able))}; use a machine that "
+            "can, or begin another run with --sampling.precision float32"
+        )
+    return _DTYPES[name]
