@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from machine import about, device_name
 
 SEED = 0
@@ -120,7 +121,7 @@ def compare(weights: Path, num_cases: int) -> list[dict[str, Any]]:
 def run(weights: Path, num_cases: int, variant: Variant) -> tuple[list[np.ndarray], float]:
     """The variant's volumes in [-1, 1], made by a new process, and how long it sampled."""
     with tempfile.TemporaryDirectory(prefix="gem3d-") as folder:
-        job = {
+        job: dict[str, Any] = {
             "precision": variant.precision,
             "threads": variant.threads,
             "device": variant.device,
@@ -146,7 +147,8 @@ def sample(weights: Path, num_cases: int, job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     config = SamplingConfig(precision=job["precision"])
     sampler = Sampler.load(weights, config, device=job["device"])
-    images, started = {}, time.perf_counter()
+    images: dict[str, Any] = {}
+    started = time.perf_counter()
     for index in HELD_OUT_INDICES[:num_cases]:
         case = prepared_phantom(index)
         assert case.image is not None
@@ -160,7 +162,8 @@ def sample(weights: Path, num_cases: int, job: dict[str, Any]) -> None:
             informed_position=middle / max(1, case.size_zyx[0] - 1),
         )
         images[case.case_id] = sampler.sample(request).image
-    np.savez(job["out"], seconds=np.float64(time.perf_counter() - started), **images)
+    images["seconds"] = np.float64(time.perf_counter() - started)
+    np.savez(job["out"], **images)
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ def _machines(session: RaySession) -> dict[str, tuple[str, ...]]:
 
 def _ask(node_id: str) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    remote = ray.remote(num_cpus=0, num_gpus=_A_LITTLE, scheduling_strategy=strategy)
-    return remote(local_precisions).remote()
+    options = {"num_cpus": 0, "num_gpus": _A_LITTLE, "scheduling_strategy": strategy}
+    return ray.remote(local_precisions).options(**options).remote()
 
 
 def _refuse_unable(name: str, machines: dict[str, tuple[str, ...]]) -> None:
