@@ -57,6 +57,7 @@ def make_cards(
 
     cards: list[dict[str, str]] = []
     classes: tuple[str, ...] = ()
+    contour: str | None = None
     window = ""
     for row, volume in shown:
         case = read_prepared(stored_at(folder.root, data, row.mask_source))
@@ -66,9 +67,10 @@ def make_cards(
         said = [remarks.get(row.case_id, ""), *volume.flags]
         card = _card(folder, data, case, row, commit, volume)
         cards.append({**card, "remark": "; ".join(text for text in said if text)})
-        classes = max(classes, case.class_names, key=len)
+        if len(case.class_names) > len(classes):
+            classes, contour = case.class_names, case.contour
         window = f"{case.intensity.low:g} to {case.intensity.high:g} {case.intensity.unit}"
-    legend = [(name, class_color(n, name)) for n, name in enumerate(classes, start=1)]
+    legend = [(name, class_color(n, name == contour)) for n, name in enumerate(classes, start=1)]
     return Cards(cards, legend, window)
 
 

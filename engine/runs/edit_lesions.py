@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from engine.errors import ConfigError, RunError, SamplingError
 from engine.log import get_logger
 from engine.runs.folder import RunFolder
-from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import hash_file
 from engine.runs.inputs import case_facts, find_data, pick_masks, refuse_inside, run_place
@@ -29,6 +28,7 @@ from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.sampling.mask_augmentation import MaskChange, apply_change
 from engine.storage.places import Place, PlaceField, file_to_write
+from engine.volumes.labels.contour_class import organ_names
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.nifti import check_same_grid, read_labels, write_nifti
 from engine.volumes.prepare import classes_of, mask_to_prepared
@@ -158,7 +158,7 @@ def _renamed(row: PlanRow, what: str) -> PlanRow:
 
 def _change(config: EditConfig, manifest: PreparedManifest) -> MaskChange:
     names = manifest.class_names
-    wanted = config.classes or tuple(n for n in names if n not in CONTOUR_NAMES)
+    wanted = config.classes or organ_names(names, manifest.config.contour_name)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ConfigError(f"classes {unknown} are not in the data; it has {', '.join(names)}")

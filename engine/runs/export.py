@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError
@@ -22,13 +20,12 @@ from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder
-from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.identity import hash_file, sha256_of
 from engine.storage.files import append, put
 from engine.storage.places import Place, PlaceField
+from engine.volumes.labels.exported import ExportedLabels, exported_labels
 from engine.volumes.nifti import write_nifti
 from engine.volumes.store import hash_tree, read_ome_zarr
-from engine.volumes.volume import Volume
 
 log = get_logger(__name__)
 
@@ -43,8 +40,8 @@ class ExportJob(FrozenConfig):
         out: folder to write to; None is `export` (`export_nnunet`) in the run folder.
         layout: "nifti": `images/` and `labels/`; "nnunet": a raw data set of nnU-Net v2
             (`imagesTr/`, `labelsTr/`, `dataset.json`).
-        contour: whether masks "keep" the body or brain contour as a class, or "drop" it to
-            background; None drops it for nnU-Net, whose masks had none.
+        contour: whether masks "keep" the body or brain that preparing added as a class, or "drop"
+            it to background; None drops it for nnU-Net, whose masks had none.
         skip_flagged: leave out volumes that the quality gate marked.
     """
 
@@ -120,23 +117,26 @@ def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
 def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> list[Path]:
     kept = _open_target(folder, target.out)
     paths: list[Path] = []
-    classes: tuple[str, ...] = ()
+    labels: ExportedLabels | None = None
     unit = ""
     for number, name in enumerate(names, start=1):
         commit = ledger.read_commit(folder, name)
         if commit is None:
             raise StoreError(f"{folder.commit(name)}: gone while exporting; export again")
         unit = commit.measures.unit
-        digest = sha256_of([commit.files, target.drop_contour])
+        found = _labels(ledger.volume_of(folder, commit), target)
+        if labels not in (None, found):
+            raise RunError(f"{folder.root}: {name} has other classes than the volumes before it")
+        labels = found
+        digest = sha256_of([commit.files, target.drop_contour, found.table])
         there = target.image(name).is_file() and target.mask(name).is_file()
         if not (there and kept.get(name) == digest):
             _export(ledger.volume_of(folder, commit), name, target, commit.files)
             append(target.out / _RECORDS, json.dumps({"sample_id": name, "sha256": digest}))
             log.info("%d of %d exported: %s", number, len(names), name)
         paths.append(target.image(name))
-        classes = classes or _classes(ledger.volume_of(folder, commit))
-    if target.layout == "nnunet":
-        _describe(target, classes, unit, len(paths))
+    if target.layout == "nnunet" and labels is not None:
+        _describe(target, labels, unit, len(paths))
     return paths
 
 
@@ -147,31 +147,23 @@ def _export(stored: Place, name: str, target: _Target, files: dict[str, str]) ->
             "and the run's job makes it again"
         )
     image, mask, attributes = read_ome_zarr(stored)
-    if target.drop_contour:
-        mask = _without_contour(mask, attributes["class_names"])
+    numbers = exported_labels(attributes, target.drop_contour)
+    mask = replace(mask, array=numbers.of(mask.array))
     for path, volume in ((target.mask(name), mask), (target.image(name), image)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_nifti(path, volume)
 
 
-def _without_contour(mask: Volume, names: Sequence[str]) -> Volume:
-    """The contour is the last class, so that the others keep their numbers."""
-    contour = [number for number, name in enumerate(names, 1) if name in CONTOUR_NAMES]
-    array = np.where(np.isin(mask.array, contour), 0, mask.array).astype(np.uint8)
-    return Volume(array, mask.affine, mask.source, mask.header)
-
-
-def _classes(stored: Place) -> tuple[str, ...]:
+def _labels(stored: Place, target: _Target) -> ExportedLabels:
     attributes = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-    return tuple(attributes["class_names"])
+    return exported_labels(attributes, target.drop_contour)
 
 
-def _describe(target: _Target, classes: Sequence[str], unit: str, count: int) -> None:
+def _describe(target: _Target, labels: ExportedLabels, unit: str, count: int) -> None:
     """nnU-Net v2's `dataset.json`; the channel's name chooses its normalization."""
-    kept = [n for n in classes if not (target.drop_contour and n in CONTOUR_NAMES)]
     description = {
         "channel_names": {"0": "CT" if unit == "HU" else "MR"},
-        "labels": {"background": 0, **{name: n for n, name in enumerate(kept, start=1)}},
+        "labels": labels.description(),
         "numTraining": count,
         "file_ending": ".nii.gz",
         "description": "synthetic, not for diagnosis",

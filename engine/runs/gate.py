@@ -9,7 +9,7 @@ outline. What it finds and does is written into the plan row. Knows no model.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,9 +22,9 @@ from engine.config import FrozenConfig
 from engine.runs.plan import GateNote, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
 from engine.storage.places import Place
+from engine.volumes.labels.contour_class import is_organ
 from engine.volumes.prepared_store import read_prepared_mask
 
-CONTOUR_NAMES = ("body", "brain")
 DARK = -0.9  # of [-1, 1]: background is not brighter
 _KEPT_SLICES = 20_000
 _MAX_SCALE = 1.5  # of a mask that is made to fit; more would not be the same anatomy
@@ -95,13 +95,12 @@ class OutlineBook:
 
     def _read(self, source: str, z: int) -> None:
         case, mask = read_prepared_mask(self._locate(source))  # images would fill the driver
-        contour = [n for n, name in enumerate(case.class_names, 1) if name in CONTOUR_NAMES]
         _, dy, dx = case.spacing_mm_zyx
         depth, height, width = case.size_zyx
         self._shapes[source] = (height, width, dy, dx, depth)
         for near in range(max(0, z - 1), min(depth, z + 2)):  # draws round to either side
             plane = mask[near]
-            organs = (plane > 0) & ~np.isin(plane, contour)
+            organs = is_organ(plane, case.class_names, case.contour)
             self._kept[source, near] = (np.packbits(plane > 0), np.packbits(organs))
         while len(self._kept) > _KEPT_SLICES:
             self._kept.popitem(last=False)
@@ -180,20 +179,20 @@ class Gate:
 
 
 def judge_drawn(
-    drawn: NDArray[np.float32], mask: NDArray[np.uint8], names: Sequence[str], config: GateConfig
+    drawn: NDArray[np.float32], mask: NDArray[np.uint8], contour: str | None, config: GateConfig
 ) -> tuple[str, ...]:
     """What is wrong with a generated informed slice; empty is nothing.
 
-    It has no mask, so that its outline is seen in the image; only a mask with a body or brain class
-    can be compared with that.
+    It has no mask, so that its outline is seen in the image; only a mask with a contour can be
+    compared with that.
 
     Args:
         drawn: `y x` in [-1, 1].
         mask: `y x` classes of the volume's slice at its height.
-        names: of the classes.
+        contour: name of the mask's class that was added as body or brain, or None.
         config: limits.
     """
-    if config.policy == "off" or not set(names) & set(CONTOUR_NAMES):
+    if config.policy == "off" or contour is None:
         return ()
     away = outline_disagreement(mask > 0, outline_seen(drawn))
     if away <= config.max_outline:

@@ -23,7 +23,6 @@ from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
 from engine.runs.aside import aside
 from engine.runs.folder import RunFolder
-from engine.runs.gate import CONTOUR_NAMES
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.harmonize_report import write_harmonization
 from engine.runs.identity import sha256_of
@@ -251,7 +250,7 @@ def find_medoid(folder: RunFolder, sites: Sites, reference_site: str | None) -> 
             case = _read(folder, sites, name)
             assert case.image is not None
             means = class_means(case.image, case.mask, case.class_names)
-            features[name] = {n: mean for n, mean in means.items() if n not in CONTOUR_NAMES}
+            features[name] = {n: mean for n, mean in means.items() if n != case.contour}
     if not features:
         among = f"site {reference_site}" if reference_site else "the sites"
         known = ", ".join(sorted(set(sites.site_of.values())))

@@ -162,8 +162,8 @@ class VolumeMaker:
             if config.policy != "off":
                 flags = judge(case, sampled.image, measures, self._task.cohort, config)
                 if sampled.informed is not None:
-                    outline, names = case.mask[work.target_z], case.class_names
-                    flags += judge_drawn(sampled.informed, outline, names, self._task.gate)
+                    outline = case.mask[work.target_z]
+                    flags += judge_drawn(sampled.informed, outline, case.contour, self._task.gate)
         if flags and config.policy == "retry" and work.retries < config.max_retries:
             return self._again(work)
         if flags and config.policy == "quarantine":
@@ -244,6 +244,7 @@ class VolumeMaker:
             "synthetic": True,
             "intensity_unit": work.case.intensity.unit,
             "class_names": list(work.case.class_names),
+            "contour": work.case.contour,
             "provenance": {
                 **work.plan.model_dump(mode="json", exclude={"mask_source", "informed_source"}),
                 "seed": work.request.seed,

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from engine.volumes.grids import Orientation
+from engine.volumes.labels.contour_class import contour_number, is_organ
 from engine.volumes.volume import Array, PreparedCase, Volume
 
 CLASS_COLORS = (
     "#ff9f1c", "#2ec4b6", "#e85d9e", "#ffe066", "#8ac926", "#b388eb", "#4cc9f0", "#f4978e",
 )  # fmt: skip
 CONTOUR_COLOR = "#7aa7ff"
-_CONTOUR_CLASSES = ("body", "brain")
 _JOIN_COLOR = "#ff5a5f"
 _INK = "#c9d1d9"
 _PAPER = "#0b0d10"
@@ -50,6 +50,7 @@ class Subject:
         low: intensity shown black.
         high: intensity shown white.
         class_names: names of classes 1, 2, ...
+        contour: the class that was added as body or brain, or None.
     """
 
     image: Array
@@ -61,6 +62,7 @@ class Subject:
     low: float
     high: float
     class_names: tuple[str, ...]
+    contour: str | None = None
 
 
 def place(
@@ -89,12 +91,13 @@ def place(
         low=case.intensity.low,
         high=case.intensity.high,
         class_names=case.class_names,
+        contour=case.contour,
     )
 
 
-def class_color(number: int, name: str) -> str:
-    """Colour of a class's contour; outlines of body and brain have one of their own."""
-    if name in _CONTOUR_CLASSES:
+def class_color(number: int, is_contour: bool) -> str:
+    """Colour of a class's outline; an added body or brain has one of its own."""
+    if is_contour:
         return CONTOUR_COLOR
     return CLASS_COLORS[(number - 1) % len(CLASS_COLORS)]
 
@@ -176,7 +179,7 @@ def _show(axis: Axes, subject: Subject, through: int, index: int, contours: bool
         interpolation="bilinear",
     )  # fmt: skip
     if contours:
-        _outline(axis, np.take(subject.mask, index, axis=through), extent, subject.class_names)
+        _outline(axis, np.take(subject.mask, index, axis=through), extent, subject)
     axis.set_xlim(frame[across][1], frame[across][0])
     middle = sum(frame[up]) / 2
     span = _panel_height(subject)
@@ -185,16 +188,17 @@ def _show(axis: Axes, subject: Subject, through: int, index: int, contours: bool
 
 
 def _outline(
-    axis: Axes, plane: Array, extent: tuple[float, float, float, float], names: Sequence[str]
+    axis: Axes, plane: Array, extent: tuple[float, float, float, float], subject: Subject
 ) -> None:
     height, width = plane.shape
     xs = (np.arange(width) + 0.5) * extent[1] / width
     ys = (np.arange(height) + 0.5) * extent[3] / height
-    for number, name in enumerate(names, start=1):
-        # outline of a contour class runs around all that it holds, organs included
-        inside = plane > 0 if name in _CONTOUR_CLASSES else plane == number
+    contour = contour_number(subject.class_names, subject.contour)
+    for number in range(1, len(subject.class_names) + 1):
+        # the added contour's outline runs around all that it holds, organs included
+        inside = plane > 0 if number == contour else plane == number
         if inside.any() and not inside.all() and min(plane.shape) > 1:
-            color = to_rgb(class_color(number, name))
+            color = to_rgb(class_color(number, number == contour))
             axis.contour(xs, ys, inside.astype(float), [0.5], colors=[color], linewidths=0.9)
 
 
@@ -220,8 +224,7 @@ def _show_informed(
 
 def _best_slices(subject: Subject) -> tuple[int, int, int]:
     """The slices with most organ in them (most mask, where the mask is only an outline)."""
-    outlines = [n for n, name in enumerate(subject.class_names, 1) if name in _CONTOUR_CLASSES]
-    organs = (subject.mask > 0) & ~np.isin(subject.mask, outlines)
+    organs = is_organ(subject.mask, subject.class_names, subject.contour)
     if not organs.any():
         organs = subject.mask > 0
     z, y, x = (int(organs.sum(axis=a).argmax()) for a in ((1, 2), (0, 2), (0, 1)))

@@ -85,6 +85,7 @@ def prepare_case(
         intensity=window,
         num_classes=len(config.all_class_names),
         class_names=config.all_class_names,
+        contour=config.contour_name,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
+from engine.volumes.labels.class_names import name_faults
 
 _MAX_CLASSES = 255
 
@@ -66,16 +67,25 @@ class PrepareConfig(FrozenConfig):
         if classes != set(range(1, names + 1)):
             missing = sorted(set(range(1, names + 1)) - classes)
             raise ValueError(f"label_map gives no label to the classes {missing} of class_names")
-        if len(self.all_class_names) > _MAX_CLASSES or len(set(self.all_class_names)) != len(
-            self.all_class_names
-        ):
-            raise ValueError("class_names must differ from each other (and from the contour's)")
+        if len(self.all_class_names) > _MAX_CLASSES:
+            raise ValueError(f"class_names: {_MAX_CLASSES} classes at most, the contour's included")
+        faults = name_faults(self.all_class_names)
+        if faults:
+            raise ValueError(
+                "class_names must differ from each other (and from the contour's) and be plain "
+                f"names: {faults}; choose another name"
+            )
         return self
 
     @property
     def all_class_names(self) -> tuple[str, ...]:
         """Names of classes 1..N, the contour's last."""
         return self.class_names + (() if self.contour == "none" else (self.contour,))
+
+    @property
+    def contour_name(self) -> str | None:
+        """Name of the class that preparing adds, or None."""
+        return None if self.contour == "none" else self.contour
 
 
 ABDOMEN_CT = PrepareConfig(

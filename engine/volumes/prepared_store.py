@@ -20,6 +20,7 @@ from engine.errors import StoreError
 from engine.storage.durable import store_reading
 from engine.storage.places import Place
 from engine.storage.zarr_places import read_array, stored_group, whole_group, write_array
+from engine.volumes.labels.contour_class import stored_contour
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, spacing_of
 
 PREPARED_FORMAT = "gem3d-prepared/1"
@@ -53,6 +54,7 @@ def write_prepared(path: Place, case: PreparedCase) -> None:
             "background": case.intensity.background,
         },
         "class_names": list(case.class_names),
+        "contour": case.contour,
         "num_classes": case.num_classes,
         "sha256": {name: _digest(array) for name, array in arrays.items()},
     }
@@ -90,6 +92,7 @@ def read_prepared(path: Place) -> PreparedCase:
             intensity=IntensityWindow(**intensity),
             num_classes=attributes["num_classes"],
             class_names=tuple(attributes["class_names"]),
+            contour=stored_contour(attributes),
         )
 
 
@@ -103,6 +106,7 @@ class PreparedHeader:
         affine: of the prepared grid.
         unit: of source intensities, "HU" or "a.u.".
         class_names: of classes 1..num_classes.
+        contour: name of the class that preparing added, or None.
         sha256: of each array by name; `image` is missing for a mask without an image.
     """
 
@@ -111,6 +115,7 @@ class PreparedHeader:
     affine: NDArray[np.float64]
     unit: str
     class_names: tuple[str, ...]
+    contour: str | None
     sha256: Mapping[str, str]
 
     @property
@@ -153,7 +158,7 @@ def list_prepared(folder: Place) -> list[str]:
 
 
 def _attributes(path: Place, group: zarr.Group) -> Mapping[str, Any]:
-    """The attributes of a prepared case, all there; a missing one is a KeyError that names it."""
+    """The attributes of a prepared case; all of `_ATTRIBUTES` are there."""
     attributes: Mapping[str, Any] = dict(group.attrs)
     if attributes.get("format") != PREPARED_FORMAT:
         raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
@@ -161,7 +166,9 @@ def _attributes(path: Place, group: zarr.Group) -> Mapping[str, Any]:
         raise StoreError(
             f"{path}: holds the case {attributes['case_id']!r}; prepare the data set again"
         )
-    return {name: attributes[name] for name in _ATTRIBUTES}
+    for name in _ATTRIBUTES:
+        attributes[name]  # a missing one is a KeyError that names it
+    return attributes
 
 
 def _header(path: Place, group: zarr.Group) -> PreparedHeader:
@@ -176,6 +183,7 @@ def _header(path: Place, group: zarr.Group) -> PreparedHeader:
         affine=np.array(attributes["affine"], dtype=np.float64),
         unit=attributes["intensity"]["unit"],
         class_names=tuple(attributes["class_names"]),
+        contour=stored_contour(attributes),
         sha256=dict(attributes["sha256"]),
     )
 

@@ -104,6 +104,8 @@ class PreparedCase:
         intensity: how [-1, 1] becomes source intensities.
         num_classes: number of classes, background not counted.
         class_names: names of classes 1..num_classes.
+        contour: name of the class that preparing added around all others, or None. A class of the
+            data set's own is never it, whatever its name.
     """
 
     case_id: str
@@ -115,6 +117,7 @@ class PreparedCase:
     intensity: IntensityWindow
     num_classes: int
     class_names: tuple[str, ...]
+    contour: str | None = None
 
     @property
     def size_zyx(self) -> tuple[int, int, int]:

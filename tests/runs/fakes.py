@@ -82,7 +82,7 @@ class LoadFake:
         return self.sampler
 
 
-def make_weights(folder: Path) -> Path:
+def make_weights(folder: Path, prepare: PrepareConfig = PREPARE) -> Path:
     """A weights folder as far as a run looks into it: names and shapes, all zeros."""
     demo = PRESETS["demo"]
     denoiser = demo.denoiser.model_copy(
@@ -90,11 +90,11 @@ def make_weights(folder: Path) -> Path:
     )
     manifest = Manifest(
         preset=demo.model_copy(update={"size_px": SIZE_PX, "denoiser": denoiser}),
-        num_classes=3,
-        class_names=PREPARE.all_class_names,
+        num_classes=len(prepare.all_class_names),
+        class_names=prepare.all_class_names,
         schedule={},
-        spacing_mm_yx=3.0,
-        modality="ct",
+        spacing_mm_yx=prepare.spacing_mm_yx,
+        modality=prepare.modality,
     )
     write_weights_manifest(folder, manifest)
     with torch.device("meta"):
@@ -108,13 +108,18 @@ def make_weights(folder: Path) -> Path:
     return folder
 
 
-def make_data(folder: Path, num_cases: int = 3, without_image: tuple[str, ...] = ()) -> Path:
+def make_data(
+    folder: Path,
+    num_cases: int = 3,
+    without_image: tuple[str, ...] = (),
+    prepare: PrepareConfig = PREPARE,
+) -> Path:
     """Prepared cases `case0`, `case1`, ...: an ellipse with two organs, LPS and 3 x 3 x 5 mm."""
     entries = {}
     for number in range(num_cases):
         name = f"case{number}"
         image, labels = make_case(number)
-        case = prepare_case(image, labels, PREPARE, name)
+        case = prepare_case(image, labels, prepare, name)
         if name in without_image:
             case = type(case)(**{**vars(case), "image": None})
         write_prepared(folder / f"{name}.zarr", case)
@@ -129,7 +134,7 @@ def make_data(folder: Path, num_cases: int = 3, without_image: tuple[str, ...] =
         )
     write_manifest(
         folder,
-        PreparedManifest(config=PREPARE, class_names=PREPARE.all_class_names, cases=entries),
+        PreparedManifest(config=prepare, class_names=prepare.all_class_names, cases=entries),
     )
     return folder
 

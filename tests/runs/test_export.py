@@ -11,7 +11,9 @@ from engine.runs.export import ExportJob, export_run
 from engine.runs.resample import ResampleConfig, resample
 from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels
-from tests.runs.fakes import LoadFake, make_case
+from engine.volumes.prepare_config import PrepareConfig
+from engine.volumes.store import hash_tree
+from tests.runs.fakes import PREPARE, LoadFake, make_case, make_data, make_weights
 
 
 @pytest.fixture
@@ -75,3 +77,41 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.jsonl").write_text("")
     with pytest.raises(RunError, match="committed yet"):
         export_run(ExportJob(run=tmp_path))
+
+
+def test_a_class_named_body_is_exported_under_its_own_number(tmp_path: Path, no_ray: None) -> None:
+    """The contour is what the settings added, never what is called so, wherever it stands."""
+    settings = {**PREPARE.model_dump(), "class_names": ("body", "spleen"), "contour": "none"}
+    prepare = PrepareConfig.model_validate(settings)
+    run = ResampleConfig(
+        data=make_data(tmp_path / "data", prepare=prepare),
+        weights=make_weights(tmp_path / "weights", prepare),
+        out=tmp_path / "run",
+        informed=("own",),
+    )
+    resample(run, LoadFake())
+    out = tmp_path / "Dataset902_Named"
+    export_run(ExportJob(run=run.out, layout="nnunet", out=out))
+    named = json.loads((out / "dataset.json").read_text())["labels"]
+    assert named == {"background": 0, "body": 1, "spleen": 2}
+    for number, case in enumerate(find_cases(out)):
+        _, labels = make_case(number)
+        np.testing.assert_array_equal(read_labels(case.mask).array, labels.array)
+
+
+def test_a_run_from_before_the_attribute_is_exported_as_it_was(finished: ResampleConfig) -> None:
+    for path in (finished.out / "volumes").glob("*.zarr/zarr.json"):
+        raw = json.loads(path.read_text())
+        assert raw["attributes"].pop("contour") == "body"
+        path.write_text(json.dumps(raw))
+        commit = finished.out / "commits" / f"{path.parent.name.removesuffix('.ome.zarr')}.json"
+        record = json.loads(commit.read_text())
+        record["files"] = hash_tree(path.parent)
+        commit.write_text(json.dumps(record))
+    export_run(ExportJob(run=finished.out, layout="nnunet"))
+    out = finished.out / "export_nnunet"
+    named = json.loads((out / "dataset.json").read_text())["labels"]
+    assert named == {"background": 0, "liver": 1, "spleen": 2}
+    _, labels = make_case(2)
+    exported = read_labels(out / "labelsTr" / "case2-r00.nii.gz")
+    np.testing.assert_array_equal(exported.array, labels.array)

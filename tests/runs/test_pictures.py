@@ -45,6 +45,6 @@ def test_pictures_do_not_depend_on_how_the_grid_is_stored(
     assert png.startswith(b"\x89PNG")
 
 
-def test_outlines_of_body_and_brain_share_a_colour_of_their_own() -> None:
-    assert class_color(3, "body") == class_color(5, "brain")
-    assert class_color(1, "liver") not in {class_color(2, "spleen"), class_color(3, "body")}
+def test_the_added_contour_has_a_colour_of_its_own() -> None:
+    assert class_color(3, True) == class_color(5, True)
+    assert class_color(1, False) not in {class_color(2, False), class_color(3, True)}
