@@ -68,24 +68,32 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A Ray of two CPUs in this process, shared by all tests that are marked `ray`."""
+def ray_folder() -> Iterator[Path]:
+    """Where the shared Ray keeps its sockets: a short path, removed at the end."""
     import ray
 
-    folder = tempfile.mkdtemp(prefix="gem3d-")  # short: sockets live in it
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=256 * 2**20,
-        log_to_driver=False,
-        _temp_dir=folder,
-    )
+    folder = tempfile.mkdtemp(prefix="gem3d-")
     try:
-        yield
+        yield Path(folder)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def local_ray(ray_folder: Path) -> None:
+    """A Ray of two CPUs in this process, shared by all tests that ask for it."""
+    import ray
+
+    if not ray.is_initialized():  # the first test that asks, or one before it shut Ray down
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=256 * 2**20,
+            log_to_driver=False,
+            _temp_dir=str(ray_folder),
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -152,6 +152,7 @@ def test_the_plan_is_written_before_work(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", _refuse_to_start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the other tests' Ray stays
     with pytest.raises(RunError, match="told not to start"):
         run(config)
     assert len(RunFolder(config.out).plan.read_text().splitlines()) == 3
