@@ -6,8 +6,10 @@ The file tells what happened when; it is never used to decide what exists (that 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,20 +24,27 @@ log = get_logger(__name__)
 
 _POLL_S = 0.5
 _SILENCE_S = 5.0
+_dropped: set[Place] = set()  # files that could not be written
 
 
 def write_event(path: Place, event: str, sample_id: str, done: int = 0, total: int = 0) -> None:
     """Add one event: "started", "window" (done of total), "committed" or "failed".
 
     An object store keeps no events: each would be an object, and the driver would have to list
-    them all again and again (see `ProgressWatch.ended`).
+    them all again and again (see `ProgressWatch.ended`). An event that cannot be written is
+    dropped: what is only shown stops no work.
     """
     if isinstance(path, ObjectPath):
         return
     fields = {"time": round(time.time(), 3), "event": event, "sample_id": sample_id}
     if total:
         fields.update(done=done, total=total)
-    append(path, json.dumps(fields))
+    try:
+        append(path, json.dumps(fields))
+    except OSError as error:
+        level = logging.DEBUG if path in _dropped else logging.WARNING  # said once a process
+        _dropped.add(path)
+        log.log(level, "%s: cannot be written (%s); progress is not shown", path, error.strerror)
 
 
 @dataclass
@@ -47,6 +56,7 @@ class Tally:
         committed: volumes that exist.
         to_do: volumes that this job set out to make.
         fractions: of each volume being made, 0 to 1.
+        over: volumes that ended, each counted once whoever tells it first.
     """
 
     planned: int
@@ -57,11 +67,14 @@ class Tally:
     latest: str = ""
     first_s: float | None = None
     fractions: dict[str, float] = field(default_factory=dict)
+    over: set[str] = field(default_factory=set)
 
     def take(self, event: str, sample_id: str, time_s: float, done: int, total: int) -> None:
         """Let one event count."""
         if self.first_s is None:
             self.first_s = time_s
+        if sample_id in self.over:
+            return
         if event == "started":
             self.fractions[sample_id] = 0.0
         elif event == "window" and total:
@@ -71,6 +84,7 @@ class Tally:
                 self.latest = f"{sample_id} decoding"
         elif event in ("committed", "failed"):
             self.fractions.pop(sample_id, None)
+            self.over.add(sample_id)
             self.ended += 1
             self.committed += event == "committed"
             self.failed += event == "failed"
@@ -100,8 +114,12 @@ class ProgressWatch:
     def __init__(self, path: Place, tally: Tally) -> None:
         self._path = path if isinstance(path, Path) else None
         self._tally = tally
-        self._offset = self._path.stat().st_size if self._path and self._path.exists() else 0
+        self._offset = 0
+        if self._path is not None:
+            with suppress(OSError):
+                self._offset = self._path.stat().st_size
         self._started_s = time.time()
+        self._counting = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
@@ -119,29 +137,30 @@ class ProgressWatch:
         self._thread.join()
 
     def ended(self, sample_id: str, status: str) -> None:
-        """Be told of a volume that has ended; counts where no file tells."""
-        if self._path is None:
-            event = "committed" if status == "committed" else "failed"
+        """Be told of a volume that has ended, which also counts where no file tells."""
+        event = "committed" if status == "committed" else "failed"
+        with self._counting:
             self._tally.take(event, sample_id, self._started_s, 0, 0)
 
     def _follow(self) -> None:
-        said_s, said = time.time(), ""
+        said_s, said, ended = time.time(), "", 0
         while True:
             stopping = self._stop.wait(_POLL_S)
-            ended = self._tally.ended
-            self._read_new()
+            with suppress(OSError):  # what cannot be read is not shown, and stops no work
+                self._read_new()
             now_s = time.time()
-            line = self._tally.line(now_s, self._started_s)
+            with self._counting:
+                line = self._tally.line(now_s, self._started_s)
             due = self._tally.ended > ended or now_s - said_s >= _SILENCE_S
             if due and self._tally.latest and line != said:
                 log.info(line)
-                said_s, said = now_s, line
+                said_s, said, ended = now_s, line, self._tally.ended
             if stopping:
                 return
 
     def _read_new(self) -> None:
         """Read whole new lines; a torn line (two writers on a network disk) is skipped."""
-        if self._path is None or not self._path.exists():
+        if self._path is None or not self._path.is_file():
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)
@@ -149,13 +168,12 @@ class ProgressWatch:
         end = text.rfind(b"\n") + 1
         self._offset += end
         for raw in text[:end].splitlines():
-            try:
+            with suppress(ValueError, KeyError, TypeError, RecursionError), self._counting:
                 e = json.loads(raw)
+                done, total = int(e.get("done", 0)), int(e.get("total", 0))
                 self._tally.take(
-                    e["event"], e["sample_id"], e["time"], e.get("done", 0), e.get("total", 0)
+                    str(e["event"]), str(e["sample_id"]), float(e["time"]), done, total
                 )
-            except (ValueError, KeyError, TypeError):
-                continue
 
 
 def _duration(seconds: float) -> str:

@@ -66,7 +66,7 @@ def write_arrays(
         StoreError: the folder cannot be written.
     """
     with whole_folder(path) as staged:
-        group = zarr.open_group(str(staged), mode="w-", zarr_format=3)
+        group = zarr.open_group(staged, mode="w-", zarr_format=3)
         for name, array in arrays.items():
             stored = group.create_array(
                 name,
@@ -89,7 +89,7 @@ def open_arrays(path: Path) -> StoredArrays:
         StoreError: missing, of another format, or an array is torn.
     """
     with store_reading(path, _REMEDY):
-        group = zarr.open_group(str(path), mode="r", zarr_format=3)
+        group = zarr.open_group(path, mode="r", zarr_format=3)
         attributes: dict[str, Any] = dict(group.attrs)
         if attributes.get("format") != ARRAYS_FORMAT:
             raise StoreError(f"{path}: not a cache of this version; {_REMEDY}")

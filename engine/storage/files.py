@@ -5,9 +5,11 @@ Each on disk and in an object store. Knows no run: what the files mean is their 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -48,19 +50,44 @@ def whole_file(path: Place) -> Iterator[TextIO]:
 def append(path: Place, line: str) -> None:
     """Add one line in a single write, so that lines of several processes do not mix.
 
-    In an object store, where nothing can be added to, each line is an object of its own until
-    `gather` puts them together.
+    A line that an earlier writer left torn (it was killed, or the disk was full) keeps to itself:
+    the new line begins on a line of its own. In an object store, where nothing can be added to,
+    each line is an object of its own until `gather` puts them together.
+
+    Raises:
+        OSError: the file cannot be written, or is a link or no regular file.
     """
     if isinstance(path, ObjectPath):
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
         (path.with_name(path.stem) / name).write_text(line + "\n")
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o644)
+    # O_NONBLOCK: a FIFO without a reader is an error and not a wait
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
     try:
-        os.write(descriptor, (line + "\n").encode())
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = (line + "\n").encode()
+        if status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n":
+            data = b"\n" + data
+        _write_line(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def _write_line(descriptor: int, data: bytes) -> None:
+    """Write a line in one piece.
+
+    After a short write the whole line follows on a line of its own: its rest could come behind
+    another process's line. Who reads passes over the torn piece.
+    """
+    while True:
+        written = os.write(descriptor, data)
+        if written == len(data):
+            return
+        rest = data[written:]
+        data = rest if rest == b"\n" else b"\n" + data.lstrip(b"\n")
 
 
 def discard(path: Place) -> None:

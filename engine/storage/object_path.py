@@ -7,7 +7,7 @@ objects begin with. Nothing can be renamed. Pickles as its address alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TextIO
@@ -128,8 +128,8 @@ class ObjectPath:
             found = call(self.url, lambda store: store.ls(self.url, detail=False))
         except FileNotFoundError:
             return
-        names = {str(name).rstrip("/").rpartition("/")[2] for name in found}
-        yield from (self / name for name in sorted(names - {"", self.name}))
+        names = {name.rstrip("/").partition("/")[0] for name in self._below(found)}
+        yield from (self / name for name in sorted(names - {""}))
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Those of `iterdir` whose name fits a pattern of one level."""
@@ -137,10 +137,9 @@ class ObjectPath:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every object below, by its name relative to this one, sorted."""
-        base = self.url.partition("://")[2].strip("/") + "/"
         found = call(self.url, lambda store: store.find(self.url, detail=True))
-        inside = {str(name).lstrip("/").removeprefix(base): info for name, info in found.items()}
-        return {name: int(inside[name]["size"]) for name in sorted(inside)}
+        inside = self._below(found)
+        return {name: int(found[inside[name]]["size"]) for name in sorted(inside)}
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: names need no folder."""
@@ -158,12 +157,22 @@ class ObjectPath:
                 raise
 
     def remove_tree(self) -> None:
-        """Delete every object below."""
-        if self.sizes():
-            try:
-                call(self.url, lambda store: store.rm(self.url, recursive=True))
-            except FileNotFoundError:
-                return  # by somebody else, meanwhile
+        """Delete every object that is listed below, each by its own name.
+
+        (fsspec's recursive `rm` takes a name with `[`, `*` or `?` for a pattern, and deletes what
+        fits it.)
+        """
+        for name in self.sizes():
+            (self / name).unlink(missing_ok=True)
+
+    def _below(self, found: Iterable[object]) -> dict[str, Any]:
+        """Listed names that lie below this one: relative to it -> as listed."""
+        base = self.url.partition("://")[2].strip("/") + "/"
+        return {
+            str(name).lstrip("/").removeprefix(base): name
+            for name in found
+            if str(name).lstrip("/").startswith(base)
+        }
 
     def _info(self) -> dict[str, Any]:
         return dict(call(self.url, lambda store: store.info(self.url)))

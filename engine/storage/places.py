@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import PlainSerializer, PlainValidator
 from tyro.constructors import PrimitiveConstructorSpec
@@ -23,14 +23,15 @@ from engine.storage.object_path import ObjectPath
 Place: TypeAlias = Path | ObjectPath
 
 _SQUEEZED = re.compile(r"^[a-z][a-z0-9+.-]+:/")  # what pathlib makes of an address
+_PATTERN = re.compile(r"[\[\]*?]")  # tools of object stores take these for patterns of names
 
 
 def as_place(value: object) -> Place:
     """A place from what a user writes: a path, `file://...`, or an address such as `s3://...`.
 
     Raises:
-        ConfigError: the address has no bucket, leaves its place, or holds credentials; or the value
-            is of another type.
+        ConfigError: the address has no bucket, leaves its place, is a pattern or holds credentials;
+            or the value is of another type.
     """
     if isinstance(value, ObjectPath):
         return value
@@ -43,7 +44,7 @@ def as_place(value: object) -> Place:
         return Path(value)
     kind, _, rest = text.partition("://")
     if kind == "file":
-        return Path(unquote(urlsplit(text).path))
+        return _local(text, rest)
     parts = rest.rstrip("/").split("/")
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*", kind) or not all(parts) or {".", ".."} & set(parts):
         raise ConfigError(f"{text}: not the address of a place; write s3://BUCKET/NAME")
@@ -52,7 +53,20 @@ def as_place(value: object) -> Place:
             f"{kind}://...@{parts[0].rpartition('@')[2]}: an address must not hold credentials; "
             "put them in the environment"
         )
+    if _PATTERN.search(rest) or not text.isprintable():
+        raise ConfigError(
+            f"{text!r}: [ ] * ? and control characters are not for addresses, where they could "
+            "stand for other names, too; choose a plain name (a local folder may have them)"
+        )
     return ObjectPath(f"{kind}://{'/'.join(parts)}")
+
+
+def _local(text: str, rest: str) -> Path:
+    """The path of a `file://` address; only `%` has a meaning in it."""
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise ConfigError(f"{text}: names the host {host!r}; write file:///FOLDER, or the path")
+    return Path(unquote(f"/{path}"))
 
 
 PlaceField = Annotated[

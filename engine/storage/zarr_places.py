@@ -49,7 +49,7 @@ def new_group(place: Place, sent: dict[str, str]) -> Iterator[zarr.Group]:
         sent.update(_upload(place, held))
         return
     with store_writing(place, place):
-        yield zarr.open_group(str(place), mode="w-", zarr_format=3)
+        yield zarr.open_group(place, mode="w-", zarr_format=3)
         flush_tree(place)
 
 
@@ -68,7 +68,7 @@ def whole_group(place: Place) -> Iterator[zarr.Group]:
             yield group
         return
     with whole_folder(place) as staged:
-        yield zarr.open_group(str(staged), mode="w-", zarr_format=3)
+        yield zarr.open_group(staged, mode="w-", zarr_format=3)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def stored_group(
         FileNotFoundError: there is nothing.
     """
     if isinstance(place, Path):
-        yield zarr.open_group(str(place), mode="r", zarr_format=3), lambda name: _size(place / name)
+        yield zarr.open_group(place, mode="r", zarr_format=3), lambda name: _size(place / name)
         return
     make = default_buffer_prototype().buffer.from_bytes
     names = [

@@ -291,6 +291,15 @@ def test_withdrawal_and_export(folder: RunFolder, tmp_path: Path) -> None:
     assert verify_run(VerifyJob(run=folder.root)).is_sound
 
 
+def test_a_name_that_is_a_pattern_deletes_its_own_objects_only(folder: RunFolder) -> None:
+    for odd in ("mine[12]", "min?", "m*", "[m]ine"):
+        other = ObjectPath(f"s3://{BUCKET}/runs/{odd}")
+        (other / "volumes" / NAMES[0] / "x").write_bytes(b"1")
+        (other / "volumes").remove_tree()
+        assert not other.exists()
+    assert verify_run(VerifyJob(run=folder.root)).sound == 3
+
+
 def test_failures_are_counted_over_restarts(s3: S3Server, data: Path) -> None:
     folder = RunFolder(ObjectPath(RUN))
     plan(folder)

@@ -1,9 +1,14 @@
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from engine.runs.folder import RunFolder
 from engine.runs.progress import ProgressWatch, Tally, write_event
+from engine.runs.resample import ResampleConfig, resample
+from tests.runs.fakes import LoadFake
 
 
 def tally(events: list[tuple[str, str, float, int, int]], to_do: int = 4) -> Tally:
@@ -53,3 +58,44 @@ def test_the_watch_reads_new_events_only_and_skips_torn_lines(
         write_event(path, "committed", "b")
     assert (counts.committed, counts.ended, counts.failed) == (2, 1, 0)
     assert "2/2 volumes" in caplog.text
+
+
+def no_link(path: Path) -> None:
+    path.symlink_to("/nonexistent/file")
+
+
+@pytest.mark.parametrize("harm", [no_link, Path.mkdir, os.mkfifo])
+def test_a_file_that_cannot_be_written_stops_nothing_and_the_driver_still_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "progress.jsonl"
+    harm(path)
+    caplog.set_level(logging.INFO, logger="engine.runs.progress")
+    logging.getLogger("engine").propagate = True
+    counts = Tally(planned=2, committed=1, to_do=1)
+    with ProgressWatch(path, counts) as watch:
+        write_event(path, "started", "b")
+        write_event(path, "committed", "b")
+        watch.ended("b", "committed")
+    assert (counts.committed, counts.ended) == (2, 1)
+    assert caplog.text.count("cannot be written") == 1
+    assert "2/2 volumes" in caplog.text
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_run_whose_progress_cannot_be_written_is_finished(config: ResampleConfig) -> None:
+    RunFolder(config.out).create()
+    no_link(Path(str(config.out)) / "progress.jsonl")
+    outcome = resample(config, LoadFake())
+    assert (outcome.summary.committed, outcome.summary.failed) == (3, 0)
+
+
+def test_an_end_that_worker_and_driver_tell_counts_once(tmp_path: Path) -> None:
+    counts = Tally(planned=2, committed=0, to_do=2)
+    path = tmp_path / "progress.jsonl"
+    with ProgressWatch(path, counts) as watch:
+        write_event(path, "failed", "a")
+        watch.ended("a", "failed")
+        watch.ended("b", "committed")
+        path.write_text(path.read_text() + '{"event": "window", "sample_id": 1, "time": "x"}\n')
+    assert (counts.committed, counts.ended, counts.failed) == (1, 2, 1)
