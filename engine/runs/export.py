@@ -142,10 +142,7 @@ def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> lis
 
 def _export(stored: Place, name: str, target: _Target, files: dict[str, str]) -> None:
     if hash_tree(stored) != files:
-        raise StoreError(
-            f"{stored}: differs from its commit record; jobs/verify_run.py --repair deletes it, "
-            "and the run's job makes it again"
-        )
+        raise _differs(stored)
     image, mask, attributes = read_ome_zarr(stored)
     numbers = exported_labels(attributes, target.drop_contour)
     mask = replace(mask, array=numbers.of(mask.array))
@@ -154,8 +151,21 @@ def _export(stored: Place, name: str, target: _Target, files: dict[str, str]) ->
         write_nifti(path, volume)
 
 
+def _differs(stored: Place) -> StoreError:
+    return StoreError(
+        f"{stored}: differs from its commit record; jobs/verify_run.py --repair deletes it, "
+        "and the run's job makes it again"
+    )
+
+
 def _labels(stored: Place, target: _Target) -> ExportedLabels:
-    attributes = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    try:
+        raw = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))
+        attributes = raw["attributes"]
+        attributes["class_names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        hash_tree(stored)  # a volume that is gone altogether says so
+        raise _differs(stored) from None
     return exported_labels(attributes, target.drop_contour)
 
 
