@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import ConfigError
+from engine.paths import path_to_read, resolve_paths
 
 
 class FrozenConfig(BaseModel):
@@ -74,6 +75,8 @@ def load_config(
 def parse_job(kind: type[C], args: Sequence[str], about: str, defaults: Path | None = None) -> C:
     """A job's configuration from its command line: `--config FILE.yaml`, then single keys.
 
+    Every path in it is absolute (see `engine.paths`).
+
     Args:
         kind: the job's settings.
         args: command-line arguments without the program's name.
@@ -87,7 +90,8 @@ def parse_job(kind: type[C], args: Sequence[str], about: str, defaults: Path | N
     parser.add_argument("--config", type=Path, default=defaults)
     known, rest = parser.parse_known_args(args)
     about = f"{about} --config FILE.yaml gives the settings to start from."
-    return load_config(kind, known.config, rest, description=about)
+    path = path_to_read(known.config) if known.config is not None else None
+    return resolve_paths(load_config(kind, path, rest, description=about))
 
 
 def validate(kind: type[C], raw: Any, *, where: str) -> C:

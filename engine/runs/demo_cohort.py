@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.errors import RunError
 from engine.log import get_logger
+from engine.paths import CHECKOUT, path_to_read
 from engine.runs.prepare_dataset import prepare_dataset
 from engine.volumes.cohort import DEMO_INDICES, HELD_OUT_IDS, phantom_id, write_cohort
 from engine.volumes.manifest import MANIFEST_NAME, read_manifest
@@ -54,8 +55,8 @@ def build_demo_cohort(folder: Path, start_ray: Callable[[], None]) -> Path:
 
 def real_data() -> Path:
     """Folder of real data sets: GEM3D_DATA, or `shared/data` beside the checkout."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return Path(os.environ.get("GEM3D_DATA") or beside)
+    beside = CHECKOUT.parent / "shared" / "data"
+    return path_to_read(Path(os.environ.get("GEM3D_DATA") or beside))
 
 
 def _prepare(source: Path, prepared: Path) -> None:

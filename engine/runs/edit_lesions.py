@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from engine.errors import ConfigError, RunError, SamplingError
 from engine.log import get_logger
+from engine.paths import READ, WRITTEN
 from engine.runs.folder import RunFolder
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.identity import hash_file
@@ -55,15 +57,15 @@ class EditConfig(GenerationConfig):
         replicas: volumes a mask.
     """
 
-    out: PlaceField = Path("runs/edit_lesions")
-    data: PlaceField | None = None
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/edit_lesions")
+    data: Annotated[PlaceField, READ] | None = None
     cases: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     component: int | None = Field(None, ge=1)
     shift_mm_zyx: tuple[float, float, float] = (0.0, 0.0, 0.0)
     scale: float = Field(1.0, ge=0.1, le=10.0)
     remove: bool = False
-    drawn: Path | None = None
+    drawn: Annotated[Path, READ] | None = None
     keep_original: bool = False
     replicas: int = Field(1, ge=1, le=1000)
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError
 from engine.log import get_logger
+from engine.paths import WRITTEN
 from engine.runs import ledger
 from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder
@@ -45,8 +46,8 @@ class ExportJob(FrozenConfig):
         skip_flagged: leave out volumes that the quality gate marked.
     """
 
-    run: PlaceField | None = None
-    out: Path | None = None
+    run: Annotated[PlaceField, WRITTEN] | None = None
+    out: Annotated[Path, WRITTEN] | None = None
     layout: Literal["nifti", "nnunet"] = "nifti"
     contour: Literal["keep", "drop"] | None = None
     skip_flagged: bool = False

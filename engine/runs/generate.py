@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
 from engine.config import FrozenConfig
 from engine.errors import EngineError, RunError, WeightsError
 from engine.log import get_logger
+from engine.paths import READ, WRITTEN
 from engine.runs import ledger
 from engine.runs.aside import aside
 from engine.runs.census import Census, active_rows, take_census
@@ -90,8 +91,8 @@ class GenerationConfig(FrozenConfig):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    weights: Path = Path("weights/demo_abdomen")
-    out: PlaceField = Path("runs/generated")
+    weights: Annotated[Path, READ] = Path("weights/demo_abdomen")
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/generated")
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int | None = Field(None, ge=1)
     rows_at_once: int | None = Field(None, ge=1, le=64)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -21,6 +22,7 @@ from engine.errors import ConfigError, LayoutError
 from engine.evaluation.fidelity import class_means
 from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
+from engine.paths import READ, WRITTEN
 from engine.runs.aside import aside
 from engine.runs.folder import RunFolder
 from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
@@ -57,10 +59,10 @@ class HarmonizeConfig(GenerationConfig):
         replicas: volumes a case and slice.
     """
 
-    out: PlaceField = Path("runs/harmonize_sites")
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/harmonize_sites")
     sites: tuple[str, ...] = ()
-    data: PlaceField | None = None
-    table: Path | None = None
+    data: Annotated[PlaceField, READ] | None = None
+    table: Annotated[Path, READ] | None = None
     slices: tuple[str, ...] = ()
     reference_site: str | None = None
     replicas: int = Field(1, ge=1, le=1000)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import ConfigError, VolumeError
+from engine.paths import path_to_read
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file
 from engine.runs.plan import in_run
@@ -62,7 +63,7 @@ def find_slices(
     for text in wanted:
         name, z = _split(text)
         if name.endswith(_SUFFIXES):
-            path = Path(name)
+            path = path_to_read(Path(name))
             if files.setdefault(path.name, path) != path:
                 raise ConfigError(
                     f"slices: {files[path.name]} and {path} have one name; rename one of them"

@@ -6,11 +6,11 @@ Knows no plan rows and no Ray.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from engine.errors import ConfigError, RunError, WeightsError
+from engine.paths import path_to_read, path_to_write
 from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
 from engine.storage.object_path import ObjectPath
@@ -20,31 +20,21 @@ from engine.volumes.manifest import MANIFEST_NAME, PreparedManifest
 from models.manifest import POSITION, WeightsFileError
 from models.manifest import read_manifest as read_weights_manifest
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
-
 
 def run_place(out: Place) -> Place:
-    """Absolute run folder, or an address as it is.
-
-    Ray runs a job that was submitted with `--working-dir` in a temporary copy of it; results must
-    not vanish with that copy.
-    """
-    if isinstance(out, ObjectPath):
-        return out
-    if out.is_absolute() or "runtime_resources" not in Path.cwd().parts:
-        return out.absolute()
-    return Path(os.environ.get("GEM3D_RUNS", Path.home() / "gem3d")).absolute() / out
+    """Absolute run folder (see `engine.paths.path_to_write`), or an address as it is."""
+    return out if isinstance(out, ObjectPath) else path_to_write(out)
 
 
 def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = ConfigError) -> Path:
-    """A folder as given, or below the code's checkout.
+    """A folder that a job reads (see `engine.paths.path_to_read`).
 
     Raises:
         ConfigError, WeightsError: there is none.
     """
-    for place in (path.absolute(), _CHECKOUT / path):
-        if place.is_dir():
-            return place
+    place = path_to_read(path)
+    if place.is_dir():
+        return place
     raise kind(f"{key}: {path} is not a folder; give an existing one with --{key}")
 
 

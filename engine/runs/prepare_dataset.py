@@ -13,12 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, EngineError
 from engine.log import get_logger
+from engine.paths import READ, WRITTEN, PathUse, path_to_write, resolve_paths
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.pipeline import Pool, Row, node_resources, run_rows
 from engine.runs.prepare_records import (
@@ -39,6 +41,8 @@ from engine.volumes.prepared_store import write_prepared
 
 log = get_logger(__name__)
 
+_PART = PathUse(writes=False, below="root")
+
 
 class DataSource(FrozenConfig):
     """Where raw cases lie.
@@ -51,10 +55,10 @@ class DataSource(FrozenConfig):
         channel: layout "nnunet": which channel is the image.
     """
 
-    root: Path
+    root: Annotated[Path, READ]
     layout: Layout = "auto"
-    images: Path | None = None
-    masks: Path | None = None
+    images: Annotated[Path, _PART] | None = None
+    masks: Annotated[Path, _PART] | None = None
     channel: int = Field(0, ge=0)
 
     def cases(self) -> tuple[CaseFiles, ...]:
@@ -76,11 +80,11 @@ class PrepareJob(FrozenConfig):
         prepare: how; a preset's settings.
     """
 
-    root: Path | None = None
-    out: Path | None = None
+    root: Annotated[Path, READ] | None = None
+    out: Annotated[Path, WRITTEN] | None = None
     layout: Layout = "auto"
-    images: Path | None = None
-    masks: Path | None = None
+    images: Annotated[Path, _PART] | None = None
+    masks: Annotated[Path, _PART] | None = None
     channel: int = Field(0, ge=0)
     num_workers: int | None = Field(None, ge=1)
     prepare: PrepareConfig = ABDOMEN_CT
@@ -179,6 +183,7 @@ def prepare_dataset(
         StoreError: `out` cannot be written.
     """
     source = source if isinstance(source, DataSource) else DataSource(root=source)
+    source, out = resolve_paths(source), path_to_write(out)
     cases = source.cases()
     _refuse_source(out, source, cases)
     open_folder(out, config)

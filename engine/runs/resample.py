@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import ConfigError, WeightsError
+from engine.paths import READ, WRITTEN
 from engine.runs.demo_cohort import REMARKS, build_demo_cohort
 from engine.runs.folder import RunFolder
 from engine.runs.gate import Gate, GateConfig, OutlineBook
@@ -77,8 +78,8 @@ class ResampleConfig(GenerationConfig):
         same_patient: "cross" may take another case of the same patient.
     """
 
-    data: PlaceField | None = None
-    out: PlaceField = Path("runs/resample_abdomen")
+    data: Annotated[PlaceField, READ] | None = None
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/resample_abdomen")
     informed: tuple[InformedSource, ...] = ("cross",)
     slices: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
@@ -130,8 +131,8 @@ class BrainConfig(ResampleConfig):
     Attributes: as in `ResampleConfig`; `data` and `weights` must be given.
     """
 
-    weights: Path = Path("weights/brain_flair")
-    out: PlaceField = Path("runs/resample_brain")
+    weights: Annotated[Path, READ] = Path("weights/brain_flair")
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/resample_brain")
 
 
 def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Outcome:

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError
 from engine.log import get_logger
+from engine.paths import WRITTEN
 from engine.runs import ledger
 from engine.runs.examine import Finding, Origin, examine_volume, planned_origin
 from engine.runs.folder import RunFolder, RunLock
@@ -49,7 +50,7 @@ class VerifyJob(FrozenConfig):
         num_threads: files are hashed side by side.
     """
 
-    run: PlaceField | None = None
+    run: Annotated[PlaceField, WRITTEN] | None = None
     repair: bool = False
     derived_from: str | None = None
     withdraw: str | None = None

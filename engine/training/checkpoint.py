@@ -22,6 +22,7 @@ from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.log import get_logger
+from engine.paths import resolve_paths
 from engine.storage.durable import flush_tree
 from engine.training.config import TrainConfig
 from models.presets import Preset
@@ -152,6 +153,7 @@ def check_identity(found: Checkpoint, config: TrainConfig, preset: Preset) -> No
         TrainingError: names what differs.
     """
     then, now = found.state["identity"], stage_identity(config, preset)
+    then = {**then, **_absolute(then, config)}
     changed = sorted(key for key in {*now, *then} if then.get(key) != now.get(key))
     if changed:
         raise TrainingError(
@@ -175,6 +177,13 @@ def stage_identity(config: TrainConfig, preset: Preset) -> dict[str, Any]:
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
     architecture = hashlib.sha256(preset.model_dump_json().encode()).hexdigest()[:16]
     return {**settings, "architecture": architecture}
+
+
+def _absolute(then: Mapping[str, Any], config: TrainConfig) -> dict[str, str]:
+    """Paths of an earlier version's checkpoint, which may be relative, as `config` has them."""
+    keys = [key for key, value in config if isinstance(value, Path) and then.get(key)]
+    use = config.model_copy(update={key: Path(then[key]) for key in keys})
+    return {key: str(getattr(resolve_paths(use), key)) for key in keys}
 
 
 def _listed(root: Path) -> list[Checkpoint]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
+from engine.paths import READ, WRITTEN
 from engine.sampling.schedule import ScheduleConfig
 
 Stage = Literal["autoencoder", "slice", "volume", "position", "distill", "decoder"]
@@ -99,14 +100,14 @@ class TrainConfig(FrozenConfig):
     model_config = ConfigDict(allow_inf_nan=False)
 
     stage: Stage = "volume"
-    data: Path = Path("runs/prepared")
-    weights: Path = Path("runs/weights")
-    work: Path = Path("runs/training")
+    data: Annotated[Path, READ] = Path("runs/prepared")
+    weights: Annotated[Path, WRITTEN] = Path("runs/weights")
+    work: Annotated[Path, WRITTEN] = Path("runs/training")
     about: str = ""
     preset: str = "demo"
     denoiser: dict[str, SpecValue] = Field(default_factory=dict)
     autoencoder: dict[str, SpecValue] = Field(default_factory=dict)
-    start_from: Path | None = None
+    start_from: Annotated[Path, READ] | None = None
     schedule: ScheduleConfig = ScheduleConfig(zero_terminal_snr=True, prediction_type="v")
     holdout: tuple[str, ...] = ()
     case_weight: dict[str, float] = Field(default_factory=dict)
@@ -126,7 +127,7 @@ class TrainConfig(FrozenConfig):
     ema_half_life: int = Field(300, ge=1)
     kl_weight: float = Field(1e-4, ge=0)
     squared_weight: float = Field(0.0, ge=0)
-    perceptual: Path | None = None
+    perceptual: Annotated[Path, READ] | None = None
     perceptual_weight: float = Field(0.1, gt=0)
     adversarial_weight: float = Field(0.0, ge=0)
     adversarial_start: int = Field(1000, ge=0)
@@ -140,7 +141,7 @@ class TrainConfig(FrozenConfig):
     distill_steps: int = Field(8, ge=1)
     slice_gradient_weight: float = Field(0.0, ge=0.0)
     class_weight: dict[str, float] = Field(default_factory=dict)
-    image_encoder: Path | None = None
+    image_encoder: Annotated[Path, READ] | None = None
     seed: int = 0
     num_workers: int = Field(1, ge=1)
     use_gpu: bool = False

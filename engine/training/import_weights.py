@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from torch import nn
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, WeightsError
+from engine.paths import READ, WRITTEN
 from engine.sampling.schedule import ScheduleConfig
 from engine.storage.durable import whole_folder
 from engine.training.autoencoder_stage import AutoencoderStage
@@ -62,11 +63,11 @@ class ImportJob(FrozenConfig):
     """
 
     kind: Literal["autoencoder", "gem3d"] = "autoencoder"
-    source: Path | None = None
-    autoencoder_source: Path | None = None
-    weights: Path = Path("runs/weights")
-    data: Path = Path("runs/prepared")
-    work: Path = Path("runs/training")
+    source: Annotated[Path, READ] | None = None
+    autoencoder_source: Annotated[Path, READ] | None = None
+    weights: Annotated[Path, WRITTEN] = Path("runs/weights")
+    data: Annotated[Path, READ] = Path("runs/prepared")
+    work: Annotated[Path, WRITTEN] = Path("runs/training")
     preset: str | None = None
     denoiser: dict[str, SpecValue] = Field(default_factory=dict)
     autoencoder: dict[str, SpecValue] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from engine.errors import EngineError, TrainingError
 from engine.log import show_log
+from engine.paths import resolve_paths
 from engine.training.checkpoint import discard_checkpoints
 from engine.training.config import TrainConfig
 from engine.training.export import read_stage_entry
@@ -35,6 +36,7 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
     Raises:
         TrainingError: bad data, other settings than the checkpoint's, or a loss that is not finite.
     """
+    config = resolve_paths(config)  # Ray Train moves its workers to a folder of its own
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.use_gpu else "cpu")
     resources = {"CPU": 1.0, **({"GPU": 1.0} if config.use_gpu else {})}
     trainer = TorchTrainer(

@@ -9,11 +9,13 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from engine.config import FrozenConfig
 from engine.errors import LayoutError
+from engine.paths import WRITTEN
 from engine.volumes.nifti import write_nifti
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import prepare_case
@@ -39,7 +41,7 @@ class CohortJob(FrozenConfig):
         phantom: grid and site.
     """
 
-    out: Path | None = None
+    out: Annotated[Path, WRITTEN] | None = None
     num_phantoms: int = Field(8, ge=1, le=100_000)
     first_index: int = Field(0, ge=0)
     seed: int = Field(COHORT_SEED, ge=0)

@@ -135,9 +135,9 @@ def _tensors(offset: int) -> dict[str, object]:
 
 
 ATTACKS = {
-    "no data": Attack(lambda p: [*p.usual(), "--data", "gone"], "^error: data: gone is not a"),
+    "no data": Attack(lambda p: [*p.usual(), "--data", "gone"], "^error: data: .*gone is not a"),
     "case with a path": usual(r"cases \['\.\./\.\./etc'\] are not", "--cases", "../../etc"),
-    "no weights": usual("weights: none is not a folder", "--weights", "none"),
+    "no weights": usual("weights: .*none is not a folder", "--weights", "none"),
     "out in the data": usual("which the job reads; choose", "--out", "data/run"),
     "out in the weights": usual("weights/run lies in", "--out", "weights/run"),
     "python object": settings("python/object/new", "!!python/object/new:os.system ['true']"),

@@ -46,7 +46,7 @@ def test_the_command_line_overrides_the_yaml(
     assert job.main(words) == 0
     config = SEEN[-1]
     assert (config.informed, config.seed, config.cases) == (("own",), 5, ("a", "b"))
-    assert (config.out, config.sampling.num_inference_steps) == (Path("here"), 7)
+    assert (config.out, config.sampling.num_inference_steps) == (Path.cwd() / "here", 7)
 
 
 @pytest.mark.parametrize(

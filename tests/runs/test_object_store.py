@@ -654,7 +654,7 @@ def test_addresses_and_paths(tmp_path: Path) -> None:
 
 def test_the_command_line_takes_addresses_and_paths(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse_job(VerifyJob, ["--run", RUN], "").run == ObjectPath(RUN)
-    assert parse_job(VerifyJob, ["--run", "runs/mine"], "").run == Path("runs/mine")
+    assert parse_job(VerifyJob, ["--run", "runs/mine"], "").run == Path.cwd() / "runs" / "mine"
     made = parse_job(ResampleConfig, ["--out", RUN, "--data", RUN], "")
     assert (made.out, made.data) == (ObjectPath(RUN), ObjectPath(RUN))
     assert parse_job(ResampleConfig, [], "").data is None
