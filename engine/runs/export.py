@@ -25,7 +25,7 @@ from engine.runs.identity import hash_file, sha256_of
 from engine.storage.files import append, put
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
-from engine.volumes.nifti import write_nifti
+from engine.volumes.nifti import header_notes, write_nifti
 from engine.volumes.store import hash_tree, read_ome_zarr
 
 log = get_logger(__name__)
@@ -145,6 +145,8 @@ def _export(stored: Place, name: str, target: _Target, files: dict[str, str]) ->
     if hash_tree(stored) != files:
         raise _differs(stored)
     image, mask, attributes = read_ome_zarr(stored)
+    for note in header_notes(image):
+        log.warning("%s: %s", name, note)
     numbers = exported_labels(attributes, target.drop_contour)
     mask = replace(mask, array=numbers.of(mask.array))
     for path, volume in ((target.mask(name), mask), (target.image(name), image)):

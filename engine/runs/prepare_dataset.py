@@ -35,7 +35,7 @@ from engine.runs.prepare_records import (
 from engine.runs.session import RaySession
 from engine.volumes.layouts import CaseFiles, Layout, find_cases
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
-from engine.volumes.nifti import read_image, read_labels
+from engine.volumes.nifti import header_notes, read_image, read_labels
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
 from engine.volumes.prepared_store import write_prepared
 
@@ -144,6 +144,7 @@ class PrepareWorker:
             size_zyx=case.size_zyx,
             has_image=case.image is not None,
             sources={f"{role}/{file.name}": _sha256(file) for role, file in files.items()},
+            notes=header_notes(labels),
         )
 
 
@@ -238,6 +239,8 @@ def _run(
                 log.warning("%s refused: %s", case_id, status["error"])
             else:
                 made[case_id] = PreparedEntry.model_validate_json(status["entry"])
+                for note in made[case_id].notes:
+                    log.warning("%s: %s", case_id, note)
                 record = CaseRecord(case_id=case_id, stamp=status["stamp"], entry=made[case_id])
                 record.add(out)
             done = len(made) + len(failed)

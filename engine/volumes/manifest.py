@@ -30,6 +30,7 @@ class PreparedEntry(FrozenConfig):
         size_zyx: prepared voxels.
         has_image: False for a mask without an image.
         sources: role and file name -> sha256 of what it was made from.
+        notes: what is odd about it and was taken all the same.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class PreparedEntry(FrozenConfig):
     size_zyx: tuple[int, int, int]
     has_image: bool
     sources: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class PreparedManifest(FrozenConfig):

@@ -1,8 +1,10 @@
 """Exported volumes lie on the mask's own grid and are what was committed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -12,7 +14,9 @@ from engine.runs.resample import ResampleConfig, resample
 from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels
 from engine.volumes.prepare_config import PrepareConfig
+from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.store import hash_tree
+from engine.volumes.volume import NativeGrid
 from tests.runs.fakes import PREPARE, LoadFake, make_case, make_data, make_weights
 
 
@@ -115,3 +119,27 @@ def test_a_run_from_before_the_attribute_is_exported_as_it_was(finished: Resampl
     _, labels = make_case(2)
     exported = read_labels(out / "labelsTr" / "case2-r00.nii.gz")
     np.testing.assert_array_equal(exported.array, labels.array)
+
+
+def test_a_sheared_grid_is_exported_with_a_warning(
+    config: ResampleConfig, no_ray: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """nnU-Net's reader refuses a whole set for one sheared sform that stands alone."""
+    assert config.data is not None
+    path = config.data / "case1.zarr"
+    case = read_prepared(path)
+    affine = case.native.affine.copy()
+    affine[1, 2] = 0.2 * affine[2, 2]
+    header = nib.Nifti1Header()
+    header.set_data_shape(case.native.size_zyx[::-1])
+    header.set_sform(affine, code=1)
+    native = NativeGrid(affine, case.native.size_zyx, bytes(header.structarr.tobytes()))
+    prepared = case.affine @ np.linalg.inv(case.native.affine) @ affine
+    write_prepared(path, replace(case, native=native, affine=prepared))
+    resample(config, LoadFake())
+    paths = export_run(ExportJob(run=config.out, layout="nnunet"))
+    written = nib.load(paths[1])
+    assert np.allclose(written.affine, affine, atol=1e-5)
+    assert written.header["qform_code"] == 1
+    told = [record.message for record in caplog.records if "sheared grid" in record.message]
+    assert [line.split(":")[0] for line in told] == ["case1-r00"]

@@ -1,0 +1,20 @@
+"""NIfTI files in and out: first and last step of the data path, and nibabel's only importer.
+
+Knows nothing of cases, classes or models.
+"""
+
+from engine.volumes.bounded import ReadLimits
+from engine.volumes.nifti.notes import header_notes
+from engine.volumes.nifti.read import read_image, read_labels
+from engine.volumes.nifti.write import fresh_header, write_nifti
+from engine.volumes.same_grid import check_same_grid
+
+__all__ = [
+    "ReadLimits",
+    "check_same_grid",
+    "fresh_header",
+    "header_notes",
+    "read_image",
+    "read_labels",
+    "write_nifti",
+]
