@@ -51,5 +51,9 @@ def one_line(error: BaseException) -> str:
     Messages quote file names and keys, which may hold anything.
     """
     said = str(error) or type(error).__name__
-    line = " ".join(part.strip() for part in said.splitlines())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return printable(" ".join(part.strip() for part in said.splitlines()))
+
+
+def printable(text: str) -> str:
+    """A text, a file's name for example, with control characters and broken ones spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
+from engine.errors import printable
 from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run, withdraw
 
 _SHOWN = 50
@@ -49,18 +50,24 @@ def _list(job: VerifyJob, case_id: str) -> int:
 
 
 def _show(verdict: Verdict) -> None:
-    if verdict.findings:
+    found = [*verdict.findings, *verdict.foreign]
+    if found:
         print(f"{'volume':40s} {'finding':20s} where")
-    for finding in verdict.findings[:_SHOWN]:
-        print(f"{finding.sample_id:40s} {finding.kind:20s} {finding.detail}")
-    if len(verdict.findings) > _SHOWN:
-        print(f"... and {len(verdict.findings) - _SHOWN} more")
+    for finding in found[:_SHOWN]:
+        print(f"{finding.sample_id or '-':40s} {finding.kind:20s} {printable(finding.detail)}")
+    if len(found) > _SHOWN:
+        print(f"... and {len(found) - _SHOWN} more")
     if verdict.leftovers:
         print(f"{len(verdict.leftovers)} volumes without a commit record (they do not exist)")
     print(
         f"{verdict.planned} planned, {verdict.committed} committed, {verdict.sound} sound, "
         f"{len({f.sample_id for f in verdict.findings})} damaged, {len(verdict.repaired)} deleted"
     )
+    if verdict.foreign:
+        print(
+            f"{len(verdict.foreign)} foreign files, which harm nothing; "
+            + (f"{len(verdict.removed)} removed" if verdict.removed else "--repair removes them")
+        )
     if verdict.repaired:
         print("start the run's job again to make the deleted volumes anew")
     elif verdict.findings:

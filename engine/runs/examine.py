@@ -17,8 +17,13 @@ from engine.runs.folder import RunFolder
 from engine.runs.ome import ome_faults
 from engine.runs.plan import PlanRow
 from engine.runs.records import Commit
+from engine.storage.foreign import foreign_files, misplaced_links
+from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 from engine.volumes.store import hash_tree
+
+FOREIGN = "foreign file"
+"""Kind of a finding that is no damage: a file that no reader of Zarr asks for."""
 
 
 class Origin(NamedTuple):
@@ -43,8 +48,10 @@ class Finding:
 
     Attributes:
         sample_id: of the sample.
-        kind: for example "missing file", "changed file", "bad commit record".
-        detail: which file, or why.
+        kind: for example "missing file", "changed file", "bad commit record"; `FOREIGN` is no
+            damage, and may belong to no sample.
+        detail: which file, or why; of `FOREIGN` relative to the run folder, of others to the
+            volume.
     """
 
     sample_id: str
@@ -95,14 +102,28 @@ def examine_volume(
     except OSError as error:
         yield Finding(sample_id, "unreadable volume", str(error))
         return
-    for name in sorted(commit.files.keys() | there.keys()):
+    links = set(misplaced_links(path, commit.files))
+    for name in sorted(commit.files.keys() | there.keys() | links):
         kind = _difference(path / name, commit.files.get(name), there.get(name))
-        if isinstance(path, Path) and (path / name).is_symlink():
-            kind = "link"
+        if name in links:
+            kind = "link" if Path(str(path / name)).is_symlink() else "no regular file"
         if kind:
             yield Finding(sample_id, kind, name)
+    yield from _foreign(folder, sample_id, path, commit)
     for fault in ome_faults(path):
         yield Finding(sample_id, "not OME-Zarr 0.5", fault)
+
+
+def _foreign(folder: RunFolder, sample_id: str, path: Place, commit: Commit) -> Iterator[Finding]:
+    where = f"{folder.volumes.name}/{path.name}"
+    if isinstance(path, ObjectPath):
+        where = f"{folder.volumes.name}/{sample_id}/{path.name}"
+        for beside in path.parent.iterdir():
+            if not beside.name.endswith(".ome.zarr"):  # other attempts' volumes do
+                name = f"{folder.volumes.name}/{sample_id}/{beside.name}"
+                yield Finding(sample_id, FOREIGN, name)
+    for name in foreign_files(path, commit.files):
+        yield Finding(sample_id, FOREIGN, f"{where}/{name}")
 
 
 def _other_origin(planned: Origin, commit: Commit) -> Iterator[str]:

@@ -2,27 +2,29 @@
 
 Trusts commit records only: what is exported has the bytes that were committed. Volume by volume, so
 that a run of any length takes little memory; what was exported from the same bytes before is kept,
-so that a broken-off export goes on. Knows no model.
+so that a broken-off export goes on, and what is no longer part of the run is removed. Where files
+lie is the business of `export_target.py`, whose they are that of `export_records.py`. Knows no
+model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from engine.config import FrozenConfig
-from engine.errors import ConfigError, RunError, StoreError
+from engine.errors import ConfigError, RunError, StoreError, printable
 from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs import ledger
 from engine.runs.census import active_rows
+from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
+from engine.runs.export_target import ExportLayout, ExportTarget, describe
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file, sha256_of
-from engine.storage.files import append, put
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
 from engine.volumes.nifti import header_notes, write_nifti
@@ -30,7 +32,7 @@ from engine.volumes.store import hash_tree, read_ome_zarr
 
 log = get_logger(__name__)
 
-_RECORDS = "exported.jsonl"
+_SHOWN = 10
 
 
 class ExportJob(FrozenConfig):
@@ -48,26 +50,9 @@ class ExportJob(FrozenConfig):
 
     run: Annotated[PlaceField, WRITTEN] | None = None
     out: Annotated[Path, WRITTEN] | None = None
-    layout: Literal["nifti", "nnunet"] = "nifti"
+    layout: ExportLayout = "nifti"
     contour: Literal["keep", "drop"] | None = None
     skip_flagged: bool = False
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where and how volumes are written."""
-
-    out: Path
-    layout: Literal["nifti", "nnunet"]
-    drop_contour: bool
-
-    def image(self, name: str) -> Path:
-        if self.layout == "nnunet":
-            return self.out / "imagesTr" / f"{name}_0000.nii.gz"
-        return self.out / "images" / f"{name}.nii.gz"
-
-    def mask(self, name: str) -> Path:
-        return self.out / ("labelsTr" if self.layout == "nnunet" else "labels") / f"{name}.nii.gz"
 
 
 def export_run(job: ExportJob) -> list[Path]:
@@ -88,11 +73,19 @@ def export_run(job: ExportJob) -> list[Path]:
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
     default = "export_nnunet" if job.layout == "nnunet" else "export"
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
-    target = _Target(_out(job, default), job.layout, contour == "drop")
+    target = ExportTarget(_out(job, default), job.layout, contour == "drop")
     names = _names(folder, job.skip_flagged)
-    if not names:
-        raise RunError(f"{job.run}: no volume is committed yet; run the job first")
-    return _export_all(folder, target, names)
+    if not names and not (target.out / RECORDS_NAME).is_file():
+        raise RunError(_nothing(job))
+    with open_records(target.out, hash_file(folder.plan)) as records:
+        for stale in records.keep_only({name: target.files(name) for name in names}):
+            log.info("removed, no longer part of the export: %s", target.out / stale)
+        if not names:
+            records.drop_description()
+            raise RunError(_nothing(job))
+        paths = _export_all(folder, target, names, records)
+        _name_foreign(target, records.foreign())
+    return paths
 
 
 def _out(job: ExportJob, default: str) -> Path:
@@ -115,8 +108,15 @@ def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
     return [name for name, commit in records if commit and not commit.quality.flags]
 
 
-def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> list[Path]:
-    kept = _open_target(folder, target.out)
+def _nothing(job: ExportJob) -> str:
+    if job.skip_flagged:
+        return f"{job.run}: no volume without a flag is committed; leave out --skip-flagged"
+    return f"{job.run}: no volume is committed yet; run the job first"
+
+
+def _export_all(
+    folder: RunFolder, target: ExportTarget, names: Sequence[str], records: ExportRecords
+) -> list[Path]:
     paths: list[Path] = []
     labels: ExportedLabels | None = None
     unit = ""
@@ -130,18 +130,30 @@ def _export_all(folder: RunFolder, target: _Target, names: Sequence[str]) -> lis
             raise RunError(f"{folder.root}: {name} has other classes than the volumes before it")
         labels = found
         digest = sha256_of([commit.files, target.drop_contour, found.table])
-        there = target.image(name).is_file() and target.mask(name).is_file()
-        if not (there and kept.get(name) == digest):
+        files = target.files(name)
+        if not records.holds(name, digest, files):
+            records.begin(name, files)
             _export(ledger.volume_of(folder, commit), name, target, commit.files)
-            append(target.out / _RECORDS, json.dumps({"sample_id": name, "sha256": digest}))
+            records.finish(name, digest, files)
             log.info("%d of %d exported: %s", number, len(names), name)
         paths.append(target.image(name))
     if target.layout == "nnunet" and labels is not None:
-        _describe(target, labels, unit, len(paths))
+        describe(target, labels, unit, names)
     return paths
 
 
-def _export(stored: Place, name: str, target: _Target, files: dict[str, str]) -> None:
+def _name_foreign(target: ExportTarget, names: Sequence[str]) -> None:
+    if names:
+        shown = printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+        counted = "; nnU-Net takes what lies in imagesTr for cases: move it away"
+        told = any(name.startswith("imagesTr/") for name in names)
+        log.warning(
+            "%s: holds %d files that no export wrote (%s)%s",
+            target.out, len(names), shown, counted if told else "",
+        )  # fmt: skip
+
+
+def _export(stored: Place, name: str, target: ExportTarget, files: dict[str, str]) -> None:
     if hash_tree(stored) != files:
         raise _differs(stored)
     image, mask, attributes = read_ome_zarr(stored)
@@ -161,7 +173,7 @@ def _differs(stored: Place) -> StoreError:
     )
 
 
-def _labels(stored: Place, target: _Target) -> ExportedLabels:
+def _labels(stored: Place, target: ExportTarget) -> ExportedLabels:
     try:
         raw = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))
         attributes = raw["attributes"]
@@ -170,58 +182,3 @@ def _labels(stored: Place, target: _Target) -> ExportedLabels:
         hash_tree(stored)  # a volume that is gone altogether says so
         raise _differs(stored) from None
     return exported_labels(attributes, target.drop_contour)
-
-
-def _describe(target: _Target, labels: ExportedLabels, unit: str, count: int) -> None:
-    """nnU-Net v2's `dataset.json`; the channel's name chooses its normalization."""
-    description = {
-        "channel_names": {"0": "CT" if unit == "HU" else "MR"},
-        "labels": labels.description(),
-        "numTraining": count,
-        "file_ending": ".nii.gz",
-        "description": "synthetic, not for diagnosis",
-    }
-    put(target.out / "dataset.json", json.dumps(description, indent=2) + "\n")
-
-
-def _open_target(folder: RunFolder, out: Path) -> dict[str, str]:
-    """Make the folder, or go on in one that an earlier export of this run began.
-
-    Returns:
-        What was exported before, and from which bytes.
-
-    Raises:
-        RunError: it holds what this run's export did not write.
-        StoreError: it cannot be written.
-    """
-    plan, path = hash_file(folder.plan), out / _RECORDS
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            if any(out.iterdir()):
-                raise RunError(
-                    f"{out}: holds files that no export wrote; choose an empty folder with --out"
-                )
-            append(path, json.dumps({"plan": plan}))
-    except OSError as error:
-        raise StoreError(
-            f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
-        ) from None
-    kept = {}
-    for line in _records(path):
-        if line.get("plan", plan) != plan:
-            raise RunError(
-                f"{out}: holds the export of another run; choose an empty folder with --out"
-            )
-        if {"sample_id", "sha256"} <= line.keys():
-            kept[line["sample_id"]] = line["sha256"]
-    return kept
-
-
-def _records(path: Path) -> Iterator[dict[str, str]]:
-    """Lines of an export's records: its plan, then a volume each; torn ones are passed over."""
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict):
-                yield line

@@ -84,7 +84,7 @@ def committed_ids(folder: RunFolder, *, whole: bool = False) -> set[str]:
             store do not break off: they are put whole.)
     """
     if isinstance(folder.commits, ObjectPath):
-        return {place.stem for place in folder.commits.glob("*.json")}
+        return {p.stem for p in folder.commits.glob("*.json") if not p.name.startswith(".")}
     with os.scandir(folder.commits) as entries:
         names = [e.name for e in entries if e.name.endswith(".json") and e.name[0] != "."]
     return {n[:-5] for n in names if not whole or _ends_well(Path(folder.commits, n))}
@@ -111,8 +111,10 @@ def attempted_ids(folder: RunFolder) -> set[str]:
 def stored_ids(folder: RunFolder) -> set[str]:
     """Samples of which there is a volume, committed or not."""
     if isinstance(folder.volumes, ObjectPath):
-        return {place.name for place in folder.volumes.iterdir()}
-    return {path.name.removesuffix(".ome.zarr") for path in folder.volumes.glob("*.ome.zarr")}
+        names = (place.name for place in folder.volumes.iterdir())
+    else:
+        names = (p.name.removesuffix(".ome.zarr") for p in folder.volumes.glob("*.ome.zarr"))
+    return {name for name in names if not name.startswith(".")}
 
 
 def read_commits(folder: RunFolder, sample_ids: Iterable[str]) -> dict[str, Commit]:
@@ -123,7 +125,8 @@ def read_commits(folder: RunFolder, sample_ids: Iterable[str]) -> dict[str, Comm
 
 def read_attempts(folder: RunFolder, sample_id: str) -> tuple[Attempt, ...]:
     """All attempts at a sample, oldest first."""
-    paths = (folder.attempts / sample_id).glob("[0-9]*.json")
+    found = (folder.attempts / sample_id).glob("[0-9]*.json")
+    paths = (path for path in found if path.stem.isdecimal())  # not what was copied beside it
     return tuple(sorted((_read(Attempt, path) for path in paths), key=lambda a: a.number))
 
 
@@ -305,7 +308,8 @@ def clear_staging(folder: RunFolder, committed: Collection[str] | None = None) -
     """
     if isinstance(folder.root, ObjectPath):
         there = committed_ids(folder) if committed is None else committed
-        sweep(folder, sorted(stored_ids(folder).difference(there)))
+        ours = stored_ids(folder) & attempted_ids(folder)  # what else is there is not a run's
+        sweep(folder, sorted(ours.difference(there)))
         return
     for leftover in folder.staging.iterdir():
         discard(leftover)

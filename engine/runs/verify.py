@@ -23,8 +23,9 @@ from engine.errors import ConfigError, RunError
 from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs import ledger
-from engine.runs.examine import Finding, Origin, examine_volume, planned_origin
+from engine.runs.examine import FOREIGN, Finding, Origin, examine_volume, planned_origin
 from engine.runs.folder import RunFolder, RunLock
+from engine.runs.foreign_files import foreign_in_run, remove_all
 from engine.runs.identity import read_identity, seal_plan
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
@@ -44,7 +45,8 @@ class VerifyJob(FrozenConfig):
 
     Attributes:
         run: the run folder; required.
-        repair: delete what is damaged, so that the job that made the run makes it again.
+        repair: delete what is damaged, so that the job that made the run makes it again, and remove
+            foreign files.
         derived_from: list the volumes that this case's mask or slice is part of, and do no more.
         withdraw: remove these volumes and their commit records, and never make them again.
         num_threads: files are hashed side by side.
@@ -68,6 +70,8 @@ class Verdict:
         findings: damage.
         leftovers: volumes without a commit record; they do not exist, and a rerun replaces them.
         repaired: samples whose volume and record were deleted.
+        foreign: files that no job put there; they harm nothing.
+        removed: those of them that were removed.
     """
 
     planned: int = 0
@@ -76,6 +80,8 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    foreign: list[Finding] = field(default_factory=list)
+    removed: list[Finding] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -176,7 +182,6 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
     if folder.plan_digest.exists():  # not in runs of early versions
         seal_plan(folder)
     committed = ledger.committed_ids(folder)
-    verdict.committed = len(committed)
     gone = read_withdrawn(folder)
     planned: dict[str, Origin | None] = {}
     settings = weights = ""
@@ -191,18 +196,25 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
             finding = Finding(row.sample_id, "withdrawn", "a withdrawn case is part of it")
             verdict.findings.append(finding)
     for name in sorted(committed - planned.keys()):
-        verdict.findings.append(Finding(name, "not planned", f"{folder.commit(name).name}"))
+        if ledger.existing(folder, name):  # what is no record is a foreign file
+            verdict.findings.append(Finding(name, "not planned", f"{folder.commit(name).name}"))
+        else:
+            committed.remove(name)
+    verdict.committed = len(committed)
     names = [name for name, origin in planned.items() if name in committed and origin]
 
     def look(name: str) -> list[Finding]:
         return list(examine_volume(folder, name, planned[name]))
 
     for done, found in enumerate(_in_order(look, names, num_threads), start=1):
-        verdict.findings += found
-        verdict.sound += not found
+        damage = [finding for finding in found if finding.kind != FOREIGN]
+        verdict.foreign += [finding for finding in found if finding.kind == FOREIGN]
+        verdict.findings += damage
+        verdict.sound += not damage
         if done % _SAY_EVERY == 0 or done == len(names):
             log.info("%d of %d volumes read, %d findings", done, len(names), len(verdict.findings))
-    verdict.leftovers = sorted(ledger.stored_ids(folder) - committed)
+    verdict.leftovers = sorted((ledger.stored_ids(folder) & planned.keys()) - committed)
+    verdict.foreign += foreign_in_run(folder, planned.keys() | committed)
     return verdict
 
 
@@ -212,6 +224,7 @@ def _repair(folder: RunFolder, verdict: Verdict) -> None:
         _delete(folder, name)
         log.info("%s: deleted", name)
     verdict.repaired = list(damaged)
+    verdict.removed = remove_all(folder, verdict.foreign)
     if damaged:
         folder.summary.unlink(missing_ok=True)  # it speaks of volumes that are gone
 

@@ -23,6 +23,7 @@ from zarr.storage import MemoryStore
 
 from engine.errors import StoreError
 from engine.storage.durable import flush_tree, store_writing, whole_folder
+from engine.storage.foreign import is_read
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 
@@ -90,7 +91,7 @@ def stored_group(
     make = default_buffer_prototype().buffer.from_bytes
     names = [
         name
-        for name in place.sizes()
+        for name in filter(is_read, place.sizes())
         if arrays is None or name.rpartition("/")[2] == _ROOT or name.partition("/")[0] in arrays
     ]
     if not names:
@@ -143,6 +144,8 @@ def read_array(
 def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
     """sha256 of every file of a place, by its relative name with `/`, sorted.
 
+    Files that no reader of Zarr asks for are not among them (see `foreign.py`).
+
     Args:
         place: whose files are read.
         expected: what they must be; empty is unknown.
@@ -151,14 +154,15 @@ def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
         StoreError: no file is there, or they are not as expected.
     """
     if isinstance(place, Path):
-        files = sorted(p for p in place.rglob("*") if p.is_file())
         found = {}
-        for file in files:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256")
-            found[file.relative_to(place).as_posix()] = digest.hexdigest()
+        for file in sorted(p for p in place.rglob("*") if p.is_file()):
+            name = file.relative_to(place).as_posix()
+            if is_read(name):
+                with file.open("rb") as stream:
+                    found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     else:
-        found = {name: _sha256((place / name).read_bytes()) for name in place.sizes()}
+        names = filter(is_read, place.sizes())
+        found = {name: _sha256((place / name).read_bytes()) for name in names}
     if not found:
         raise StoreError(f"{place}: no files there; make it again")
     if expected and found != expected:

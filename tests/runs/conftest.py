@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -5,11 +6,15 @@ from typing import Any
 import pytest
 
 from engine.runs import generate
+from engine.runs.folder import RunFolder
 from engine.runs.pipeline import Pool, Row
+from engine.runs.plan import write_plan
+from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.resample import ResampleConfig
 from engine.runs.session import RaySession
-from engine.runs.worker import ResampleWorker
-from tests.runs.fakes import make_data, make_weights
+from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.sampling.config import SamplingConfig
+from tests.runs.fakes import LoadFake, make_data, make_weights
 
 
 @pytest.fixture
@@ -37,3 +42,34 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "run_rows", in_turn)
     monkeypatch.setattr(generate, "node_resources", lambda: [{"CPU": 2.0}])
     monkeypatch.setattr(RaySession, "start", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three volumes with their own slices, made without Ray; copy it."""
+    place = tmp_path_factory.mktemp("made")
+    folder = RunFolder(place / "run")
+    folder.create()
+    task = WorkerTask(
+        root=folder.root,
+        data=make_data(place / "data"),
+        weights=place,
+        sampling=SamplingConfig(),
+        settings_sha256="s",
+        weights_sha256="w",
+        code="c",
+        num_threads=1,
+    )
+    facts = {f"case{n}": CaseFacts(12 + 2 * n, True) for n in range(3)}
+    rows = build_plan(facts, list(facts), "own", 1, 5)
+    write_plan(folder.plan, rows)
+    worker = ResampleWorker(task, LoadFake())
+    for row in rows:
+        assert worker({"plan": row.model_dump_json()})["status"] == "committed"
+    return place / "run"
+
+
+@pytest.fixture
+def own_run(made_run: Path, tmp_path: Path) -> Path:
+    """A copy of `made_run` for one test to spoil."""
+    return Path(shutil.copytree(made_run, tmp_path / "run"))

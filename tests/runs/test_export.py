@@ -10,50 +10,47 @@ import pytest
 
 from engine.errors import ConfigError, RunError, StoreError
 from engine.runs.export import ExportJob, export_run
+from engine.runs.export_records import open_records
+from engine.runs.folder import RunFolder
+from engine.runs.identity import hash_file
 from engine.runs.resample import ResampleConfig, resample
+from engine.runs.verify import withdraw
 from engine.volumes.layouts import find_cases
-from engine.volumes.nifti import read_image, read_labels
+from engine.volumes.nifti import read_image, read_labels, write_nifti
 from engine.volumes.prepare_config import PrepareConfig
 from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.store import hash_tree
-from engine.volumes.volume import NativeGrid
+from engine.volumes.volume import NativeGrid, Volume
 from tests.runs.fakes import PREPARE, LoadFake, make_case, make_data, make_weights
 
 
-@pytest.fixture
-def finished(config: ResampleConfig, no_ray: None) -> ResampleConfig:
-    resample(config, LoadFake())
-    return config
-
-
 def test_export_goes_back_to_the_masks_grid_and_refuses_other_bytes(
-    finished: ResampleConfig,
+    own_run: Path,
 ) -> None:
-    config = finished
-    paths = export_run(ExportJob(run=config.out))
+    paths = export_run(ExportJob(run=own_run))
     assert [path.name for path in paths] == [f"case{i}-r00.nii.gz" for i in range(3)]
     source, labels = make_case(1)
     image = read_image(paths[1])
     assert image.size_zyx == source.size_zyx
     np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
-    mask = read_labels(config.out / "export" / "labels" / paths[1].name)
+    mask = read_labels(own_run / "export" / "labels" / paths[1].name)
     organs = np.where(mask.array == 3, 0, mask.array)  # 3 is the body contour
     np.testing.assert_array_equal(organs, labels.array)
 
     before = paths[0].stat().st_mtime_ns
-    export_run(ExportJob(run=config.out))
+    export_run(ExportJob(run=own_run))
     assert paths[0].stat().st_mtime_ns == before, "what is there is kept"
 
-    shard = next((config.out / "volumes" / "case2-r00.ome.zarr" / "0").glob("c/0/0/0"))
+    shard = next((own_run / "volumes" / "case2-r00.ome.zarr" / "0").glob("c/0/0/0"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")
     paths[2].unlink()
     with pytest.raises(StoreError, match="differs from its commit record"):
-        export_run(ExportJob(run=config.out))
+        export_run(ExportJob(run=own_run))
 
 
-def test_nnunet_can_train_on_an_export(finished: ResampleConfig, tmp_path: Path) -> None:
+def test_nnunet_can_train_on_an_export(own_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "Dataset901_Made"
-    paths = export_run(ExportJob(run=finished.out, layout="nnunet", out=out))
+    paths = export_run(ExportJob(run=own_run, layout="nnunet", out=out))
     assert len(paths) == 3
     raw = json.loads((out / "dataset.json").read_text())
     assert raw["labels"] == {"background": 0, "liver": 1, "spleen": 2}
@@ -64,12 +61,12 @@ def test_nnunet_can_train_on_an_export(finished: ResampleConfig, tmp_path: Path)
     np.testing.assert_array_equal(read_labels(cases[1].mask).array, labels.array)
 
 
-def test_a_volume_that_was_made_again_is_exported_again(finished: ResampleConfig) -> None:
-    (path, *_) = export_run(ExportJob(run=finished.out))
+def test_a_volume_that_was_made_again_is_exported_again(own_run: Path) -> None:
+    (path, *_) = export_run(ExportJob(run=own_run))
     records = path.parents[1] / "exported.jsonl"
     records.write_text(records.read_text().replace('"sha256": "', '"sha256": "0', 1) + "torn")
     before = path.stat().st_mtime_ns
-    export_run(ExportJob(run=finished.out))
+    export_run(ExportJob(run=own_run))
     assert path.stat().st_mtime_ns > before
 
 
@@ -103,17 +100,17 @@ def test_a_class_named_body_is_exported_under_its_own_number(tmp_path: Path, no_
         np.testing.assert_array_equal(read_labels(case.mask).array, labels.array)
 
 
-def test_a_run_from_before_the_attribute_is_exported_as_it_was(finished: ResampleConfig) -> None:
-    for path in (finished.out / "volumes").glob("*.zarr/zarr.json"):
+def test_a_run_from_before_the_attribute_is_exported_as_it_was(own_run: Path) -> None:
+    for path in (own_run / "volumes").glob("*.zarr/zarr.json"):
         raw = json.loads(path.read_text())
         assert raw["attributes"].pop("contour") == "body"
         path.write_text(json.dumps(raw))
-        commit = finished.out / "commits" / f"{path.parent.name.removesuffix('.ome.zarr')}.json"
+        commit = own_run / "commits" / f"{path.parent.name.removesuffix('.ome.zarr')}.json"
         record = json.loads(commit.read_text())
         record["files"] = hash_tree(path.parent)
         commit.write_text(json.dumps(record))
-    export_run(ExportJob(run=finished.out, layout="nnunet"))
-    out = finished.out / "export_nnunet"
+    export_run(ExportJob(run=own_run, layout="nnunet"))
+    out = own_run / "export_nnunet"
     named = json.loads((out / "dataset.json").read_text())["labels"]
     assert named == {"background": 0, "liver": 1, "spleen": 2}
     _, labels = make_case(2)
@@ -143,3 +140,120 @@ def test_a_sheared_grid_is_exported_with_a_warning(
     assert written.header["qform_code"] == 1
     told = [record.message for record in caplog.records if "sheared grid" in record.message]
     assert [line.split(":")[0] for line in told] == ["case1-r00"]
+
+
+def cases_of(out: Path) -> tuple[list[str], list[str], int]:
+    """What nnU-Net compares: images, masks, and the number that dataset.json gives."""
+    images = sorted(p.name for p in (out / "imagesTr").glob("*.nii.gz"))
+    masks = sorted(p.name for p in (out / "labelsTr").glob("*.nii.gz"))
+    return images, masks, json.loads((out / "dataset.json").read_text())["numTraining"]
+
+
+def test_an_export_after_a_withdrawal_holds_what_the_run_holds(
+    own_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "Dataset901_Made"
+    job = ExportJob(run=own_run, layout="nnunet", out=out)
+    export_run(job)
+    (out / "imagesTr" / "theirs_0000.nii.gz").write_bytes(b"x")
+    part = out / "labelsTr" / ".case1-r00.nii.gz.4242.part"
+    part.write_bytes(b"x")
+    withdraw(RunFolder(own_run), "case0")
+    assert len(export_run(job)) == 2
+    images, masks, count = cases_of(out)
+    assert images == ["case1-r00_0000.nii.gz", "case2-r00_0000.nii.gz", "theirs_0000.nii.gz"]
+    assert masks == ["case1-r00.nii.gz", "case2-r00.nii.gz"]
+    assert count == 2
+    assert not part.exists()
+    assert "case0" not in (out / "exported.jsonl").read_text()
+    for case in ("case1", "case2"):
+        withdraw(RunFolder(own_run), case)
+    with pytest.raises(RunError, match="committed yet"):
+        export_run(job)
+    assert not (out / "dataset.json").exists()
+    assert [p.name for p in out.glob("*/*")] == ["theirs_0000.nii.gz"]
+
+
+def test_an_export_without_flagged_volumes_drops_those_it_held(
+    own_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "Dataset901_Made"
+    job = ExportJob(run=own_run, layout="nnunet", out=out)
+    export_run(job)
+    path = RunFolder(own_run).commit("case1-r00")
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw | {"quality": {"flags": ["dark"], "retries": 0}}, indent=1))
+    export_run(job.model_copy(update={"skip_flagged": True}))
+    images, masks, count = cases_of(out)
+    assert (len(images), len(masks), count) == (2, 2, 2)
+    assert "case1-r00_0000.nii.gz" not in images
+    export_run(job)
+    assert [len(n) for n in cases_of(out)[:2]] == [3, 3], "flagged volumes come back when wanted"
+
+
+def test_an_export_in_another_layout_takes_the_place_of_the_first(
+    own_run: Path,
+) -> None:
+    out = own_run / "exported"
+    export_run(ExportJob(run=own_run, out=out, layout="nnunet"))
+    records = out / "exported.jsonl"  # as an early version wrote it: without the files' names
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    old = [{k: v for k, v in line.items() if k != "files"} for line in lines if len(line) != 2]
+    records.write_text("".join(json.dumps(line) + "\n" for line in old))
+    export_run(ExportJob(run=own_run, out=out, layout="nifti"))
+    found = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    names = [f"case{n}-r00.nii.gz" for n in range(3)]
+    own = {f"{folder}/{name}" for folder in ("images", "labels") for name in names}
+    assert found == own | {"exported.jsonl"}
+
+
+def test_an_export_that_was_cut_off_has_no_description_and_goes_on(
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "Dataset901_Made"
+    job = ExportJob(run=own_run, layout="nnunet", out=out)
+    written: list[Path] = []
+
+    def cut_off(path: Path, volume: Volume) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_nifti(path, volume)
+
+    monkeypatch.setattr("engine.runs.export.write_nifti", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(job)
+    assert not (out / "dataset.json").exists()
+    monkeypatch.undo()
+    withdraw(RunFolder(own_run), "case1")  # whose mask is there without its image
+    export_run(job)
+    images, masks, count = cases_of(out)
+    assert (len(images), len(masks), count) == (2, 2, 2)
+
+
+def test_hostile_records_remove_nothing_outside(own_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = ExportJob(run=own_run, out=out)
+    export_run(job)
+    kept = tmp_path / "kept.nii.gz"
+    kept.write_bytes(b"mine")
+    files = ["../kept.nii.gz", str(kept), "images/../../kept.nii.gz", 3]
+    with (out / "exported.jsonl").open("a") as records:
+        records.write(json.dumps({"sample_id": "x", "sha256": "0", "files": files}) + "\n")
+        records.write('{"sample_id": 3, "sha256": []}\nnull\n[]\n')
+    export_run(job)
+    assert kept.read_bytes() == b"mine"
+
+
+def test_an_export_begins_beside_what_systems_leave_and_one_at_a_time(
+    own_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".DS_Store").write_bytes(b"x")
+    assert len(export_run(ExportJob(run=own_run, out=out))) == 3
+    with (
+        open_records(out, hash_file(own_run / "plan.jsonl")),
+        pytest.raises(RunError, match="another export writes here"),
+    ):
+        export_run(ExportJob(run=own_run, out=out))

@@ -300,6 +300,27 @@ def test_a_name_that_is_a_pattern_deletes_its_own_objects_only(folder: RunFolder
     assert verify_run(VerifyJob(run=folder.root)).sound == 3
 
 
+def test_foreign_objects_are_named_and_harm_nothing(folder: RunFolder, tmp_path: Path) -> None:
+    volume = ledger.volume_of(folder, commit_of(folder, NAMES[0]))
+    inside = f"volumes/{NAMES[0]}/{volume.name}"
+    foreign = ["commits/.DS_Store", f"{inside}/.DS_Store", f"{inside}/0/c/0/notes"]
+    foreign += [f"volumes/{NAMES[0]}/.DS_Store", "volumes/.DS_Store", "volumes/mine/file"]
+    for name in foreign:
+        (folder.root / name).write_text("x")
+    assert take_census(folder).pending == []
+    verdict = verify_run(VerifyJob(run=folder.root))
+    assert (verdict.findings, verdict.leftovers, verdict.sound) == ([], [], 3)
+    named = [*foreign[:-1], "volumes/mine"]
+    assert sorted(finding.detail for finding in verdict.foreign) == sorted(named)
+    assert len(export_run(ExportJob(run=folder.root, out=tmp_path / "exported"))) == 3
+    assert len(verify_run(VerifyJob(run=folder.root, repair=True)).removed) == len(foreign)
+    assert not any((folder.root / name).exists() for name in foreign)
+    assert verify_run(VerifyJob(run=folder.root)).foreign == []
+    (volume / "0/c/9/9/9").write_text("x")
+    (finding,) = verify_run(VerifyJob(run=folder.root)).findings
+    assert (finding.sample_id, finding.kind) == (NAMES[0], "extra file")
+
+
 def test_failures_are_counted_over_restarts(s3: S3Server, data: Path) -> None:
     folder = RunFolder(ObjectPath(RUN))
     plan(folder)

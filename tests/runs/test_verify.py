@@ -89,7 +89,13 @@ DAMAGE: list[tuple[Callable[[RunFolder], object], str]] = [
     (tear, "changed file"),
     (lambda f: shard(f).write_bytes(b""), "empty file"),
     (lambda f: shard(f).unlink(), "missing file"),
-    (lambda f: (f.volume(NAMES[0]) / "more").write_text("x"), "extra file"),
+    (
+        lambda f: (
+            (f.volume(NAMES[0]) / "1").mkdir()
+            or (f.volume(NAMES[0]) / "1/zarr.json").write_text("{}")
+        ),
+        "extra file",
+    ),
     (lambda f: (f.volume(NAMES[0]) / "zarr.json").write_text("{}"), "not OME-Zarr 0.5"),
     (lose_the_volume, "missing volume"),
     (half_a_record, "bad commit record"),

@@ -1,0 +1,70 @@
+"""Where an export puts what: the names of its files, and nnU-Net's description of them.
+
+Knows no run folder and writes no volume.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.storage.files import put
+from engine.volumes.labels.exported import ExportedLabels
+
+ExportLayout = Literal["nifti", "nnunet"]
+DESCRIPTION_NAME = "dataset.json"
+
+
+@dataclass(frozen=True)
+class ExportTarget:
+    """Where and how volumes are written.
+
+    Attributes:
+        out: the export's folder.
+        layout: see `ExportJob`.
+        drop_contour: whether masks lose their body or brain contour.
+    """
+
+    out: Path
+    layout: ExportLayout
+    drop_contour: bool
+
+    def image(self, name: str) -> Path:
+        """The image of a sample."""
+        if self.layout == "nnunet":
+            return self.out / "imagesTr" / f"{name}_0000.nii.gz"
+        return self.out / "images" / f"{name}.nii.gz"
+
+    def mask(self, name: str) -> Path:
+        """The mask of a sample."""
+        return self.out / ("labelsTr" if self.layout == "nnunet" else "labels") / f"{name}.nii.gz"
+
+    def files(self, name: str) -> tuple[str, ...]:
+        """The files of a sample, relative to the export's folder."""
+        both = (self.image(name), self.mask(name))
+        return tuple(path.relative_to(self.out).as_posix() for path in both)
+
+
+def describe(target: ExportTarget, labels: ExportedLabels, unit: str, names: Sequence[str]) -> None:
+    """Write nnU-Net v2's `dataset.json`; one that says the same already is kept.
+
+    Args:
+        target: where to.
+        labels: names and numbers of the classes.
+        unit: of intensities; the channel's name chooses nnU-Net's normalization.
+        names: the exported samples. nnU-Net refuses a data set whose number of images in
+            `imagesTr` is not `numTraining`.
+    """
+    description = {
+        "channel_names": {"0": "CT" if unit == "HU" else "MR"},
+        "labels": labels.description(),
+        "numTraining": sum(target.image(name).parent.name == "imagesTr" for name in names),
+        "file_ending": ".nii.gz",
+        "description": "synthetic, not for diagnosis",
+    }
+    text, path = json.dumps(description, indent=2) + "\n", target.out / DESCRIPTION_NAME
+    if not (path.is_file() and path.read_bytes() == text.encode()):
+        put(path, text)
