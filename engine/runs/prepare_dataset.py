@@ -33,7 +33,7 @@ from engine.runs.prepare_records import (
     tree_digest,
 )
 from engine.runs.session import RaySession
-from engine.volumes.layouts import CaseFiles, Layout, find_cases
+from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.nifti import header_notes, read_image, read_labels
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
@@ -48,34 +48,40 @@ class DataSource(FrozenConfig):
     """Where raw cases lie.
 
     Attributes:
-        root: the data set's folder.
-        layout: "nnunet", "msd", "folders", or "auto" to look.
-        images: layout "folders": the folder of images.
-        masks: layout "folders": the folder of masks.
-        channel: layout "nnunet": which channel is the image.
+        root: the data set's folder; may be None where `masks` is given.
+        layout: "nnunet", "nnunet_v1", "msd", "folders", or "auto" to look.
+        images: layout "folders": the folder of images, from the current folder or below `root`.
+        masks: layout "folders": the folder of masks, likewise.
+        channel: which image of a case that has several (`_0000`, `_0001`, or of a 4D file).
     """
 
-    root: Annotated[Path, READ]
+    root: Annotated[Path, READ] | None = None
     layout: Layout = "auto"
     images: Annotated[Path, _PART] | None = None
     masks: Annotated[Path, _PART] | None = None
-    channel: int = Field(0, ge=0)
+    channel: int | None = Field(None, ge=0)
 
-    def cases(self) -> tuple[CaseFiles, ...]:
-        """The data set's cases, sorted by id (see `find_cases`)."""
-        return find_cases(self.root, self.layout, self.images, self.masks, self.channel)
+    def listing(self) -> Listing:
+        """The data set's cases, sorted by id, and what is left out (see `list_data_set`)."""
+        return list_data_set(self.root, self.layout, self.images, self.masks, self.channel)
+
+    def name(self, cases: Sequence[CaseFiles]) -> str:
+        """What the data set is called: its folder, or the one around its masks."""
+        folder = self.root if self.root is not None else cases[0].mask.parent.parent
+        return folder.resolve().name
 
 
 class PrepareJob(FrozenConfig):
     """Settings of the job: where from, where to, and how.
 
     Attributes:
-        root: the data set's folder; required.
+        root: the data set's folder; required, unless `masks` is given.
         out: folder for the prepared cases; required.
-        layout: "nnunet", "msd", "folders", or "auto" to look.
-        images: layout "folders": the folder of images.
-        masks: layout "folders": the folder of masks.
-        channel: layout "nnunet": which channel is the image.
+        layout: "nnunet", "nnunet_v1", "msd", "folders", or "auto" to look.
+        images: layout "folders": the folder of images, from the current folder or below `root`.
+        masks: layout "folders": the folder of masks, likewise.
+        channel: which image of a case that has several: `_0000`, `_0001`, ... or the channel of a
+            4D file; None is nnU-Net's 0 in its layouts, and elsewhere the only one.
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
         prepare: how; a preset's settings.
     """
@@ -85,7 +91,7 @@ class PrepareJob(FrozenConfig):
     layout: Layout = "auto"
     images: Annotated[Path, _PART] | None = None
     masks: Annotated[Path, _PART] | None = None
-    channel: int = Field(0, ge=0)
+    channel: int | None = Field(None, ge=0)
     num_workers: int | None = Field(None, ge=1)
     prepare: PrepareConfig = ABDOMEN_CT
 
@@ -99,7 +105,7 @@ class PrepareSummary:
         planned: cases found.
         prepared: made by this call.
         kept: there already, from the same files and settings.
-        failed: case id -> why.
+        failed: case id, or file that is no case -> why.
     """
 
     out: Path
@@ -152,10 +158,13 @@ def run_job(job: PrepareJob) -> PrepareSummary:
     """`prepare_dataset` by a job's settings.
 
     Raises:
-        ConfigError: `root` or `out` is not given.
+        ConfigError: `root` (or `masks`) or `out` is not given.
     """
-    if job.root is None or job.out is None:
-        raise ConfigError("--root (the data set) and --out (the prepared cases) are both needed")
+    if job.out is None or (job.root is None and job.masks is None):
+        raise ConfigError(
+            "--root (the data set; or --images and --masks) and --out (the prepared cases) are "
+            "both needed"
+        )
     source = DataSource(
         root=job.root,
         layout=job.layout,
@@ -185,22 +194,25 @@ def prepare_dataset(
     """
     source = source if isinstance(source, DataSource) else DataSource(root=source)
     source, out = resolve_paths(source), path_to_write(out)
-    cases = source.cases()
+    found = source.listing()
+    cases = found.cases
     _refuse_source(out, source, cases)
     open_folder(out, config)
     with RunLock(RunFolder(out)):
         for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
             shutil.rmtree(torn, ignore_errors=True)
-        rows = [row_of(case, source.root.resolve().name) for case in cases]
+        rows = [row_of(case, source.name(cases)) for case in cases]
         before = read_records(out)
         refuse_taken(out, rows, before)
         kept = {row["case_id"] for row in rows if is_kept(out, row, before)}
         todo = [row for row in rows if row["case_id"] not in kept]
         log.info("%d cases: %d to prepare, %d kept", len(rows), len(todo), len(kept))
         made, failed = _run(todo, out, config, num_workers) if todo else ({}, {})
-        entries = {i: record.entry for i, record in before.items() if i not in failed} | made
-        for case_id in failed:  # made from older files: no longer what the data set says
+        gone = set(failed) | _unlisted(before, found.left_out, source.name(cases))
+        entries = {i: record.entry for i, record in before.items() if i not in gone} | made
+        for case_id in gone:  # made from older files: no longer what the data set says
             shutil.rmtree(out / f"{case_id}.zarr", ignore_errors=True)
+        failed |= found.left_out
         manifest = PreparedManifest(
             config=config,
             class_names=config.all_class_names,
@@ -211,10 +223,15 @@ def prepare_dataset(
     return PrepareSummary(out, len(rows), len(made), len(kept), manifest.failed)
 
 
+def _unlisted(before: dict[str, CaseRecord], left_out: dict[str, str], dataset: str) -> set[str]:
+    """Cases made before of a data set that now has them in files that are not read."""
+    return {i for i in left_out if i in before and before[i].entry.dataset == dataset}
+
+
 def _refuse_source(out: Path, source: DataSource, cases: Sequence[CaseFiles]) -> None:
     """Keep prepared cases out of the data set's own folders: both have a `dataset.json`."""
     folders = {file.parent for case in cases for file in (case.image, case.mask) if file}
-    for folder in {source.root, *folders}:
+    for folder in folders if source.root is None else {source.root, *folders}:
         if out.resolve() == folder.resolve():
             raise ConfigError(
                 f"out: {out} is a folder of the data set itself, whose files would be overwritten; "

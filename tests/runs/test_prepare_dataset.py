@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine.runs.prepare_dataset as prepare_module
-from engine.errors import ConfigError, LayoutError, RunError, StoreError
+from engine.errors import ConfigError, EngineError, LayoutError, RunError, StoreError
 from engine.runs.prepare_dataset import PrepareJob, PrepareWorker, prepare_dataset, run_job
 from engine.runs.prepare_records import tree_digest
 from engine.volumes.manifest import read_manifest
@@ -150,6 +150,39 @@ def test_another_data_set_may_join_unless_its_ids_are_taken(tmp_path: Path, inli
     assert {i: c.dataset for i, c in read_manifest(out).cases.items()} == {"a": "D", "e": "E"}
     with pytest.raises(RunError, match=r"case ids \['a'\] are there already, from another"):
         prepare_dataset(dataset(tmp_path / "F", "a"), out, CONFIG)
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path, inline: None) -> None:
+    """Also when they were prepared before, from files that were read."""
+    root, out = dataset(tmp_path / "D", "a", "b", "c"), tmp_path / "out"
+    prepare_dataset(root, out, CONFIG)
+    image = root / "imagesTr/b_0000.nii.gz"
+    image.rename(image.with_name("b_0000.npz"))
+    for path in (root / "imagesTr/c_0000.nii.gz", root / "labelsTr/c.nii.gz"):
+        path.rename(path.with_name(path.name.upper().replace("C", "c", 1)))
+    summary = prepare_dataset(root, out, CONFIG)
+    assert set(summary.failed) == {"b", "imagesTr/b_0000.npz"}
+    assert (summary.planned, summary.prepared) == (2, 1)  # c.NII.GZ is read
+    assert list_prepared(out) == list(read_manifest(out).cases) == ["a", "c"]
+    assert read_manifest(out).failed == summary.failed
+
+
+def test_two_folders_without_a_root(
+    tmp_path: Path, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = dataset(tmp_path / "Site", "a")
+    (root / "imagesTr").rename(root / "scans")
+    (root / "labelsTr").rename(root / "drawn")
+    folders = {"images": root / "scans", "masks": root / "drawn"}
+    assert run_job(PrepareJob(**folders, out=tmp_path / "1")).prepared == 1
+    assert read_manifest(tmp_path / "1").cases["a"].dataset == "Site"
+    short = {"images": Path("scans"), "masks": Path("drawn")}
+    assert run_job(PrepareJob(root=root, **short, out=tmp_path / "2")).prepared == 1
+    monkeypatch.chdir(root)
+    assert run_job(PrepareJob(**short, out=tmp_path / "3")).prepared == 1
+    with pytest.raises(EngineError, match=rf"{tmp_path}/Site/none.*{tmp_path}/D/none.*--masks"):
+        (tmp_path / "D").mkdir()
+        run_job(PrepareJob(root=tmp_path / "D", masks=Path("none"), out=tmp_path / "4"))
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

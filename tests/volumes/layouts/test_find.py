@@ -164,9 +164,9 @@ REFUSED = {
         "must be objects",
     ),
     "other suffix": (
-        lambda d: describe(nnunet(d), labels={}, file_ending=".nrrd"),
+        lambda d: describe(nnunet(d), labels={}, file_ending=".png"),
         {},
-        "file_ending '.nrrd' is not read",
+        "file_ending '.png' is not read",
     ),
     "MSD without description": (folder, {"layout": "msd"}, "dataset.json: missing"),
     "MSD without rows": (lambda d: msd(d), {}, "`training` is not a list of cases"),
@@ -193,9 +193,9 @@ REFUSED = {
     ),
     "MSD row twice": (lambda d: msd(d, MSD_ROW, MSD_ROW), {}, r"duplicate case ids \['a'\]"),
     "MSD other suffix": (
-        lambda d: touch(msd(d, {**MSD_ROW, "label": "labelsTr/a.nrrd"}), "labelsTr/a.nrrd"),
+        lambda d: touch(msd(d, {**MSD_ROW, "label": "labelsTr/a.npz"}), "labelsTr/a.npz"),
         {},
-        "not a NIfTI name",
+        "labelsTr/a.npz: a preprocessed array: give the raw",
     ),
     "folders without masks": (folder, {"layout": "folders"}, "no such folder; correct"),
 }
