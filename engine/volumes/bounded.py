@@ -117,8 +117,8 @@ def _is_gzip(path: Path, file: IO[bytes], stored_bytes: int) -> bool:
         raise VolumeError(f"{path}: empty file; copy or download it again")
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    if path.name.endswith(".gz") and not zipped:
+    if path.name.lower().endswith(".gz") and not zipped:
         raise VolumeError(f"{path}: not gzip although its name says so; compress or rename it")
-    if zipped and not path.name.endswith(".gz"):
+    if zipped and not path.name.lower().endswith(".gz"):
         raise VolumeError(f"{path}: gzip although its name says .nii; rename it to .nii.gz")
     return zipped

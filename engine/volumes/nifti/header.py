@@ -53,9 +53,9 @@ def check_suffix(path: Path) -> None:
     Raises:
         VolumeError: another suffix.
     """
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz")):
         return
-    if path.name.endswith((".img", ".hdr", ".img.gz", ".hdr.gz")):
+    if path.name.lower().endswith((".img", ".hdr", ".img.gz", ".hdr.gz")):
         raise VolumeError(
             f"{path}: an .img/.hdr pair; convert it to a single .nii.gz (nib.save does)"
         )

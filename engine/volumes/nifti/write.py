@@ -63,7 +63,7 @@ def write_nifti(path: Path, volume: Volume, header: bytes | None = None) -> None
     native["scl_slope"], native["scl_inter"] = 1.0, 0.0
     voxels = np.ascontiguousarray(volume.array, dtype=volume.array.dtype.newbyteorder("<"))
     payload = native.structarr.tobytes() + bytes(DATA_OFFSET - HEADER_BYTES) + voxels.tobytes()
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         payload = gzip.compress(payload, compresslevel=4, mtime=0)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
