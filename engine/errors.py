@@ -25,6 +25,10 @@ class StoreError(EngineError, OSError):
     """Stored data is missing, damaged or cannot be written."""
 
 
+class MalformedFileError(StoreError, ValueError):
+    """A file is not what it should be: a pipe, too large, not UTF-8, not JSON, of another kind."""
+
+
 class StoreUnreachableError(StoreError):
     """An object store does not answer: nothing is known about what it holds."""
 
@@ -55,5 +59,11 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A text, a file's name for example, with control characters and broken ones spelled out."""
+    r"""Text fit for a terminal: control characters and bytes that are not UTF-8 spelled out.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,6 +11,8 @@ import logging
 import sys
 from typing import TextIO
 
+from engine.errors import printable
+
 _ROOT = "engine"
 _FORMAT = "%(asctime)s %(message)s"
 
@@ -29,10 +31,17 @@ def show_log(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
     handler = _FlushingHandler(stream or sys.stdout)
-    handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
+    handler.setFormatter(_PrintableFormatter(_FORMAT, datefmt="%H:%M:%S"))
     root.addHandler(handler)
     root.setLevel(level)
     root.propagate = False
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Spells out control characters: messages quote names of files, which may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).splitlines())
 
 
 class _FlushingHandler(logging.StreamHandler[TextIO]):

@@ -44,7 +44,8 @@ def _list(job: VerifyJob, case_id: str) -> int:
     rows = derived_from(open_run(job.run), case_id)
     print(f"{'volume':40s} {'mask of':24s} informed slice of")
     for row in rows:
-        print(f"{row.sample_id:40s} {row.case_id:24s} {row.informed_case}, z {row.informed_z}")
+        uses = f"{row.case_id:24s} {row.informed_case}, z {row.informed_z}"
+        print(printable(f"{row.sample_id:40s} {uses}"))
     print(f"{len(rows)} planned volumes use {case_id}")
     return 0
 
@@ -54,7 +55,7 @@ def _show(verdict: Verdict) -> None:
     if found:
         print(f"{'volume':40s} {'finding':20s} where")
     for finding in found[:_SHOWN]:
-        print(f"{finding.sample_id or '-':40s} {finding.kind:20s} {printable(finding.detail)}")
+        print(printable(f"{finding.sample_id or '-':40s} {finding.kind:20s} {finding.detail}"))
     if len(found) > _SHOWN:
         print(f"... and {len(found) - _SHOWN} more")
     if verdict.leftovers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from models.presets import Preset, TowerSpec
 
 CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoiser.safetensors"
 POSITION, IMAGE_ENCODER = "position.safetensors", "image_encoder.safetensors"
+_MAX_CONFIG_BYTES = 16 << 20
 OPTIONAL = (POSITION, IMAGE_ENCODER)
 
 
@@ -70,13 +72,20 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / CONFIG
     try:
-        return Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8") if _is_small(path) else ""
+        return Manifest.model_validate(json.loads(text))
     except OSError:
         raise WeightsFileError(f"{path}: not found; give a folder made by train_model") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, not a manifest
         raise WeightsFileError(
             f"{path}: not a model configuration ({error}); restore it from where it was trained"
         ) from None
+
+
+def _is_small(path: Path) -> bool:
+    """Whether a file is a regular one (a pipe would be waited for) of a configuration's size."""
+    status = path.stat()
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_CONFIG_BYTES
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -17,7 +17,8 @@ from engine.runs.folder import RunFolder
 from engine.runs.ome import ome_faults
 from engine.runs.plan import PlanRow
 from engine.runs.records import Commit
-from engine.storage.foreign import foreign_files, misplaced_links
+from engine.storage.file_trees import look_through, odd_names
+from engine.storage.foreign import foreign_files, is_read, misplaced_links
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 from engine.volumes.store import hash_tree
@@ -95,6 +96,10 @@ def examine_volume(
     if not path.is_dir():
         yield Finding(sample_id, "missing volume", path.name)
         return
+    odd = [*_odd(sample_id, path)] if isinstance(path, Path) else []
+    yield from odd
+    if odd:
+        return
     try:
         there = hash_tree(path)
     except StoreUnreachableError:
@@ -112,6 +117,17 @@ def examine_volume(
     yield from _foreign(folder, sample_id, path, commit)
     for fault in ome_faults(path):
         yield Finding(sample_id, "not OME-Zarr 0.5", fault)
+
+
+def _odd(sample_id: str, path: Path) -> Iterator[Finding]:
+    """What readers would open, and cannot read as a file or folder."""
+    for name, kind in odd_names(look_through(path), is_read).items():
+        found = "no regular file"
+        if kind.startswith("cannot"):
+            found = "unreadable file"
+        elif (path / name).is_symlink():
+            found = "link"
+        yield Finding(sample_id, found, f"{name} {kind}")
 
 
 def _foreign(folder: RunFolder, sample_id: str, path: Place, commit: Commit) -> Iterator[Finding]:

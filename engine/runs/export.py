@@ -9,7 +9,6 @@ model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
 from engine.runs.export_target import ExportLayout, ExportTarget, describe
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file, sha256_of
+from engine.storage.checked_files import read_json
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
 from engine.volumes.nifti import header_notes, write_nifti
@@ -175,7 +175,7 @@ def _differs(stored: Place) -> StoreError:
 
 def _labels(stored: Place, target: ExportTarget) -> ExportedLabels:
     try:
-        raw = json.loads((stored / "zarr.json").read_text(encoding="utf-8"))
+        raw = read_json(stored / "zarr.json")
         attributes = raw["attributes"]
         attributes["class_names"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.errors import RunError, StoreError
 from engine.runs.export_target import DESCRIPTION_NAME
+from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_bytes
 from engine.storage.files import append, put
 from engine.storage.foreign import is_litter
 
@@ -217,9 +218,9 @@ def _line(sample_id: str, digest: str, files: Sequence[str]) -> str:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in read_bytes(path, MAX_LIST_BYTES).decode(errors="replace").splitlines():
         with contextlib.suppress(ValueError):
-            line = json.loads(text)
+            line = parse_json(text)
             if isinstance(line, dict):
                 yield line
 

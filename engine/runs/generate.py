@@ -61,6 +61,7 @@ from engine.runs.worker import (
     peak_memory_mb,
 )
 from engine.sampling.config import SamplingConfig
+from engine.storage.checked_files import read_model
 from engine.storage.files import gather, put, whole_file
 from engine.storage.places import Place, PlaceField
 from engine.volumes.manifest import PreparedManifest
@@ -259,7 +260,7 @@ def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortS
         return CohortStatistics()
     if folder.cohort.exists():
         try:
-            return CohortStatistics.model_validate_json(folder.cohort.read_text(encoding="utf-8"))
+            return read_model(CohortStatistics, folder.cohort)
         except ValueError:
             log.warning("%s: damaged; looking at the cohort again", folder.cohort)
     gone = read_withdrawn(folder)
@@ -276,7 +277,7 @@ def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortS
 def _earlier_summary(folder: RunFolder) -> RunSummary | None:
     """What the last job wrote; one that is damaged is written anew."""
     try:
-        return RunSummary.model_validate_json(folder.summary.read_text(encoding="utf-8"))
+        return read_model(RunSummary, folder.summary)
     except (FileNotFoundError, ValueError):
         return None
 

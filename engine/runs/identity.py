@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from engine.config import FrozenConfig, load_yaml
-from engine.errors import RunError, StoreError, WeightsError
+from engine.errors import RunError, StoreError, StoreUnreachableError, WeightsError
 from engine.runs.folder import RunFolder
+from engine.storage.checked_files import open_regular, read_text
 from engine.storage.files import put
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
@@ -82,8 +83,8 @@ def read_identity(path: Place) -> RunIdentity:
         StoreError: it is damaged or of another version.
     """
     try:
-        return RunIdentity.model_validate(load_yaml(path.read_text(encoding="utf-8")))
-    except StoreError:
+        return RunIdentity.model_validate(load_yaml(read_text(path)))
+    except StoreUnreachableError:
         raise
     except (OSError, ValueError, yaml.YAMLError):
         raise StoreError(
@@ -108,7 +109,7 @@ def hash_file(path: Place) -> str:
     """sha256 of a file, read in blocks; an object is read whole."""
     if isinstance(path, ObjectPath):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -125,7 +126,7 @@ def seal_plan(folder: RunFolder) -> None:
     """
     digest = hash_file(folder.plan)
     try:
-        kept = folder.plan_digest.read_text(encoding="utf-8").partition(" ")[0]
+        kept = read_text(folder.plan_digest).partition(" ")[0]
     except FileNotFoundError:  # planned this moment, or the job was killed before it came to this
         put(folder.plan_digest, f"{digest}  {folder.plan.name}\n")
         return

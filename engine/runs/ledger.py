@@ -19,12 +19,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ValidationError
-
 from engine.errors import RunError, StoreError, StoreUnreachableError
 from engine.runs.folder import RunFolder
 from engine.runs.object_commits import settle, sweep
 from engine.runs.records import Attempt, Commit
+from engine.storage.checked_files import read_model
 from engine.storage.files import append, discard, put, sync_folder
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
@@ -327,11 +326,11 @@ def _put_attempt(folder: RunFolder, attempt: Attempt) -> None:
 
 def _read(kind: type[R], path: Place) -> R:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, StoreError):
+        return read_model(kind, path)
+    except (FileNotFoundError, StoreUnreachableError):
         raise
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a record of this version"
+    except OSError as error:
+        reason = error.strerror or str(error).removeprefix(f"{path}: ")
         raise StoreError(
             f"{path}: cannot read this {kind.__name__.lower()} record ({reason}); "
             "remove it, and the next run makes the sample anew"

@@ -7,10 +7,10 @@ that a fault of the writer cannot hide in the reader.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from engine.storage.checked_files import read_json
 from engine.storage.places import Place
 
 _AXES = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
@@ -87,9 +87,10 @@ def _dataset_faults(folder: Place, dataset: Any, where: str) -> Iterator[str]:
 def _node(folder: Place, kind: str) -> dict[str, Any] | str:
     """Metadata of a Zarr v3 node, or what is wrong with it."""
     try:
-        node = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+        node = read_json(folder / "zarr.json")
     except (OSError, ValueError) as error:
-        return f"zarr.json: cannot be read ({type(error).__name__})"
+        reason = str(error).rpartition("zarr.json: ")[2] or type(error).__name__
+        return f"zarr.json: cannot be read ({reason})"
     if not isinstance(node, dict) or node.get("zarr_format") != 3 or node.get("node_type") != kind:
         return f"zarr.json: not a Zarr v3 {kind}"
     return node

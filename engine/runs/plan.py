@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
-from engine.errors import StoreError
+from engine.errors import MalformedFileError, StoreError
 from engine.sampling.mask_augmentation import MaskChange
+from engine.storage.checked_files import iter_lines
 from engine.storage.files import whole_file
 from engine.storage.places import Place
 
@@ -130,14 +131,15 @@ def iter_plan(path: Place) -> Iterator[PlanRow]:
         StoreError: the file is missing or a line is damaged; names it.
     """
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield PlanRow.model_validate_json(line)
-                except ValidationError:
-                    raise StoreError(
-                        f"{path}:{number}: not a plan row of this version; start a new run folder"
-                    ) from None
+        for number, line in enumerate(iter_lines(path), start=1):
+            try:
+                yield PlanRow.model_validate_json(line)
+            except ValidationError:
+                raise StoreError(
+                    f"{path}:{number}: not a plan row of this version; start a new run folder"
+                ) from None
+    except MalformedFileError as error:
+        raise StoreError(f"{error}; put back the plan, or start a new run folder") from None
     except FileNotFoundError:
         raise StoreError(
             f"{path}: missing; this is not a run folder, or its job was ended while planning: "

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import FrozenConfig, validate
-from engine.errors import RunError, StoreError
+from engine.errors import MalformedFileError, RunError, StoreError
+from engine.storage.checked_files import MAX_LIST_BYTES, read_bytes, read_json
 from engine.storage.files import append
 from engine.volumes.layouts import CaseFiles
 from engine.volumes.manifest import PreparedEntry
@@ -55,12 +56,17 @@ def open_folder(out: Path, config: PrepareConfig) -> None:
         if not settings.exists():
             settings.write_text(wanted + "\n", encoding="utf-8")
             return
-        found = settings.read_text(encoding="utf-8")
+        found = read_json(settings)
+    except MalformedFileError as error:
+        reason = str(error).removeprefix(f"{settings}: ")
+        raise StoreError(
+            f"{settings}: damaged ({reason}); delete the folder and prepare anew"
+        ) from None
     except OSError as error:
         raise StoreError(
             f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
         ) from None
-    before = validate(PrepareConfig, _json(found, settings), where=str(settings))
+    before = validate(PrepareConfig, found, where=str(settings))
     if before != config:
         other = [k for k in PrepareConfig.model_fields if getattr(before, k) != getattr(config, k)]
         raise RunError(
@@ -120,7 +126,7 @@ def read_records(out: Path) -> dict[str, CaseRecord]:
     path = out / _RECORDS
     if not path.exists():
         return records
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_bytes(path, MAX_LIST_BYTES).decode(errors="replace").splitlines():
         with contextlib.suppress(ValidationError):
             record = CaseRecord.model_validate_json(line)
             if (out / f"{record.case_id}.zarr").is_dir():
@@ -144,10 +150,3 @@ def tree_digest(path: Path) -> str:
         StoreError: the folder is missing or empty.
     """
     return hashlib.sha256(json.dumps(hash_tree(path), sort_keys=True).encode()).hexdigest()
-
-
-def _json(text: str, path: Path) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path}: damaged ({error}); delete the folder and prepare anew") from None

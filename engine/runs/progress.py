@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.log import get_logger
+from engine.storage.checked_files import open_regular
 from engine.storage.files import append
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
@@ -162,9 +163,12 @@ class ProgressWatch:
         """Read whole new lines; a torn line (two writers on a network disk) is skipped."""
         if self._path is None or not self._path.is_file():
             return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read()
+        try:
+            with open_regular(self._path) as file:
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return  # display never stops work
         end = text.rfind(b"\n") + 1
         self._offset += end
         for raw in text[:end].splitlines():

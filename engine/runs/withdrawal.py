@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from engine.errors import StoreError
+from engine.errors import StoreError, StoreUnreachableError
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow
+from engine.storage.checked_files import read_json
 from engine.storage.files import put
 
 
@@ -21,11 +22,11 @@ def read_withdrawn(folder: RunFolder) -> frozenset[str]:
         StoreError: the record is damaged. Nothing may be made then: it could be of such a case.
     """
     try:
-        names = json.loads(folder.withdrawn.read_text(encoding="utf-8"))["cases"]
+        names = read_json(folder.withdrawn)["cases"]
         return frozenset(str(name) for name in names)
     except FileNotFoundError:
         return frozenset()
-    except StoreError:
+    except StoreUnreachableError:
         raise
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.errors import EngineError, StoreError
+from engine.errors import EngineError, MalformedFileError, StoreError
 from engine.storage.places import Place
 
 
@@ -50,6 +50,9 @@ def store_reading(path: Place, remedy: str) -> Iterator[None]:
     """Turn whatever goes wrong with reading `path` into a StoreError that ends with `remedy`."""
     try:
         yield
+    except MalformedFileError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise StoreError(f"{path}: damaged ({reason}); {remedy}") from None
     except EngineError:
         raise
     except FileNotFoundError:

@@ -9,8 +9,9 @@ as fill value without an error, so `read_array` asks for it first.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,45 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from engine.errors import StoreError
+from engine.storage.checked_files import open_regular, read_json
 from engine.storage.durable import flush_tree, store_writing, whole_folder
+from engine.storage.file_trees import look_through, refuse_odd
 from engine.storage.foreign import is_read
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
+from engine.storage.zarr_limits import refuse_large, refuse_large_frames
 
 _ROOT = "zarr.json"
 _SLICES_PER_CHUNK = 16
 _ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class StoredFiles:
+    """The files of a stored group, by their name relative to it.
+
+    Attributes:
+        place: of the group.
+        held: what was fetched from an object store; None on disk.
+    """
+
+    place: Place
+    held: Mapping[str, Buffer] | None = None
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; 0 where there is none."""
+        if self.held is not None:
+            return len(self.held.get(name, b""))
+        assert isinstance(self.place, Path)
+        file = self.place / name
+        return file.stat().st_size if file.is_file() else 0
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        if self.held is not None:
+            return self.held[name].to_bytes()
+        assert isinstance(self.place, Path)
+        return (self.place / name).read_bytes()
 
 
 @contextmanager
@@ -75,8 +107,8 @@ def whole_group(place: Place) -> Iterator[zarr.Group]:
 @contextmanager
 def stored_group(
     place: Place, arrays: Collection[str] | None = None
-) -> Iterator[tuple[zarr.Group, Callable[[str], int]]]:
-    """A group to read, and a function from a file's name to its bytes (0 where there is none).
+) -> Iterator[tuple[zarr.Group, StoredFiles]]:
+    """A group to read, and the files that it is made of.
 
     Args:
         place: of the group.
@@ -86,7 +118,8 @@ def stored_group(
         FileNotFoundError: there is nothing.
     """
     if isinstance(place, Path):
-        yield zarr.open_group(place, mode="r", zarr_format=3), lambda name: _size(place / name)
+        _refuse_unreadable(place)
+        yield zarr.open_group(place, mode="r", zarr_format=3), StoredFiles(place)
         return
     make = default_buffer_prototype().buffer.from_bytes
     names = [
@@ -98,7 +131,7 @@ def stored_group(
         raise FileNotFoundError(str(place))
     held = {name: make((place / name).read_bytes()) for name in names}
     store = MemoryStore(held, read_only=True)
-    yield zarr.open_group(store, mode="r", zarr_format=3), lambda n: len(held.get(n, b""))
+    yield zarr.open_group(store, mode="r", zarr_format=3), StoredFiles(place, held)
 
 
 def write_array(
@@ -124,20 +157,20 @@ def write_array(
     stored[...] = array
 
 
-def read_array(
-    path: Place, group: zarr.Group, name: str, size_of: Callable[[str], int]
-) -> NDArray[Any]:
+def read_array(path: Place, group: zarr.Group, name: str, files: StoredFiles) -> NDArray[Any]:
     """One array as a whole; see `write_array`.
 
     Raises:
-        StoreError: its shard is missing or empty.
+        StoreError: its shard is missing or empty, or asks for more memory than such an array may.
     """
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path}: {name} is not an array; make it again")
     shard = "/".join([name, "c", *["0"] * array.ndim])  # the one that `write_array` makes
-    if not size_of(shard):
+    refuse_large(f"{path}: {name}", array)
+    if not files.size(shard):
         raise StoreError(f"{path}: the shard of {name} is missing; delete the folder, make it anew")
+    refuse_large_frames(f"{path}: {name}", files.read(shard), array)
     return np.asarray(array[...])
 
 
@@ -154,12 +187,12 @@ def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
         StoreError: no file is there, or they are not as expected.
     """
     if isinstance(place, Path):
+        tree = look_through(place)
+        refuse_odd(place, tree, is_read)
         found = {}
-        for file in sorted(p for p in place.rglob("*") if p.is_file()):
-            name = file.relative_to(place).as_posix()
-            if is_read(name):
-                with file.open("rb") as stream:
-                    found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        for name in filter(is_read, tree.files):
+            with open_regular(place / name) as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     else:
         names = filter(is_read, place.sizes())
         found = {name: _sha256((place / name).read_bytes()) for name in names}
@@ -187,5 +220,10 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else 0
+def _refuse_unreadable(place: Path) -> None:
+    """Refuse what zarr would wait for or choke on: pipes, and metadata that is no plain JSON."""
+    tree = look_through(place)
+    refuse_odd(place, tree, is_read)
+    for name in tree.files:
+        if name.rpartition("/")[2] == _ROOT:
+            read_json(place / name)

@@ -16,7 +16,8 @@ from typing import IO, cast
 from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.errors import VolumeError
+from engine.errors import MalformedFileError, VolumeError
+from engine.storage.checked_files import open_regular
 
 HEAD_BYTES = 540  # the longest header there is (NIfTI-2)
 _MAX_TRAILING_BYTES = 2**20
@@ -95,7 +96,7 @@ def open_bounded(path: Path) -> Iterator[BoundedStream]:
             damaged gzip.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stored_bytes = path.stat().st_size
             zipped = _is_gzip(path, file, stored_bytes)
             stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if zipped else file
@@ -106,6 +107,9 @@ def open_bounded(path: Path) -> Iterator[BoundedStream]:
         raise VolumeError(
             f"{path}: damaged or truncated gzip ({error}); copy or download the file again"
         ) from None
+    except MalformedFileError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise VolumeError(f"{path}: cannot be read ({reason}); correct the path") from None
     except OSError as error:
         raise VolumeError(
             f"{path}: cannot be read ({error.strerror or error}); check path and permissions"

@@ -10,10 +10,11 @@ import uuid
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.errors import StoreError
+from engine.errors import StoreError, StoreUnreachableError
+from engine.storage.checked_files import MAX_LIST_BYTES, read_model
 from engine.storage.places import Place
 from engine.volumes.prepare_config import PrepareConfig
 
@@ -92,15 +93,15 @@ def read_manifest(folder: Place) -> PreparedManifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        return PreparedManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_model(PreparedManifest, path, MAX_LIST_BYTES)
     except FileNotFoundError:
         raise StoreError(
             f"{path}: missing; prepare the data set (jobs/prepare_dataset.py), or finish that job"
         ) from None
-    except StoreError:
+    except StoreUnreachableError:
         raise
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+    except OSError as error:
+        reason = error.strerror or str(error).removeprefix(f"{path}: ")
         raise StoreError(
-            f"{path}: damaged or of another version ({str(error).splitlines()[0]}); "
-            "prepare the data set again"
+            f"{path}: damaged or of another version ({reason}); prepare the data set again"
         ) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from engine.errors import StoreError
 from engine.storage.durable import store_reading
 from engine.storage.places import Place
-from engine.storage.zarr_places import read_array, stored_group, whole_group, write_array
+from engine.storage.zarr_limits import refuse_large
+from engine.storage.zarr_places import (
+    StoredFiles,
+    read_array,
+    stored_group,
+    whole_group,
+    write_array,
+)
 from engine.volumes.labels.contour_class import stored_contour
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, spacing_of
 
@@ -72,12 +79,14 @@ def read_prepared(path: Place) -> PreparedCase:
     """
     with (
         store_reading(path, "delete it and prepare the case again"),
-        stored_group(path) as (group, size_of),
+        stored_group(path) as (group, files),
     ):
         attributes = _attributes(path, group)
         digests = attributes["sha256"]
-        arrays = {name: _read_checked(path, group, name, size_of, digests) for name in digests}
+        arrays = {name: _read_checked(path, group, name, files, digests) for name in digests}
         native, intensity = attributes["native"], attributes["intensity"]
+        if tuple(native["size_zyx"]) != arrays["native_mask"].shape:
+            raise StoreError(f"{path}: native_mask has another size; prepare the case again")
         return PreparedCase(
             case_id=attributes["case_id"],
             image=arrays.get("image"),
@@ -145,10 +154,10 @@ def read_prepared_mask(path: Place) -> tuple[PreparedHeader, NDArray[np.uint8]]:
     """
     with (
         store_reading(path, "delete it and prepare the case again"),
-        stored_group(path, arrays=("mask",)) as (group, size_of),
+        stored_group(path, arrays=("mask",)) as (group, files),
     ):
         header = _header(path, group)
-        return header, _read_checked(path, group, "mask", size_of, header.sha256)
+        return header, _read_checked(path, group, "mask", files, header.sha256)
 
 
 def list_prepared(folder: Place) -> list[str]:
@@ -176,6 +185,7 @@ def _header(path: Place, group: zarr.Group) -> PreparedHeader:
     mask = group["mask"]
     if not isinstance(mask, zarr.Array):
         raise StoreError(f"{path}: not a prepared case; prepare the data set with this version")
+    refuse_large(f"{path}: mask", mask)
     z, y, x = mask.shape
     return PreparedHeader(
         case_id=attributes["case_id"],
@@ -192,10 +202,10 @@ def _read_checked(
     path: Place,
     group: zarr.Group,
     name: str,
-    size_of: Callable[[str], int],
+    files: StoredFiles,
     digests: Mapping[str, str],
 ) -> NDArray[Any]:
-    array = read_array(path, group, name, size_of)
+    array = read_array(path, group, name, files)
     if _digest(array) != digests[name]:
         raise StoreError(f"{path}: {name} is damaged; delete it and prepare the case again")
     return array

@@ -94,14 +94,14 @@ def read_ome_zarr(path: Place) -> tuple[Volume, Volume, dict[str, Any]]:
     """
     with (
         store_reading(path, "verify the run, delete the volume and make it again"),
-        stored_group(path) as (root, size_of),
+        stored_group(path) as (root, files),
     ):
         attributes = dict(root.attrs)
         affine = np.array(attributes["affine"], dtype=np.float64)
         source = str(attributes.get("source", path))
-        header = read_array(path, root, "nifti", size_of).tobytes()
-        image = Volume(read_array(path, root, "0", size_of), affine, source, header)
-        mask = Volume(read_array(path, root, "labels/mask/0", size_of), affine, source, header)
+        header = read_array(path, root, "nifti", files).tobytes()
+        image = Volume(read_array(path, root, "0", files), affine, source, header)
+        mask = Volume(read_array(path, root, "labels/mask/0", files), affine, source, header)
     attributes.pop("ome")
     return image, mask, attributes
 
@@ -114,9 +114,9 @@ def read_informed(path: Place) -> NDArray[np.float32]:
     """
     with (
         store_reading(path, "verify the run, delete the volume and make it again"),
-        stored_group(path) as (root, size_of),
+        stored_group(path) as (root, files),
     ):
-        return np.asarray(read_array(path, root, "informed", size_of), dtype=np.float32)
+        return np.asarray(read_array(path, root, "informed", files), dtype=np.float32)
 
 
 def hash_tree(path: Place, expected: Mapping[str, str] | None = None) -> dict[str, str]:
