@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError, printable
@@ -119,13 +119,15 @@ def _export_all(
 ) -> list[Path]:
     paths: list[Path] = []
     labels: ExportedLabels | None = None
-    unit = ""
+    unit, notes = "", set[str]()
     for number, name in enumerate(names, start=1):
         commit = ledger.read_commit(folder, name)
         if commit is None:
             raise StoreError(f"{folder.commit(name)}: gone while exporting; export again")
         unit = commit.measures.unit
-        found = _labels(ledger.volume_of(folder, commit), target)
+        attributes = _attributes(ledger.volume_of(folder, commit))
+        found = exported_labels(attributes, target.drop_contour)
+        notes.add(attributes.get("intensity_window", {}).get("note", ""))
         if labels not in (None, found):
             raise RunError(f"{folder.root}: {name} has other classes than the volumes before it")
         labels = found
@@ -138,7 +140,7 @@ def _export_all(
             log.info("%d of %d exported: %s", number, len(names), name)
         paths.append(target.image(name))
     if target.layout == "nnunet" and labels is not None:
-        describe(target, labels, unit, names)
+        describe(target, labels, unit, names, notes)
     return paths
 
 
@@ -173,12 +175,12 @@ def _differs(stored: Place) -> StoreError:
     )
 
 
-def _labels(stored: Place, target: ExportTarget) -> ExportedLabels:
+def _attributes(stored: Place) -> dict[str, Any]:
     try:
         raw = read_json(stored / "zarr.json")
-        attributes = raw["attributes"]
+        attributes: dict[str, Any] = raw["attributes"]
         attributes["class_names"]
     except (OSError, ValueError, KeyError, TypeError):
         hash_tree(stored)  # a volume that is gone altogether says so
         raise _differs(stored) from None
-    return exported_labels(attributes, target.drop_contour)
+    return attributes

@@ -6,7 +6,7 @@ Knows no run folder and writes no volume.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,7 +48,13 @@ class ExportTarget:
         return tuple(path.relative_to(self.out).as_posix() for path in both)
 
 
-def describe(target: ExportTarget, labels: ExportedLabels, unit: str, names: Sequence[str]) -> None:
+def describe(
+    target: ExportTarget,
+    labels: ExportedLabels,
+    unit: str,
+    names: Sequence[str],
+    notes: Collection[str] = (),
+) -> None:
     """Write nnU-Net v2's `dataset.json`; one that says the same already is kept.
 
     Args:
@@ -57,13 +63,15 @@ def describe(target: ExportTarget, labels: ExportedLabels, unit: str, names: Seq
         unit: of intensities; the channel's name chooses nnU-Net's normalization.
         names: the exported samples. nnU-Net refuses a data set whose number of images in
             `imagesTr` is not `numTraining`.
+        notes: what the volumes say of their intensities; shown when all say the same.
     """
+    said = [note for note in notes if note and len(notes) == 1]
     description = {
         "channel_names": {"0": "CT" if unit == "HU" else "MR"},
         "labels": labels.description(),
         "numTraining": sum(target.image(name).parent.name == "imagesTr" for name in names),
         "file_ending": ".nii.gz",
-        "description": "synthetic, not for diagnosis",
+        "description": "; ".join(["synthetic, not for diagnosis", *said]),
     }
     text, path = json.dumps(description, indent=2) + "\n", target.out / DESCRIPTION_NAME
     if not (path.is_file() and path.read_bytes() == text.encode()):

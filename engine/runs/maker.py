@@ -243,6 +243,7 @@ class VolumeMaker:
         return {
             "synthetic": True,
             "intensity_unit": work.case.intensity.unit,
+            "intensity_window": work.case.intensity.description(),
             "class_names": list(work.case.class_names),
             "contour": work.case.contour,
             "provenance": {

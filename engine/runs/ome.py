@@ -1,19 +1,22 @@
 """Whether a stored volume is valid OME-Zarr 0.5, judged by its JSON metadata alone.
 
 The rules are those of https://ngff.openmicroscopy.org/0.5 that concern what the engine writes: one
-image of one scale, axes z y x in millimetres, one label image. Reads no voxel and needs no zarr, so
-that a fault of the writer cannot hide in the reader.
+image of one scale, axes z y x in millimetres, one label image; and of RFC-4: the axes' orientation
+is that of the affine beside it (volumes of early versions have none). Reads no voxel and needs no
+zarr, so that a fault of the writer cannot hide in the reader.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from engine.storage.checked_files import read_json
 from engine.storage.places import Place
-
-_AXES = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
+from engine.volumes.directions import ome_axes
 
 
 def ome_faults(path: Place) -> Iterator[str]:
@@ -25,7 +28,8 @@ def ome_faults(path: Place) -> Iterator[str]:
     attributes = root.get("attributes") or {}
     if attributes.get("synthetic") is not True:
         yield "zarr.json: the attribute `synthetic` is not true"
-    yield from _image_faults(path, attributes.get("ome"), "")
+    axes = _axes_to_be(attributes)
+    yield from _image_faults(path, attributes.get("ome"), "", axes)
     labels = _node(path / "labels", "group")
     if isinstance(labels, str):
         yield f"labels/{labels}"
@@ -38,12 +42,27 @@ def ome_faults(path: Place) -> Iterator[str]:
         yield f"labels/mask/{label}"
         return
     ome = (label.get("attributes") or {}).get("ome")
-    yield from _image_faults(path / "labels" / "mask", ome, "labels/mask/")
+    yield from _image_faults(path / "labels" / "mask", ome, "labels/mask/", axes)
     if "image-label" not in (ome if isinstance(ome, dict) else {}):
         yield "labels/mask/zarr.json: no ome.image-label"
 
 
-def _image_faults(folder: Place, ome: Any, where: str) -> Iterator[str]:
+def _axes_to_be(attributes: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What the axes must say: with orientations where the image has any; None: nobody can tell."""
+    if "orientation" not in json.dumps(attributes.get("ome")):
+        return ome_axes(None)
+    try:
+        affine = np.array(attributes["affine"], dtype=np.float64)
+        if affine.shape == (4, 4) and np.isfinite(affine).all():
+            return ome_axes(affine)
+    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):
+        pass
+    return None
+
+
+def _image_faults(
+    folder: Place, ome: Any, where: str, axes: list[dict[str, Any]] | None
+) -> Iterator[str]:
     where = f"{where}zarr.json"
     if not isinstance(ome, dict) or ome.get("version") != "0.5":
         yield f"{where}: ome.version is not 0.5"
@@ -52,14 +71,25 @@ def _image_faults(folder: Place, ome: Any, where: str) -> Iterator[str]:
     if not (isinstance(scales, list) and len(scales) == 1 and isinstance(scales[0], dict)):
         yield f"{where}: ome.multiscales is not a list of one"
         return
-    if scales[0].get("axes") != _AXES:
+    if axes is None:
+        yield f"{where}: the axes have an orientation, and there is no affine that says the same"
+    elif _without_orientation(scales[0].get("axes")) != ome_axes(None):
         yield f"{where}: the axes are not z, y, x in millimeter"
+    elif scales[0].get("axes") != axes:
+        yield f"{where}: the axes' orientation is not that of the image's affine"
     datasets = scales[0].get("datasets")
     if not isinstance(datasets, list) or not datasets:
         yield f"{where}: no datasets"
         return
     for dataset in datasets:
         yield from _dataset_faults(folder, dataset, where)
+
+
+def _without_orientation(axes: Any) -> Any:
+    if not isinstance(axes, list):
+        return axes
+    plain = [axis for axis in axes if isinstance(axis, dict)]
+    return [{k: v for k, v in axis.items() if k != "orientation"} for axis in plain]
 
 
 def _dataset_faults(folder: Place, dataset: Any, where: str) -> Iterator[str]:

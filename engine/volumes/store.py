@@ -17,6 +17,7 @@ from engine.errors import StoreError
 from engine.storage.durable import store_reading
 from engine.storage.places import Place
 from engine.storage.zarr_places import hash_files, new_group, read_array, stored_group, write_array
+from engine.volumes.directions import ome_axes
 from engine.volumes.nifti import fresh_header
 from engine.volumes.volume import Array, Volume
 
@@ -69,7 +70,7 @@ def write_ome_zarr(
             write_array(root, "informed", informed)
         label.attrs["ome"] = {
             "version": _OME_VERSION,
-            "multiscales": [_multiscale("mask", spacing)],
+            "multiscales": [_multiscale("mask", image.affine, spacing)],
             "image-label": {"source": {"image": "../../"}, "colors": _colors(mask.array)},
         }
         labels.attrs["ome"] = {"version": _OME_VERSION, "labels": ["mask"]}
@@ -80,7 +81,10 @@ def write_ome_zarr(
                 "affine": image.affine.tolist(),
                 "units": {"space": "millimeter", "affine": "voxel x y z -> RAS+ mm"},
                 "source": image.source,
-                "ome": {"version": _OME_VERSION, "multiscales": [_multiscale("image", spacing)]},
+                "ome": {
+                    "version": _OME_VERSION,
+                    "multiscales": [_multiscale("image", image.affine, spacing)],
+                },
             }
         )
     return sent
@@ -141,10 +145,12 @@ def _colors(labels: Array) -> list[dict[str, Any]]:
     return colors
 
 
-def _multiscale(name: str, spacing_mm_zyx: list[float]) -> dict[str, Any]:
+def _multiscale(
+    name: str, affine: NDArray[np.float64], spacing_mm_zyx: list[float]
+) -> dict[str, Any]:
     scale = [{"type": "scale", "scale": spacing_mm_zyx}]
     return {
         "name": name,
-        "axes": [{"name": a, "type": "space", "unit": "millimeter"} for a in "zyx"],
+        "axes": ome_axes(affine),
         "datasets": [{"path": "0", "coordinateTransformations": scale}],
     }

@@ -74,6 +74,27 @@ class IntensityWindow:
         source = unit * (self.high - self.low) + self.low
         return (np.round(source, 3) if self.unit == "HU" else source).astype(np.float32)
 
+    def description(self) -> dict[str, Any]:
+        """What a volume's attributes say of it, JSON values: what clipping did to its voxels."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "unit": self.unit,
+            "note": clipping_note(self.low, self.high, self.unit),
+        }
+
+
+def clipping_note(low: float, high: float, unit: str) -> str:
+    """What a reader of a volume must know of its intensities.
+
+    >>> clipping_note(0, 90, "a.u.")
+    'intensities are clipped to 0 to 90 a.u.: what is darker or brighter reads as the bound'
+    """
+    text = f"intensities are clipped to {low:g} to {high:g} {unit}"
+    if unit != "HU":
+        return f"{text}: what is darker or brighter reads as the bound"
+    return f"{text}: air, lung and gas read {low:g}, dense bone and metal {high:g}"
+
 
 @dataclass(frozen=True)
 class NativeGrid:

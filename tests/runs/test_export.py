@@ -55,6 +55,7 @@ def test_nnunet_can_train_on_an_export(own_run: Path, tmp_path: Path) -> None:
     raw = json.loads((out / "dataset.json").read_text())
     assert raw["labels"] == {"background": 0, "liver": 1, "spleen": 2}
     assert (raw["channel_names"], raw["numTraining"]) == ({"0": "CT"}, 3)
+    assert "clipped to -200 to 300 HU: air" in raw["description"]
     cases = find_cases(out)  # our own reader of the layout takes it
     assert [case.case_id for case in cases] == [f"case{i}-r00" for i in range(3)]
     _, labels = make_case(1)

@@ -57,6 +57,9 @@ def test_a_row_becomes_a_committed_volume_on_the_masks_own_grid(task: WorkerTask
     assert image.header == case.native.header
     assert attributes["synthetic"] is True
     assert attributes["intensity_unit"] == "HU"
+    window = attributes["intensity_window"]
+    assert (window["low"], window["high"], window["unit"]) == (-200.0, 300.0, "HU")
+    assert "bone and metal 300" in window["note"]
     assert attributes["provenance"]["seed"] == 5
     assert attributes["provenance"]["weights_sha256"] == "weights"
     assert (commit.joins, commit.num_windows, commit.target_z) == ((5, 10), 3, 7)
