@@ -53,7 +53,7 @@ def _axes_to_be(attributes: dict[str, Any]) -> list[dict[str, Any]] | None:
         return ome_axes(None)
     try:
         affine = np.array(attributes["affine"], dtype=np.float64)
-        if affine.shape == (4, 4) and np.isfinite(affine).all():
+        if affine.shape == (4, 4) and np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]):
             return ome_axes(affine)
     except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):
         pass

@@ -112,7 +112,7 @@ def test_an_orientation_that_the_affine_denies_is_found(tmp_path: Path) -> None:
     assert fault == "labels/mask/zarr.json: the axes' orientation is not that of the image's affine"
     edit(path, other)
     assert len(list(ome_faults(path))) == 2
-    for broken in (None, "x", [[1, 0], [0, 1]], [[float("nan")] * 4] * 4):
+    for broken in (None, "x", [[1, 0], [0, 1]], [["x"] * 4] * 4, [[0.0] * 4] * 4):
         edit(path, None, affine=broken)
         assert any("no affine" in fault for fault in ome_faults(path))
     edit(path, ome_axes(None))
