@@ -107,6 +107,8 @@ def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tu
                 "class_names": ("foreground",),
                 "contour": "none",
                 "other_labels": "refuse",
+                "unlabelled_classes": (),
+                "ignore_label": None,
             }
         )
         labels = Volume(_foreground(image, config), image.affine, image.source, image.header)

@@ -32,6 +32,7 @@ class PreparedEntry(FrozenConfig):
         has_image: False for a mask without an image.
         sources: role and file name -> sha256 of what it was made from.
         notes: what is odd about it and was taken all the same.
+        label_voxels: raw label -> voxels of the mask as it was read; empty where not known.
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class PreparedEntry(FrozenConfig):
     has_image: bool
     sources: dict[str, str]
     notes: tuple[str, ...] = ()
+    label_voxels: dict[int, int] = Field(default_factory=dict)
 
 
 class PreparedManifest(FrozenConfig):

@@ -18,6 +18,7 @@ from engine.volumes.contours import (
     mr_body_threshold,
 )
 from engine.volumes.grids import AxisMap, Orientation, prepared_affine, regrid, regrid_classes
+from engine.volumes.labels.counts import count_labels
 from engine.volumes.nifti import check_same_grid, fresh_header
 from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PRESETS, PrepareConfig
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
@@ -147,8 +148,16 @@ def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:
     Raises:
         VolumeError: labels that the map does not name, or no class in the whole mask.
     """
-    present = _present(labels.array)
-    unknown = [v for v in present if v != 0 and v not in config.label_map]
+    counts = count_labels(labels.array)
+    present = list(counts)
+    if config.ignored_voxels == "refuse" and config.ignore_label in counts:
+        raise VolumeError(
+            f"{labels.source}: {counts[config.ignore_label]} voxels have label "
+            f"{config.ignore_label}, `ignore`: nobody annotated them; leave the case out, or take "
+            "them as background (ignored_voxels background)"
+        )
+    known = {0, config.ignore_label, *config.label_map}
+    unknown = [v for v in present if v not in known]
     if unknown and config.other_labels == "refuse":
         raise VolumeError(
             f"{labels.source}: labels {unknown} are outside the label map "
@@ -168,14 +177,6 @@ def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:
     for raw, target in named.items():
         classes[labels.array == raw] = target
     return classes
-
-
-def _present(array: Array) -> list[int]:
-    """Sorted distinct labels; plane by plane, a sort of the whole volume takes seconds."""
-    found: set[int] = set()
-    for plane in array:
-        found.update(np.unique(plane).tolist())
-    return sorted(found)
 
 
 def _with_contour(

@@ -30,6 +30,12 @@ class PrepareConfig(FrozenConfig):
         contour: class added where no other is: "body" (found in the image), "brain" (the case's
             brain mask, or everything but the background of a skull-stripped volume), or "none".
         other_labels: raw labels that the map does not name: "refuse" or "background".
+        unlabelled_classes: names of classes that this data set has no label for. They keep their
+            numbers, so that the data fits the same weights; their voxels are the contour's, or
+            background.
+        ignore_label: raw label of voxels that nobody annotated, or None.
+        ignored_voxels: what is done with a case that has some: "refuse" it, or take them as
+            "background".
         margin_slices: slices kept above and below the foreground.
     """
 
@@ -45,6 +51,9 @@ class PrepareConfig(FrozenConfig):
     class_names: tuple[str, ...] = ("object",)
     contour: Literal["none", "body", "brain"] = "none"
     other_labels: Literal["refuse", "background"] = "refuse"
+    unlabelled_classes: tuple[str, ...] = ()
+    ignore_label: int | None = Field(None, ge=1)
+    ignored_voxels: Literal["refuse", "background"] = "refuse"
     margin_slices: int = Field(0, ge=0, le=1024)
 
     @model_validator(mode="after")
@@ -64,9 +73,9 @@ class PrepareConfig(FrozenConfig):
                 f"label_map names class {max(classes)}, but class_names has {names}; "
                 "name every class from 1 on"
             )
-        if classes != set(range(1, names + 1)):
-            missing = sorted(set(range(1, names + 1)) - classes)
-            raise ValueError(f"label_map gives no label to the classes {missing} of class_names")
+        self._check_missing(classes)
+        if self.ignore_label is not None and self.label_map.get(self.ignore_label, 0):
+            raise ValueError("label_map makes ignore_label a class; nobody annotated those voxels")
         if len(self.all_class_names) > _MAX_CLASSES:
             raise ValueError(f"class_names: {_MAX_CLASSES} classes at most, the contour's included")
         faults = name_faults(self.all_class_names)
@@ -76,6 +85,22 @@ class PrepareConfig(FrozenConfig):
                 f"names: {faults}; choose another name"
             )
         return self
+
+    def _check_missing(self, classes: set[int]) -> None:
+        """Every class has a label, but for those that are said to have none."""
+        named = {n for n, name in enumerate(self.class_names, 1) if name in self.unlabelled_classes}
+        missing = sorted(set(range(1, len(self.class_names) + 1)) - classes - named)
+        if missing:
+            raise ValueError(
+                f"label_map gives no label to the classes {missing} of class_names; name those "
+                "that the data set does not label in unlabelled_classes"
+            )
+        both = [self.class_names[number - 1] for number in sorted(named & classes)]
+        if both or not classes or not set(self.unlabelled_classes) <= set(self.class_names):
+            raise ValueError(
+                "unlabelled_classes are names of class_names that label_map has no label for; not "
+                f"{', '.join(both or self.unlabelled_classes)}"
+            )
 
     @property
     def all_class_names(self) -> tuple[str, ...]:
