@@ -33,6 +33,9 @@ from engine.runs.prepare_records import (
     tree_digest,
 )
 from engine.runs.session import RaySession
+from engine.volumes.labels.beside import labels_beside
+from engine.volumes.labels.counts import count_labels, describe_labels
+from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.nifti import header_notes, read_image, read_labels
@@ -82,6 +85,10 @@ class PrepareJob(FrozenConfig):
         masks: layout "folders": the folder of masks, likewise.
         channel: which image of a case that has several: `_0000`, `_0001`, ... or the channel of a
             4D file; None is nnU-Net's 0 in its layouts, and elsewhere the only one.
+        labels: which raw label is which class, by name: of a public data set (amos, btcv,
+            abdomenct1k, totalsegmentator1, totalsegmentator2, msd_liver, brats2023, ...), or
+            "dataset" for the names in the data set's dataset.json; None takes prepare.label_map.
+        trust_label_map: take the label map even where dataset.json names its labels otherwise.
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
         prepare: how; a preset's settings.
     """
@@ -92,6 +99,8 @@ class PrepareJob(FrozenConfig):
     images: Annotated[Path, _PART] | None = None
     masks: Annotated[Path, _PART] | None = None
     channel: int | None = Field(None, ge=0)
+    labels: str | None = None
+    trust_label_map: bool = False
     num_workers: int | None = Field(None, ge=1)
     prepare: PrepareConfig = ABDOMEN_CT
 
@@ -106,6 +115,7 @@ class PrepareSummary:
         prepared: made by this call.
         kept: there already, from the same files and settings.
         failed: case id, or file that is no case -> why.
+        labels: which raw labels became which class, a line each.
     """
 
     out: Path
@@ -113,6 +123,7 @@ class PrepareSummary:
     prepared: int
     kept: int
     failed: dict[str, str]
+    labels: tuple[str, ...] = ()
 
 
 class PrepareWorker:
@@ -150,6 +161,7 @@ class PrepareWorker:
             size_zyx=case.size_zyx,
             has_image=case.image is not None,
             sources={f"{role}/{file.name}": _sha256(file) for role, file in files.items()},
+            label_voxels=count_labels(labels.array),
             notes=header_notes(labels),
         )
 
@@ -172,11 +184,18 @@ def run_job(job: PrepareJob) -> PrepareSummary:
         masks=job.masks,
         channel=job.channel,
     )
-    return prepare_dataset(source, job.out, job.prepare, job.num_workers)
+    return prepare_dataset(
+        source, job.out, job.prepare, job.num_workers, job.labels, job.trust_label_map
+    )
 
 
 def prepare_dataset(
-    source: Path | DataSource, out: Path, config: PrepareConfig, num_workers: int | None = None
+    source: Path | DataSource,
+    out: Path,
+    config: PrepareConfig,
+    num_workers: int | None = None,
+    labels: str | None = None,
+    trust_label_map: bool = False,
 ) -> PrepareSummary:
     """Prepare every case of a data set; refused cases are named in the summary.
 
@@ -185,9 +204,12 @@ def prepare_dataset(
         out: folder for `{case_id}.zarr` and `dataset.json`.
         config: the preset.
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
+        labels: whose names make the label map, see `resolve_labels`; None takes the preset's.
+        trust_label_map: take the map even where the data set's own names contradict it.
 
     Raises:
-        ConfigError: `out` is a folder of the data set itself.
+        ConfigError: `out` is a folder of the data set itself, or its labels are called otherwise
+            than the label map says.
         LayoutError: the folder is no data set.
         RunError: `out` holds cases of other settings, or another job works there.
         StoreError: `out` cannot be written.
@@ -197,6 +219,8 @@ def prepare_dataset(
     found = source.listing()
     cases = found.cases
     _refuse_source(out, source, cases)
+    declared = labels_beside(cases[0].mask, source.root)
+    config = resolve_labels(config, labels, declared, trust_label_map)
     open_folder(out, config)
     with RunLock(RunFolder(out)):
         for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
@@ -220,7 +244,9 @@ def prepare_dataset(
             failed=dict(sorted(failed.items())),
         )
         write_manifest(out, manifest)
-    return PrepareSummary(out, len(rows), len(made), len(kept), manifest.failed)
+    counts = [entries[row["case_id"]].label_voxels for row in rows if row["case_id"] in entries]
+    said = tuple(describe_labels(config, declared, counts))
+    return PrepareSummary(out, len(rows), len(made), len(kept), manifest.failed, said)
 
 
 def _unlisted(before: dict[str, CaseRecord], left_out: dict[str, str], dataset: str) -> set[str]:

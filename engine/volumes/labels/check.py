@@ -1,7 +1,7 @@
 """Whether a label map agrees with what the data set itself calls its labels.
 
-Only what is certain is refused: a name that belongs to another class, or to another structure. Names
-that the vocabulary does not hold pass, and are shown beside their class once a data set.
+Only what is certain is refused: a name that belongs to another class, or to another structure.
+Names that the vocabulary does not hold pass, and are shown beside their class once a data set.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a data set's own `dataset.json` calls its raw labels. Reads no file.
 
-nnU-Net v2 writes name -> number (or a list of numbers: a region), nnU-Net v1 and the Decathlon number
--> name, some tools a list. Every raw label gets one name; `ignore` marks voxels that nobody annotated.
+nnU-Net v2 writes name -> number (or a list of numbers: a region), nnU-Net v1 and the Decathlon
+number -> name, some tools a list. Every raw label gets one name; `ignore` marks voxels that nobody
+annotated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TotalSegmentator's labels. Version 2 renumbered them: 7 is the aorta in 1 and the pancreas in 2.
 
-As `class_map` of TotalSegmentator says (tasks `total_v1` and `total`). The MR task `total_mr` has the
-numbers of version 2 up to 9, and others above.
+As `class_map` of TotalSegmentator says (tasks `total_v1` and `total`). The MR task `total_mr` has
+the numbers of version 2 up to 9, and others above.
 """
 
 from __future__ import annotations
