@@ -45,7 +45,7 @@ class EditConfig(GenerationConfig):
 
     Attributes:
         data: folder of prepared cases.
-        cases: to edit, by case id; None is every case that has the lesion.
+        cases: to edit, by case id; None is every case of `splits` that has the lesion.
         classes: of the lesion, by name; None is all but the body or brain contour.
         component: 1 for its largest connected component, 2 for the second; None is all of it.
         shift_mm_zyx: move it so far towards the head, the front and the patient's right (negative:
@@ -102,7 +102,7 @@ def edit_lesions(config: EditConfig, load: LoadSampler = load_sampler) -> Outcom
 def _intent(config: EditConfig, data: Place, folder: RunFolder, session: RaySession) -> Intent:
     manifest = read_manifest(data)
     facts = case_facts(manifest, data)
-    masks = pick_masks(facts, config.cases)
+    masks = pick_masks(facts, config.cases, config.splits)
     digests = data_digest(manifest)
     if config.drawn is not None:
         _drawn_classes(config.drawn, data, masks[0], manifest)  # refused before anything is made

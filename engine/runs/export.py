@@ -24,6 +24,7 @@ from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
 from engine.runs.export_target import ExportLayout, ExportTarget, describe
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file, sha256_of
+from engine.runs.plan import iter_plan
 from engine.storage.checked_files import read_json
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
@@ -42,7 +43,8 @@ class ExportJob(FrozenConfig):
         run: the run folder; required.
         out: folder to write to; None is `export` (`export_nnunet`) in the run folder.
         layout: "nifti": `images/` and `labels/`; "nnunet": a raw data set of nnU-Net v2
-            (`imagesTr/`, `labelsTr/`, `dataset.json`).
+            (`imagesTr/`, `labelsTr/`, `dataset.json`; volumes of test masks in `imagesTs/` and
+            `labelsTs/`).
         contour: whether masks "keep" the body or brain that preparing added as a class, or "drop"
             it to background; None drops it for nnU-Net, whose masks had none.
         skip_flagged: leave out volumes that the quality gate marked.
@@ -73,7 +75,7 @@ def export_run(job: ExportJob) -> list[Path]:
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
     default = "export_nnunet" if job.layout == "nnunet" else "export"
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
-    target = ExportTarget(_out(job, default), job.layout, contour == "drop")
+    target = ExportTarget(_out(job, default), job.layout, contour == "drop", _of_test_masks(folder))
     names = _names(folder, job.skip_flagged)
     if not names and not (target.out / RECORDS_NAME).is_file():
         raise RunError(_nothing(job))
@@ -106,6 +108,10 @@ def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
         return names
     records = ((name, ledger.read_commit(folder, name)) for name in names)
     return [name for name, commit in records if commit and not commit.quality.flags]
+
+
+def _of_test_masks(folder: RunFolder) -> frozenset[str]:
+    return frozenset(row.sample_id for row in iter_plan(folder.plan) if row.split == "test")
 
 
 def _nothing(job: ExportJob) -> str:
@@ -141,6 +147,11 @@ def _export_all(
         paths.append(target.image(name))
     if target.layout == "nnunet" and labels is not None:
         describe(target, labels, unit, names, notes)
+        if target.test.issuperset(names):
+            log.warning(
+                "%s: volumes of test masks alone; nnU-Net needs some in imagesTr to train",
+                target.out,
+            )
     return paths
 
 

@@ -26,21 +26,27 @@ class ExportTarget:
         out: the export's folder.
         layout: see `ExportJob`.
         drop_contour: whether masks lose their body or brain contour.
+        test: samples whose masks are of their data set's test split.
     """
 
     out: Path
     layout: ExportLayout
     drop_contour: bool
+    test: frozenset[str] = frozenset()
 
     def image(self, name: str) -> Path:
         """The image of a sample."""
         if self.layout == "nnunet":
-            return self.out / "imagesTr" / f"{name}_0000.nii.gz"
+            return self.out / f"images{self._tail(name)}" / f"{name}_0000.nii.gz"
         return self.out / "images" / f"{name}.nii.gz"
 
     def mask(self, name: str) -> Path:
         """The mask of a sample."""
-        return self.out / ("labelsTr" if self.layout == "nnunet" else "labels") / f"{name}.nii.gz"
+        folder = f"labels{self._tail(name)}" if self.layout == "nnunet" else "labels"
+        return self.out / folder / f"{name}.nii.gz"
+
+    def _tail(self, name: str) -> str:
+        return "Ts" if name in self.test else "Tr"
 
     def files(self, name: str) -> tuple[str, ...]:
         """The files of a sample, relative to the export's folder."""

@@ -64,11 +64,13 @@ from engine.sampling.config import SamplingConfig
 from engine.storage.checked_files import read_model
 from engine.storage.files import gather, put, whole_file
 from engine.storage.places import Place, PlaceField
+from engine.volumes.layouts import Split
 from engine.volumes.manifest import PreparedManifest
 
 log = get_logger(__name__)
 
 _PLACES = ("data", "weights", "out")
+_LATER = ("splits", "informed_splits")  # absent at their default: older runs have none
 _MACHINE = ("num_workers", "rows_at_once", "num_pictured")
 
 
@@ -86,6 +88,9 @@ class GenerationConfig(FrozenConfig):
             memory. None is 8 on a GPU, else 2.
         num_pictured: volumes drawn in the report; its table holds the first thousand.
         sampling: how volumes are sampled.
+        splits: cases of these are sampled where none are named: "train", "test". Test masks stay
+            test masks in an export.
+        informed_splits: cases of these lend their appearance, and say what real volumes are like.
         gate: what is done about informed slices that do not fit the mask.
         quality: what a volume must be like.
     """
@@ -98,6 +103,8 @@ class GenerationConfig(FrozenConfig):
     num_workers: int | None = Field(None, ge=1)
     rows_at_once: int | None = Field(None, ge=1, le=64)
     num_pictured: int = Field(24, ge=0, le=MAX_LISTED)
+    splits: tuple[Split, ...] = Field(("train",), min_length=1)
+    informed_splits: tuple[Split, ...] = Field(("train",), min_length=1)
     sampling: SamplingConfig = SamplingConfig()
     gate: GateConfig = GateConfig()
     quality: QualityConfig = QualityConfig()
@@ -208,6 +215,9 @@ def _identity(
     digest, files = hash_weights(weights)
     settings = config.model_dump(mode="json")
     settings["sampling"] = sampling.model_dump(mode="json")
+    for key in _LATER:
+        if settings[key] == list(type(config).model_fields[key].default):
+            del settings[key]
     places = {key: settings.pop(key) for key in (*_PLACES, *intent.machine) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
     machine["data"], machine["weights"] = str(intent.data), str(weights)
@@ -249,12 +259,14 @@ def _task(
         code=identity.code,
         num_threads=1,
         quality=config.quality,
-        cohort=_cohort(folder, intent, config.quality),
+        cohort=_cohort(folder, intent, config.quality, config.informed_splits),
         gate=config.gate,
     )
 
 
-def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortStatistics:
+def _cohort(
+    folder: RunFolder, intent: Intent, config: QualityConfig, splits: tuple[Split, ...]
+) -> CohortStatistics:
     """What the cohort is like: looked at once, then kept in the run folder."""
     if config.policy == "off":
         return CohortStatistics()
@@ -267,7 +279,7 @@ def _cohort(folder: RunFolder, intent: Intent, config: QualityConfig) -> CohortS
     sources = (
         stored_at(folder.root, intent.data, stored_name(intent.facts, name))
         for name, facts in intent.facts.items()
-        if facts.has_image and name not in gone
+        if facts.has_image and facts.split in splits and name not in gone
     )
     cohort = read_cohort(sources, config.cohort_cases)
     put(folder.cohort, cohort.model_dump_json(indent=1) + "\n")

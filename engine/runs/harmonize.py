@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -29,14 +29,21 @@ from engine.runs.generate import GenerationConfig, Intent, Outcome, generate
 from engine.runs.harmonize_report import write_harmonization
 from engine.runs.identity import sha256_of
 from engine.runs.informed_slices import find_slices
-from engine.runs.inputs import case_facts, find_data, find_folder, refuse_inside, run_place
+from engine.runs.inputs import (
+    case_facts,
+    find_data,
+    find_folder,
+    of_splits,
+    refuse_inside,
+    run_place,
+)
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows, stored_name
 from engine.runs.resample import cases_digest, data_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
 from engine.storage.places import Place, PlaceField
-from engine.volumes.layouts import check_case_id
+from engine.volumes.layouts import Split, check_case_id
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
@@ -139,10 +146,10 @@ def read_sites(config: HarmonizeConfig) -> Sites:
         folders[_site_name(name, "sites")] = folder
     if len(folders) < 2:
         raise ConfigError("sites: one site has nothing to be harmonized with; give two or more")
-    return _under_one_roof(folders)
+    return _under_one_roof(folders, config.splits)
 
 
-def _under_one_roof(folders: Mapping[str, Path]) -> Sites:
+def _under_one_roof(folders: Mapping[str, Path], splits: tuple[Split, ...]) -> Sites:
     roof = Path(os.path.commonpath([str(path) for path in folders.values()]))
     manifests: dict[Place, PreparedManifest] = {p: read_manifest(p) for p in folders.values()}
     configs = [manifest.config for manifest in manifests.values()]
@@ -155,8 +162,9 @@ def _under_one_roof(folders: Mapping[str, Path]) -> Sites:
         for case_id, fact in case_facts(manifests[path], path).items():
             name = f"{site}{_BETWEEN}{case_id}"
             source = (path / f"{case_id}.zarr").relative_to(roof).as_posix()
-            facts[name] = CaseFacts(fact.num_slices, fact.has_image, source, case_id)
+            facts[name] = replace(fact, source=source, patient=case_id)
             site_of[name] = site
+    site_of = {name: site_of[name] for name in of_splits(facts, splits)}
     digests = {f"site {site}": cases_digest(manifests[path]) for site, path in folders.items()}
     return Sites(roof, manifests, facts, site_of, digests)
 
@@ -216,7 +224,8 @@ def _intent(
     slices, digests = find_slices(config.slices, sites.facts, folder, some.config)
 
     def rows() -> Iterable[PlanRow]:
-        fixed = slices or (find_medoid(folder, sites, config.reference_site),)
+        lenders = config.informed_splits
+        fixed = slices or (find_medoid(folder, sites, config.reference_site, lenders),)
         settings = PlanSettings(("fixed",), config.replicas, config.seed, fixed=fixed)
         check = make_gate(config.gate, folder, sites.data)
         return plan_rows(sites.facts, sorted(sites.site_of), settings, None, check)
@@ -237,18 +246,24 @@ def _intent(
     )
 
 
-def find_medoid(folder: RunFolder, sites: Sites, reference_site: str | None) -> FixedSlice:
+def find_medoid(
+    folder: RunFolder,
+    sites: Sites,
+    reference_site: str | None,
+    splits: tuple[Split, ...] = ("train",),
+) -> FixedSlice:
     """The slice of the case that all others are nearest to, organ by organ.
 
     Of its slices the one with most classes, and of these the middle one: the model learns from it
     how bright each class is, and every volume starts at its height.
 
     Raises:
-        ConfigError: no case with an image (of that site).
+        ConfigError: no case with an image (of that site and of these splits).
     """
     features: dict[str, dict[str, float]] = {}
     for name, site in sorted(sites.site_of.items()):
-        if sites.facts[name].has_image and reference_site in (None, site):
+        facts = sites.facts[name]
+        if facts.has_image and facts.split in splits and reference_site in (None, site):
             case = _read(folder, sites, name)
             assert case.image is not None
             means = class_means(case.image, case.mask, case.class_names)
@@ -256,7 +271,10 @@ def find_medoid(folder: RunFolder, sites: Sites, reference_site: str | None) -> 
     if not features:
         among = f"site {reference_site}" if reference_site else "the sites"
         known = ", ".join(sorted(set(sites.site_of.values())))
-        raise ConfigError(f"reference: no case with an image in {among}; the sites are {known}")
+        raise ConfigError(
+            f"reference: no case of split {' or '.join(splits)} with an image in {among}; the "
+            f"sites are {known}: name another, give --slices, or other informed_splits"
+        )
     name = medoid(features)
     z = richest_slice(_read(folder, sites, name))
     log.info("reference: slice %d of %s, the medoid of %d cases", z, name, len(features))

@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from engine.errors import ConfigError, RunError, WeightsError
+from engine.log import get_logger
 from engine.paths import path_to_read, path_to_write
 from engine.runs.planning import CaseFacts
 from engine.sampling.config import SamplingConfig
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
-from engine.volumes.layouts import check_case_id
+from engine.volumes.layouts import Split, check_case_id
 from engine.volumes.manifest import MANIFEST_NAME, PreparedManifest
 from models.manifest import POSITION, WeightsFileError
 from models.manifest import read_manifest as read_weights_manifest
+
+log = get_logger(__name__)
 
 
 def run_place(out: Place) -> Place:
@@ -77,25 +80,56 @@ def case_facts(manifest: PreparedManifest, where: Place) -> dict[str, CaseFacts]
         LayoutError: a case id that cannot be a file name.
     """
     return {
-        check_case_id(name, str(where)): CaseFacts(entry.size_zyx[0], entry.has_image)
+        check_case_id(name, str(where)): CaseFacts(
+            entry.size_zyx[0], entry.has_image, split=entry.split
+        )
         for name, entry in manifest.cases.items()
     }
 
 
-def pick_masks(facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The cases whose masks are wanted: those named, or all.
+def pick_masks(
+    facts: Mapping[str, CaseFacts], cases: tuple[str, ...] | None, splits: tuple[Split, ...]
+) -> tuple[str, ...]:
+    """The cases whose masks are wanted: those named, or all of these splits.
 
     Raises:
         RunError: a name is not in the data, or nothing is left.
     """
-    names = tuple(sorted(facts))
-    masks = names if cases is None else tuple(dict.fromkeys(cases))
+    if cases is None:
+        return of_splits(facts, splits)
+    names, masks = sorted(facts), tuple(dict.fromkeys(cases))
     unknown = [name for name in masks if name not in facts]
     if unknown or not masks:
         raise RunError(
             f"cases {unknown} are not in the prepared data; it holds {', '.join(names[:20])}"
         )
     return masks
+
+
+def of_splits(facts: Mapping[str, CaseFacts], splits: tuple[Split, ...]) -> tuple[str, ...]:
+    """Names of the cases of some splits, sorted; says how many others there are.
+
+    Raises:
+        RunError: there are none.
+    """
+    names = tuple(sorted(name for name, fact in facts.items() if fact.split in splits))
+    others = sorted({fact.split for fact in facts.values()} - set(splits))
+    left = len(facts) - len(names)
+    if not facts:
+        raise RunError("the prepared data holds no case; prepare the data set again")
+    if not names:
+        raise RunError(
+            f"no case of split {' or '.join(splits)} in the prepared data, whose {left} cases are "
+            f"{' and '.join(others)}; give --splits {' '.join(others)}, or name them with --cases"
+        )
+    if left:
+        log.info(
+            "%d cases of split %s are left out; name them, or give --splits %s",
+            left,
+            ", ".join(others),
+            " ".join((*splits, *others)),
+        )
+    return names
 
 
 def check_tensors(weights: Path) -> None:

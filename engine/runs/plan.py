@@ -18,6 +18,7 @@ from engine.sampling.mask_augmentation import MaskChange
 from engine.storage.checked_files import iter_lines
 from engine.storage.files import whole_file
 from engine.storage.places import Place
+from engine.volumes.layouts import Split
 
 _IN_RUN = "run:"
 
@@ -87,6 +88,7 @@ class PlanRow(FrozenConfig):
         drawn_mask: a mask file of the run folder, on the case's own grid, that replaces its mask;
             empty is none.
         gate: what the compatibility gate said; None where it was not asked.
+        split: of the data set, that the mask belongs to; exports keep it.
         seed: of the run; a sample's own randomness is a hash of it and `sample_id`.
     """
 
@@ -102,6 +104,7 @@ class PlanRow(FrozenConfig):
     changes: tuple[MaskChange, ...] = ()
     drawn_mask: str = ""
     gate: GateNote | None = None
+    split: Split = "train"
     seed: int = Field(ge=0)
 
     def uses(self, case_id: str) -> bool:

@@ -14,6 +14,7 @@ from engine.errors import SamplingError
 from engine.runs.plan import MAX_SAMPLE_ID, POSITION_MODEL, InformedSource, PlanRow
 from engine.sampling.mask_augmentation import MaskChange
 from engine.sampling.seeds import noise_seed
+from engine.volumes.layouts import Split
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class CaseFacts:
         has_image: whether slices can be taken from it.
         source: where it is stored, see `stored_at`; empty is `{case_id}.zarr`.
         patient: whose case it is; empty is a patient of its own.
+        split: "train" or "test", as its data set said.
     """
 
     num_slices: int
     has_image: bool
     source: str = ""
     patient: str = ""
+    split: Split = "train"
 
 
 def stored_name(facts: Mapping[str, CaseFacts], name: str) -> str:
@@ -64,6 +67,7 @@ class PlanSettings:
         augmentations: augmented masks a mask; 0 leaves masks as they are.
         same_patient: "cross" may draw another case of the same patient.
         fixed: slices of source "fixed", each of which gives a version of every mask.
+        informed_splits: "cross" draws from cases of these.
     """
 
     informed: tuple[InformedSource, ...] = ("cross",)
@@ -72,6 +76,7 @@ class PlanSettings:
     augmentations: int = 0
     same_patient: bool = False
     fixed: tuple[FixedSlice, ...] = ()
+    informed_splits: tuple[Split, ...] = ("train",)
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,17 @@ class Cases:
 
     facts: Mapping[str, CaseFacts]
     same_patient: bool = False
+    informed_splits: tuple[Split, ...] = ("train",)
     _own: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def with_image(self) -> list[str]:
         """Names of the cases that slices can be taken from, sorted."""
-        return sorted(name for name, facts in self.facts.items() if facts.has_image)
+        return sorted(
+            name
+            for name, facts in self.facts.items()
+            if facts.has_image and facts.split in self.informed_splits
+        )
 
     def source(self, name: str) -> str:
         """Where a case is stored."""
@@ -103,7 +113,9 @@ class Cases:
         num_others = len(self.with_image) - len(own)
         if num_others < 1:
             raise SamplingError(
-                f"{case_id}: no other case has an image (of another patient); use informed own"
+                f"{case_id}: no other case has an image (of another patient, in split "
+                f"{' or '.join(self.informed_splits)}); use informed own, or name other "
+                "informed_splits"
             )
         index = noise_seed(seed, sample_id, draw, "informed case") % num_others
         for taken in own:  # sorted: each one at or before the index pushes it on by one
@@ -135,7 +147,8 @@ def plan_rows(
     """Decide every volume of a run: masks x informed sources x augmentations x replicas.
 
     Args:
-        cases: all prepared cases; informed slices of "cross" come from any of them.
+        cases: all prepared cases; informed slices of "cross" come from those of
+            `settings.informed_splits`.
         masks: the cases whose masks are used.
         settings: what is multiplied.
         augment: draws the mask augmentation of a row.
@@ -144,7 +157,7 @@ def plan_rows(
     Raises:
         SamplingError: an informed slice does not exist; names the case.
     """
-    arranged = Cases(cases, settings.same_patient)
+    arranged = Cases(cases, settings.same_patient, settings.informed_splits)
     for case_id in masks:
         for source, fixed in _sources(settings):
             for augmentation in range(max(1, settings.augmentations)):
@@ -222,6 +235,7 @@ def _row(
         informed_case=chosen.name,
         informed_source=chosen.source,
         informed_z=chosen.z,
+        split=cases.facts[case_id].split,
         seed=seed,
     )
 

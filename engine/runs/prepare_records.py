@@ -20,14 +20,13 @@ from engine.errors import MalformedFileError, RunError, StoreError
 from engine.storage.checked_files import MAX_LIST_BYTES, read_bytes, read_json
 from engine.storage.files import append
 from engine.volumes.layouts import CaseFiles
-from engine.volumes.manifest import PreparedEntry
+from engine.volumes.manifest import SETTINGS_NAME, PreparedEntry
 from engine.volumes.prepare import PrepareConfig
 from engine.volumes.store import hash_tree
 
 Row = dict[str, Any]
 
 _RECORDS = "prepared.jsonl"
-_SETTINGS = "prepare.json"
 
 
 class CaseRecord(FrozenConfig):
@@ -49,7 +48,7 @@ def open_folder(out: Path, config: PrepareConfig) -> None:
         RunError: the folder's settings differ; names them.
         StoreError: the folder cannot be written.
     """
-    settings = out / _SETTINGS
+    settings = out / SETTINGS_NAME
     wanted = config.model_dump_json(indent=1)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ class ResampleConfig(GenerationConfig):
             random; "fixed": the given `slices`; "generated": drawn for each volume from the
             weights' position model, at the height of "own".
         slices: for "fixed": `CASE:Z` or `FILE.nii.gz:Z`, each giving a version of every mask.
-        cases: masks to resample, by case id; None is all.
+        cases: masks to resample, by case id; None is all of `splits`.
         replicas: volumes a mask, informed source and augmentation.
         augment: change each volume's mask as the paper does: brain tumours are turned, flipped and
             moved inside the brain, abdomens turned.
@@ -159,7 +159,7 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
     data = _demo_data(folder, session) if config.data is None else find_data(config.data)
     manifest = read_manifest(data)
     facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
-    masks = pick_masks(facts, config.cases)
+    masks = pick_masks(facts, config.cases, config.splits)
     if "generated" in config.informed:
         check_position_model(find_folder(config.weights, "weights", WeightsError))
     slices, digests = find_slices(config.slices, facts, folder, manifest.config)
@@ -170,6 +170,7 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
         augmentations=config.augmentations if config.augment else 0,
         same_patient=config.same_patient,
         fixed=slices,
+        informed_splits=config.informed_splits,
     )
 
     def rows() -> Iterable[PlanRow]:

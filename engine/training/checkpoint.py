@@ -175,6 +175,8 @@ def checkpoint_root(config: TrainConfig) -> Path:
 def stage_identity(config: TrainConfig, preset: Preset) -> dict[str, Any]:
     """What decides what is learnt: settings, and the architecture under its name."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
+    if config.splits == ("train",):  # older checkpoints have no such setting
+        del settings["splits"]
     architecture = hashlib.sha256(preset.model_dump_json().encode()).hexdigest()[:16]
     return {**settings, "architecture": architecture}
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from engine.config import FrozenConfig
 from engine.paths import READ, WRITTEN
 from engine.sampling.schedule import ScheduleConfig
+from engine.volumes.layouts import Split
 
 Stage = Literal["autoencoder", "slice", "volume", "position", "distill", "decoder"]
 PIXEL_STAGES: tuple[Stage, ...] = ("autoencoder", "decoder")
@@ -36,6 +37,7 @@ class TrainConfig(FrozenConfig):
         start_from: weights folder to begin with instead of random weights: the autoencoder to tune
             (or, with num_iterations 0, only to measure), or for `distill` the teacher.
         schedule: diffusion of the denoiser stages.
+        splits: of the data set, whose cases are trained on: "train", "test".
         holdout: case ids that are never trained on.
         case_weight: how much oftener than others a case is drawn, by id (default 1).
         tune: `volume` only: `volumetric` trains the volumetric layers alone (the paper), `all`
@@ -109,6 +111,7 @@ class TrainConfig(FrozenConfig):
     autoencoder: dict[str, SpecValue] = Field(default_factory=dict)
     start_from: Annotated[Path, READ] | None = None
     schedule: ScheduleConfig = ScheduleConfig(zero_terminal_snr=True, prediction_type="v")
+    splits: tuple[Split, ...] = Field(("train",), min_length=1)
     holdout: tuple[str, ...] = ()
     case_weight: dict[str, float] = Field(default_factory=dict)
     tune: Literal["volumetric", "all"] = "volumetric"

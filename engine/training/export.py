@@ -108,6 +108,7 @@ def _entry(config: TrainConfig) -> dict[str, Any]:
         "learning_rate": config.learning_rate,
         "precision": config.precision,
         "seed": config.seed,
+        "splits": list(config.splits),
         "holdout": list(config.holdout),
         "about": config.about,
     }

@@ -27,6 +27,7 @@ from engine.training.card import render_card
 from engine.training.config import SpecValue, TrainConfig
 from engine.training.latents import open_pixels
 from engine.training.stages import plan_cache, survey
+from engine.volumes.layouts import Split
 from models.autoencoder import Autoencoder
 from models.errors import WeightsFileError
 from models.interop import load_diffusers_autoencoder, load_ldm_autoencoder
@@ -58,6 +59,7 @@ class ImportJob(FrozenConfig):
         denoiser: fields of the preset's denoiser to replace, as in train_model.
         autoencoder: fields of the preset's autoencoder to replace, as in train_model.
         norm_groups: of an LDM autoencoder; the one thing its tensors do not show.
+        splits: of the data set, on whose cases the latent scale is measured.
         holdout: cases on which the latent scale is not measured.
         overwrite: replace the weights folder, all of it, where there is one.
     """
@@ -72,6 +74,7 @@ class ImportJob(FrozenConfig):
     denoiser: dict[str, SpecValue] = Field(default_factory=dict)
     autoencoder: dict[str, SpecValue] = Field(default_factory=dict)
     norm_groups: int = Field(32, ge=1)
+    splits: tuple[Split, ...] = Field(("train",), min_length=1)
     holdout: tuple[str, ...] = ()
     overwrite: bool = False
 
@@ -95,6 +98,7 @@ def import_weights(job: ImportJob) -> Manifest:
         preset=job.preset or _DEFAULT_PRESET[job.kind],
         denoiser=job.denoiser,
         autoencoder=job.autoencoder,
+        splits=job.splits,
         holdout=job.holdout,
         num_iterations=0,
     )
@@ -209,6 +213,7 @@ def _entry(job: ImportJob, net: nn.Module, imported: dict[str, str]) -> dict[str
         "num_parameters": sum(p.numel() for p in net.parameters()),
         "batch_size": 1,
         "num_workers": 1,
+        "splits": list(job.splits),
         "holdout": list(job.holdout),
         "about": f"Imported from {job.source.name}.",
         "imported": imported,

@@ -16,9 +16,12 @@ from engine.config import FrozenConfig
 from engine.errors import StoreError, StoreUnreachableError
 from engine.storage.checked_files import MAX_LIST_BYTES, read_model
 from engine.storage.places import Place
+from engine.volumes.layouts import Split
 from engine.volumes.prepare_config import PrepareConfig
 
 MANIFEST_NAME = "dataset.json"
+SETTINGS_NAME = "prepare.json"
+"""Lies in a folder of prepared cases from the first of them on, the list only at the end."""
 
 
 class PreparedEntry(FrozenConfig):
@@ -36,7 +39,7 @@ class PreparedEntry(FrozenConfig):
     """
 
     dataset: str
-    split: Literal["train", "test"]
+    split: Split
     sha256: str
     size_zyx: tuple[int, int, int]
     has_image: bool
@@ -62,7 +65,7 @@ class PreparedManifest(FrozenConfig):
     cases: dict[str, PreparedEntry]
     failed: dict[str, str] = Field(default_factory=dict)
 
-    def case_ids(self, split: Literal["train", "test"] | None = None) -> tuple[str, ...]:
+    def case_ids(self, split: Split | None = None) -> tuple[str, ...]:
         """Sorted ids, of one split or of all."""
         return tuple(sorted(i for i, c in self.cases.items() if split in (None, c.split)))
 
