@@ -113,6 +113,7 @@ def make_data(
     num_cases: int = 3,
     without_image: tuple[str, ...] = (),
     prepare: PrepareConfig = PREPARE,
+    test_cases: tuple[str, ...] = (),
 ) -> Path:
     """Prepared cases `case0`, `case1`, ...: an ellipse with two organs, LPS and 3 x 3 x 5 mm."""
     entries = {}
@@ -126,7 +127,7 @@ def make_data(
         files = hash_tree(folder / f"{name}.zarr")
         entries[name] = PreparedEntry(
             dataset="fake",
-            split="train",
+            split="test" if name in test_cases else "train",
             sha256=hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest(),
             size_zyx=case.size_zyx,
             has_image=case.image is not None,
