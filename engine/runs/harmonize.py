@@ -272,8 +272,8 @@ def find_medoid(
         among = f"site {reference_site}" if reference_site else "the sites"
         known = ", ".join(sorted(set(sites.site_of.values())))
         raise ConfigError(
-            f"reference: no case of split {' or '.join(splits)} with an image in {among}; the "
-            f"sites are {known}: name another, give --slices, or other informed_splits"
+            f"reference: no case with an image in {among}; the sites are {known} (cases of split "
+            f"{' or '.join(splits)} are looked at: see --informed-splits)"
         )
     name = medoid(features)
     z = richest_slice(_read(folder, sites, name))
