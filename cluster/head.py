@@ -15,10 +15,7 @@ import os
 import secrets
 import shutil
 import socket
-import stat
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.request
 from dataclasses import asdict, dataclass
@@ -26,13 +23,18 @@ from pathlib import Path
 
 import psutil
 
+from engine.errors import RunError
+from engine.parallel.interpreter import plain_interpreter
+from engine.parallel.private_folder import check_short, make_private, short_tmp
+from engine.parallel.proxies import direct_to_this_computer
+
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 180.0
 START_ATTEMPTS = 3
 STOP_TIMEOUT_S = 60.0
 
 
-class ClusterError(RuntimeError):
+class ClusterError(RunError):
     """The local cluster cannot be started, found or stopped; says where and what to do."""
 
 
@@ -57,6 +59,7 @@ class Head:
             "RAY_ADDRESS": f"{HOST}:{self.gcs_port}",
             "RAY_API_SERVER_ADDRESS": self.api,
             **_shared_env(self.folder),
+            **direct_to_this_computer(os.environ),
         }
 
     def keeper(self) -> psutil.Process | None:
@@ -77,14 +80,9 @@ def token_path(folder: Path) -> Path:
 def default_folder() -> Path:
     """The folder of this user's `up` cluster for the current directory (or GEM3D_CLUSTER_DIR)."""
     if chosen := os.environ.get("GEM3D_CLUSTER_DIR"):
-        return Path(chosen)
+        return Path(chosen).absolute()
     place = hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:6]
-    return _short_tmp() / f"gem3d-{os.getuid()}-{place}"
-
-
-def fresh_folder() -> Path:
-    """A new folder for a cluster that lives as long as one command."""
-    return Path(tempfile.mkdtemp(prefix="gem3d-", dir=_short_tmp()))
+    return short_tmp() / f"gem3d-{os.getuid()}-{place}"
 
 
 def find(folder: Path) -> Head | None:
@@ -108,7 +106,11 @@ def start(folder: Path, *, num_cpus: int | None, object_store_mb: int, owner: in
     Raises:
         ClusterError: the folder is someone else's, or Ray did not come up.
     """
-    _make_private(folder)
+    try:
+        make_private(folder)
+        check_short(folder / "ray")
+    except RunError as error:
+        raise ClusterError(str(error)) from None
     token_path(folder).touch(mode=0o600)
     token_path(folder).write_text(secrets.token_hex(32), encoding="ascii")
     for attempt in range(1, START_ATTEMPTS + 1):
@@ -130,9 +132,10 @@ def start(folder: Path, *, num_cpus: int | None, object_store_mb: int, owner: in
 def _launch(folder: Path, num_cpus: int | None, object_store_mb: int, owner: int | None) -> Head:
     """Start the processes and note who keeps them."""
     gcs_port, api_port, agent_port = _free_ports(3)
-    command = [sys.executable, "-m", "cluster.reaper"]
+    python = plain_interpreter()
+    command = [python, "-m", "cluster.reaper"]
     command += ["--owner", str(owner)] if owner is not None else []
-    command += ["--", sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--", python, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address", HOST, "--port", str(gcs_port)]
     command += ["--dashboard-host", HOST, "--dashboard-port", str(api_port)]
     command += ["--dashboard-agent-listen-port", str(agent_port), "--include-dashboard", "true"]
@@ -195,9 +198,10 @@ def _wait_until_ready(head: Head) -> None:
         time.sleep(0.2)
     log = head.folder / "start.log"
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+    is_late = head.keeper() is not None
+    remedy = "free some memory and CPU" if is_late else "correct what its last words say"
     raise ClusterError(
-        f"{head.folder}: Ray did not come up; free some memory and CPU, and try again. Its last "
-        f"words:\n{tail}"
+        f"{head.folder}: Ray did not come up; {remedy}, and try again. Its last words:\n{tail}"
     )
 
 
@@ -208,14 +212,17 @@ def _head_env(folder: Path) -> dict[str, str]:
     `ray job submit jobs/X.py` finds the file and `#!/usr/bin/env python` finds the packages.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["PATH"] = os.pathsep.join(
+        [str(Path(plain_interpreter()).parent), env.get("PATH", os.defpath)]
+    )
     env["RAY_prestart_worker_first_driver"] = "0"  # idle workers would only cost memory
     env.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of a team would starve another's
     # a job that Ray runs in a copy of the code still reads and writes beside the original
-    env.setdefault("GEM3D_RUNS", str(Path.cwd()))
-    if (data := Path.cwd().parent / "shared" / "data").is_dir():
-        env.setdefault("GEM3D_DATA", str(data))
-    return {**env, **_shared_env(folder)}
+    env["GEM3D_RUNS"] = str(Path(env.get("GEM3D_RUNS") or ".").absolute())
+    data = Path(env.get("GEM3D_DATA") or Path("..", "shared", "data"))
+    if data.is_dir():
+        env["GEM3D_DATA"] = str(data.resolve())
+    return {**env, **direct_to_this_computer(env), **_shared_env(folder)}
 
 
 def _shared_env(folder: Path) -> dict[str, str]:
@@ -231,25 +238,9 @@ def _shared_env(folder: Path) -> dict[str, str]:
     }
 
 
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise ClusterError(
-            f"{folder}: not a private folder of yours, so no token is written there; remove it, or "
-            "set GEM3D_CLUSTER_DIR to a short path of your own"
-        )
-
-
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind((HOST, 0))
         return [int(one.getsockname()[1]) for one in sockets]
-
-
-def _short_tmp() -> Path:
-    """The shortest temporary folder: the system's choice can be too long for a socket's path."""
-    shortest = Path("/tmp")  # noqa: S108
-    return shortest if os.access(shortest, os.W_OK) else Path(tempfile.gettempdir())

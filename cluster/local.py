@@ -22,12 +22,22 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from cluster.head import ClusterError, Head, default_folder, find, fresh_folder, start, stop
+from cluster.head import ClusterError, Head, default_folder, find, start, stop, token_path
+from engine.errors import EngineError
+from engine.parallel.private_folder import fresh_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DEFAULT_OBJECT_STORE_MB = 512
+# what `up` exports and nothing but its cluster needs
+_RAYS_NAMES = (
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+)
 
 
 def main(args: Sequence[str]) -> int:
@@ -35,7 +45,7 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     try:
         return int(options.action(options))
-    except ClusterError as error:
+    except EngineError as error:
         _say(str(error))
         return 2
 
@@ -57,13 +67,20 @@ def up(options: Namespace) -> int:
 
 
 def down(_options: Namespace) -> int:
-    """End the cluster that `up` started; nothing else is touched."""
-    head = find(default_folder())
+    """End the cluster that `up` started; print the line that lets a shell forget it."""
+    folder = default_folder()
+    head = find(folder)
     if head is None:
         _say("no cluster of this folder is up")
-        return 0
-    stop(head)
-    _say("Ray is down")
+    else:
+        stop(head)
+        _say("Ray is down")
+    if head or os.environ.get("RAY_AUTH_TOKEN_PATH") == str(token_path(folder)):
+        print(f"unset {' '.join(_RAYS_NAMES)}")
+        _say(
+            "a shell that used it forgets it by this line, or by "
+            '`eval "$(python -m cluster.local down)"`'
+        )
     return 0
 
 
@@ -113,7 +130,6 @@ def _start(folder: Path, options: Namespace, *, owner: int | None) -> Head:
 
 def _submit(api: str, entrypoint: Sequence[str]) -> int:
     """Submit the job, show its log until it ends, and return its exit code."""
-    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client = JobSubmissionClient(api)

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address_or_die
 
 from engine.errors import RunError
 from engine.log import get_logger
+from engine.parallel.address import check_address, is_local
+from engine.parallel.interpreter import plain_interpreter
+from engine.parallel.private_folder import fresh_folder
 
 log = get_logger(__name__)
 
@@ -30,6 +37,7 @@ class RaySession:
 
     def __init__(self) -> None:
         self._ours = False
+        self._folder: Path | None = None  # of a Ray of our own: its sockets and logs
 
     def start(self, *, show_workers: bool = False) -> None:
         """Have Ray running in this process; does nothing the second time.
@@ -45,20 +53,23 @@ class RaySession:
         # each pool of workers would print an error of Ray's core about its constructor arguments
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         address = os.environ.get("RAY_ADDRESS")
-        try:
-            if address:
-                log.info("joining the Ray cluster at %s", address)
-                ray.init(address=address, log_to_driver=show_workers, logging_level=logging.ERROR)
-            else:
-                log.info("starting a local Ray")
-                _start_local(show_workers)
-        except Exception as error:  # Ray raises plain ones too
-            place = f"the Ray cluster at {address}" if address else "a local Ray"
-            raise RunError(
-                f"{place} cannot be used ({str(error).splitlines()[0]}); start a cluster, or unset "
-                "RAY_ADDRESS to use this computer"
-            ) from error
+        if address is None or is_local(address):
+            self._start_local(show_workers)
+        else:
+            _join(address, show_workers)
         self._ours = True
+
+    def _start_local(self, show_workers: bool) -> None:
+        log.info("starting a local Ray")
+        sys.executable = plain_interpreter()  # Ray reads it where it starts processes
+        self._folder = fresh_folder()
+        try:
+            _start(self._folder, show_workers)
+        except Exception as error:  # Ray raises plain ones too
+            raise RunError(
+                f"a local Ray cannot be started ({_first_line(error)}); free some memory and CPU, "
+                "and start again"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -71,9 +82,32 @@ class RaySession:
     ) -> None:
         if self._ours:
             ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _start_local(show_workers: bool) -> None:
+def _join(address: str, show_workers: bool) -> None:
+    try:
+        if address == "auto":
+            address = canonicalize_bootstrap_address_or_die(address)
+        check_address(address)  # Ray itself would try for many minutes
+        log.info("joining the Ray cluster at %s", address)
+        ray.init(address=address, log_to_driver=show_workers, logging_level=logging.ERROR)
+    except RunError:
+        raise
+    except Exception as error:  # Ray raises plain ones too
+        raise RunError(
+            f"RAY_ADDRESS={address}: that Ray cluster cannot be joined ({_first_line(error)}); use "
+            "its token (RAY_AUTH_TOKEN_PATH) and its version of Ray, or unset RAY_ADDRESS to use "
+            "this computer"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _start(folder: Path, show_workers: bool) -> None:
     """Ray gives its processes 30 s to start, which a busy computer may exceed: try again then."""
     for attempt in range(1, _LOCAL_ATTEMPTS + 1):
         try:
@@ -83,6 +117,7 @@ def _start_local(show_workers: bool) -> None:
                 num_cpus=max(2, os.cpu_count() or 1),
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
                 log_to_driver=show_workers,
                 logging_level=logging.ERROR,
             )

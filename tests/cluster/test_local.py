@@ -153,3 +153,31 @@ def test_sockets_fit_into_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("GEM3D_CLUSTER_DIR", raising=False)
     session = "ray/session_2026-11-22_23-59-59_123456_1234567/sockets/plasma_store"
     assert len(str(head.default_folder() / session)) <= 107
+
+
+def test_down_prints_what_lets_a_shell_forget_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GEM3D_CLUSTER_DIR", str(tmp_path))
+    assert local.main(["down"]) == 0
+    assert not capsys.readouterr().out, "another cluster's shell is left alone"
+    exported = head.Head(tmp_path, 1, 2, 3, 4.0).client_env()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", exported["RAY_AUTH_TOKEN_PATH"])
+    assert local.main(["down"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert set(line.split()) == {"unset", *(k for k in exported if k.startswith("RAY_"))}
+
+
+def test_up_keeps_proxies_away_from_this_computer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", ".hospital.example")
+    exported = head.Head(tmp_path, 1, 2, 3, 4.0).client_env()
+    assert exported["no_proxy"] == exported["NO_PROXY"]
+    assert exported["no_proxy"].startswith(".hospital.example,127.0.0.1")
+
+
+def test_a_folder_with_a_space_or_too_long_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path / "my folder", tmp_path / ("long" * 20)):
+        with pytest.raises(head.ClusterError, match=r"set TMPDIR \(and GEM3D_CLUSTER_DIR\)"):
+            head.start(folder, num_cpus=1, object_store_mb=128, owner=None)
