@@ -1,8 +1,15 @@
 """How every job's command ends: its result or its refusal in one line, and an exit code.
 
-`jobs/X.py` hands its work to `run_command`, so that all jobs treat settings, refusals, Ctrl-C and
-SIGTERM alike. Prints nothing itself; the job says how (`say` takes what `print` takes). Knows no
-job.
+`jobs/X.py` hands its work to `run_command`, so that all jobs treat settings, refusals, Ctrl-C,
+signals and a pipe or terminal that goes away alike. The exit codes of all jobs:
+
+    0    all is done
+    1    something failed or is damaged; all the rest is finished
+    2    refused: nothing was begun, or it cannot go on as it is
+    3    the Ray cluster went away in mid-job: start the same command again to go on
+    129  the terminal was closed (SIGHUP), 130  Ctrl-C, 143  SIGTERM: start again to go on
+
+Prints nothing itself; the job says how (`say` takes what `print` takes). Knows no job.
 """
 
 from __future__ import annotations
@@ -14,16 +21,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from engine.errors import EngineError, one_line
+from engine.display import lasting_output
+from engine.errors import ClusterLostError, EngineError, one_line
 from engine.log import show_log
 
-DONE, INCOMPLETE, REFUSED = 0, 1, 2
+DONE, INCOMPLETE, REFUSED, LOST = 0, 1, 2, 3
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
+_ENDING = {signal.SIGTERM: "ended by SIGTERM", signal.SIGHUP: "the terminal was closed"}
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception: `with` blocks are left, and what they hold is let go of."""
+    """A signal, as an exception: `with` blocks are left, and what they hold is let go of."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
 
 
 def run_command(
@@ -40,35 +53,54 @@ def run_command(
         again: what to do after an interruption.
 
     Returns:
-        What `job` returned; 2: refused; 130: interrupted by Ctrl-C; 143: ended by SIGTERM.
+        What `job` returned, or another of the codes above.
     """
-    show_log()
-    try:
-        with _sigterm_raises():
-            return job()
-    except (EngineError, OSError) as error:
-        say(f"error: {one_line(error)}", file=sys.stderr)
-        return REFUSED
-    except KeyboardInterrupt:
-        say(f"interrupted; {again}", file=sys.stderr)
-        return INTERRUPTED
-    except _Terminated:
-        say(f"ended by SIGTERM; {again}", file=sys.stderr)
-        return TERMINATED
+    with lasting_output():
+        show_log()
+        try:
+            with _signals_raise():
+                return job()
+        except ClusterLostError as error:
+            say(f"error: {one_line(error)}", file=sys.stderr)
+            return LOST
+        except (EngineError, OSError) as error:
+            say(f"error: {one_line(error)}", file=sys.stderr)
+            return REFUSED
+        except KeyboardInterrupt:
+            say(f"interrupted; {again}", file=sys.stderr)
+            return INTERRUPTED
+        except _Terminated as end:
+            say(f"{_ENDING[end.number]}; {again}", file=sys.stderr)
+            return 128 + end.number
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM unwinds the job as Ctrl-C does, instead of cutting it off."""
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM and a closed terminal unwind the job as Ctrl-C does, instead of cutting it off."""
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise _Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():  # only there can it be set
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    # `nohup` ignores SIGHUP, and shall
+    wanted = [n for n in _ENDING if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def own_signals() -> None:
+    """Set this process's handlers of ending signals once more, after a library has set its own.
+
+    Ray's core sets one for SIGTERM that prints C stacks. Only the main thread can.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (*_ENDING, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, handler)

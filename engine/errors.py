@@ -49,6 +49,10 @@ class RunError(EngineError, RuntimeError):
     """A run folder refuses the job (other configuration, another job at work, failed samples)."""
 
 
+class ClusterLostError(RunError):
+    """The Ray cluster, or all workers of a job, went away; what is done stays, the rest is not."""
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, fit for a terminal: one line, control characters spelled out.
 

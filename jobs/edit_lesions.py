@@ -6,6 +6,7 @@
     python jobs/edit_lesions.py --data prepared --weights w --cases pat2 --drawn my_mask.nii.gz
 
 Exit code 0: every planned volume exists. 1: some failed, the rest is finished. 2: refused.
+3: the Ray cluster went away. Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 
 Start it again to go on with an export that was broken off.
 Exit code 0: every committed volume is exported. 2: refused.
+Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@
 Without --slices the reference is the medoid's slice. harmonization.html in the run folder shows
 before and after, and each organ's distance to the reference.
 Exit code 0: every planned volume exists. 1: some failed, the rest is finished. 2: refused.
+3: the Ray cluster went away. Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

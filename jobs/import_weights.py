@@ -6,6 +6,7 @@
 
 Pickles of more than tensors are never read; what does not fit is refused by name.
 Exit code 0: the weights folder is written. 2: refused.
+Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

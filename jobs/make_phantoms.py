@@ -5,6 +5,7 @@
 
 The same seed and index give the same voxels; phantoms that are there already are kept.
 Exit code 0: all are there. 2: refused.
+Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
     python jobs/prepare_dataset.py --config $CONFIG --root DATASET_FOLDER --out prepared/abdomen_ct
 
 Exit code 0: every case is prepared. 1: some were refused (named), the rest is there. 2: nothing is.
+3: the Ray cluster went away. Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 --augment turns, flips and moves tumours inside the brain, by the paper's ranges.
 Exit code 0: every planned volume exists. 1: some failed, the rest is finished. 2: refused.
+3: the Ray cluster went away. Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

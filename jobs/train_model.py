@@ -7,6 +7,7 @@ Each stage adds its weights to the folder; the next stage reads them there. `dis
 teacher from `--start-from` and writes a folder of its own. A stage that was broken off goes on from
 its last checkpoint, with any number of workers. Exit code 0: the stage's weights are written. 2:
 refused.
+3: the Ray cluster went away. Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

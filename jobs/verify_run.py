@@ -7,6 +7,7 @@
     python jobs/verify_run.py --run runs/mine --withdraw pat7      # remove them for good
 
 Exit code 0: nothing damaged is left. 1: damage was found (and not repaired). 2: refused.
+Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations

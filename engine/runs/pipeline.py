@@ -20,7 +20,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 
-from engine.errors import RunError
+from engine.errors import ClusterLostError, RunError
 
 Row = dict[str, Any]
 
@@ -126,7 +126,7 @@ def run_rows(
         yield from _pipeline(rows, worker, settings, pool)
     except (RayError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        raise RunError(
+        raise ClusterLostError(
             f"the workers stopped ({type(error).__name__}: {lines[-1].strip()}); what is committed "
             "stays, start the job again for the rest"
         ) from error

@@ -18,6 +18,7 @@ from typing import Self
 import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
+from engine.command import own_signals
 from engine.errors import RunError
 from engine.log import get_logger
 from engine.parallel.address import check_address, is_local
@@ -58,6 +59,7 @@ class RaySession:
         else:
             _join(address, show_workers)
         self._ours = True
+        own_signals()
 
     def _start_local(self, show_workers: bool) -> None:
         log.info("starting a local Ray")

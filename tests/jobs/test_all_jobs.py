@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from engine.errors import ConfigError
+from engine.command import LOST, run_command
+from engine.errors import ClusterLostError, ConfigError
 
 JOBS = sorted(path.stem for path in (Path(__file__).parents[2] / "jobs").glob("*.py"))
 
@@ -87,3 +88,19 @@ def test_a_flag_that_is_none_is_exit_code_2(
         job.main(["--nonsense"])
     assert end.value.code == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+def test_a_closed_terminal_unwinds_and_a_lost_cluster_has_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed() -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        signal.pause()
+        return 0
+
+    def lost() -> int:
+        raise ClusterLostError("the Ray cluster is gone; start the same command again to go on")
+
+    assert run_command(closed, print) == 129
+    assert run_command(lost, print) == LOST == 3
+    assert capsys.readouterr().err.count("start the same command again to go on\n") == 2
