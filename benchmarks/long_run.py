@@ -21,6 +21,7 @@ from engine.errors import RunError
 from engine.runs import generate
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig
+from engine.runs.identity import read_identity
 from engine.runs.pipeline import Pool, Row, run_rows
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.quality import QualityConfig
@@ -152,11 +153,13 @@ def _write_records(folder: RunFolder) -> None:
         class_quantiles_real=quantiles,
     )  # fmt: skip
     files = ("zarr.json", "0/zarr.json", "0/c/0/0/0", "labels/mask/0/c/0/0/0", "header.nii.gz")
+    identity = read_identity(folder.identity)
     for row in iter_plan(folder.plan):
         commit = Commit(
             sample_id=row.sample_id, case_id=row.case_id, informed_case=row.informed_case,
             informed_z=row.informed_z, target_z=row.informed_z, seed=row.seed, attempt=1,
-            files=dict.fromkeys(files, "0" * 64), config_sha256="0" * 64, weights_sha256="0" * 64,
+            files=dict.fromkeys(files, "0" * 64), config_sha256=identity.settings_sha256,
+            weights_sha256=identity.weights_sha256, row_sha256=row.sha256,
             num_windows=5, joins=(16, 28, 40, 52), size_zyx=(row.num_slices, 128, 128),
             timings_s={"read": 0.1, "sample": 9.0, "measure": 0.2, "write": 0.2},
             peak_memory_mb=900.0, measures=measures, committed_at=0.0,
@@ -168,7 +171,9 @@ def _write_records(folder: RunFolder) -> None:
         (folder.attempts / row.sample_id).mkdir(exist_ok=True)
         record = folder.attempts / row.sample_id / "0001.json"
         record.write_text(attempt.model_dump_json(), encoding="utf-8")
-        folder.commit(row.sample_id).write_text(commit.model_dump_json(indent=1), encoding="utf-8")
+        folder.commit(row.sample_id).write_text(
+            commit.sealed().model_dump_json(indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from unittest.mock import patch
 from engine.runs import generate, ledger
 from engine.runs.aside import aside
 from engine.runs.folder import RunFolder
+from engine.runs.own_files import Rows, settle_plan
 from engine.runs.pipeline import Pool
-from engine.runs.plan import iter_plan, write_plan
+from engine.runs.plan import iter_plan
 from engine.runs.records import Commit
 from engine.runs.resample import ResampleConfig, resample
 from engine.sampling.config import SamplingConfig
@@ -119,13 +120,12 @@ def _run(config: ResampleConfig, num_workers: int) -> Run:
     folder = RunFolder(config.out)
     planned: list[float] = []
 
-    def timed(path: Path, rows: Any) -> int:
+    def timed(folder: RunFolder, rows: Rows) -> None:
         started = time.perf_counter()
-        count = write_plan(path, rows)
+        settle_plan(folder, rows)
         planned.append(time.perf_counter() - started)
-        return count
 
-    with patch.object(generate, "choose_pool", pool), patch.object(generate, "write_plan", timed):
+    with patch.object(generate, "choose_pool", pool), patch.object(generate, "settle_plan", timed):
         outcome = resample(config)
     assert outcome.summary.failed == 0, "a volume failed"
     return _cost(folder, planned[0] / config.replicas)

@@ -15,7 +15,7 @@ from engine.errors import StoreError, StoreUnreachableError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.ome import ome_faults
-from engine.runs.plan import PlanRow
+from engine.runs.plan import PlanRow, retry_seed
 from engine.runs.records import Commit
 from engine.storage.file_trees import look_through, odd_names
 from engine.storage.foreign import foreign_files, is_read, misplaced_links
@@ -35,12 +35,16 @@ class Origin(NamedTuple):
         slice: `CASE:Z` of the informed slice.
         settings: sha256 of the settings and the data; empty where run.yaml is not there.
         weights: sha256 of the weights; empty where run.yaml is not there.
+        row: sha256 of the plan row; empty in runs of format 1, whose records do not name it.
+        seed: of the noise.
     """
 
     case: str
     slice: str
     settings: str
     weights: str
+    row: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,11 @@ class Finding:
     detail: str
 
 
-def planned_origin(row: PlanRow, settings: str, weights: str) -> Origin:
-    """What the volume of a plan row is to be made of, by a run of those digests."""
-    return Origin(row.case_id, f"{row.informed_case}:{row.informed_z}", settings, weights)
+def planned_origin(row: PlanRow, settings: str, weights: str, run_format: int) -> Origin:
+    """What the volume of a plan row is to be made of, by a run of those digests and format."""
+    informed = f"{row.informed_case}:{row.informed_z}"
+    sha256 = row.sha256 if run_format > 1 else ""
+    return Origin(row.case_id, informed, settings, weights, sha256, row.seed)
 
 
 def examine_volume(
@@ -87,6 +93,8 @@ def examine_volume(
     if commit.sample_id != sample_id or not commit.files:
         yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
         return
+    if planned and planned.row and not commit.digest:
+        yield Finding(sample_id, "bad commit record", "it has no digest of itself")
     for difference in _other_origin(planned, commit) if planned else ():
         yield Finding(sample_id, "other origin", difference)
     path = ledger.volume_of(folder, commit)
@@ -149,10 +157,13 @@ def _other_origin(planned: Origin, commit: Commit) -> Iterator[str]:
         f"{commit.informed_case}:{commit.informed_z}",
         commit.config_sha256 if planned.settings else "",
         commit.weights_sha256 if planned.weights else "",
+        commit.row_sha256 if planned.row else "",
+        commit.seed,
     )
-    for name, was, now in zip(Origin._fields, planned, made, strict=True):
+    seed = retry_seed(planned.seed, commit.sample_id, commit.quality.retries)
+    for name, was, now in zip(Origin._fields, planned._replace(seed=seed), made, strict=True):
         if was != now:
-            yield f"{name} {now[:60]}, planned {was[:60]}"
+            yield f"{name} {str(now)[:60]}, planned {str(was)[:60]}"
 
 
 def _difference(file: Place, expected: str | None, found: str | None) -> str:

@@ -24,6 +24,7 @@ from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
 from engine.runs.export_target import ExportLayout, ExportTarget, describe
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file, sha256_of
+from engine.runs.own_files import check_run
 from engine.runs.plan import iter_plan
 from engine.storage.checked_files import read_json
 from engine.storage.places import Place, PlaceField
@@ -71,7 +72,7 @@ def export_run(job: ExportJob) -> list[Path]:
     if job.run is None:
         raise ConfigError("no run to export; give --run FOLDER")
     folder = RunFolder(job.run)
-    if not folder.plan.is_file():
+    if not any(path.is_file() for path in (folder.plan, folder.identity)):
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
     default = "export_nnunet" if job.layout == "nnunet" else "export"
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
@@ -79,6 +80,7 @@ def export_run(job: ExportJob) -> list[Path]:
     names = _names(folder, job.skip_flagged)
     if not names and not (target.out / RECORDS_NAME).is_file():
         raise RunError(_nothing(job))
+    check_run(folder)  # a plan that was cut would give a part of the volumes
     with open_records(target.out, hash_file(folder.plan)) as records:
         for stale in records.keep_only({name: target.files(name) for name in names}):
             log.info("removed, no longer part of the export: %s", target.out / stale)

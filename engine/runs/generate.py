@@ -30,8 +30,6 @@ from engine.runs.identity import (
     code_commit,
     code_versions,
     hash_weights,
-    seal_plan,
-    write_or_check,
 )
 from engine.runs.inputs import (
     check_fit,
@@ -41,8 +39,9 @@ from engine.runs.inputs import (
     resolved_for,
     run_place,
 )
+from engine.runs.own_files import settle_identity, settle_plan
 from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
-from engine.runs.plan import PlanRow, stored_at, write_plan
+from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, stored_name
 from engine.runs.progress import ProgressWatch, Tally
 from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
@@ -187,8 +186,8 @@ def generate(
         check_fit(intent.manifests, weights)
         if not folder.identity.exists():  # else it names the same files, which were checked then
             aside(check_tensors, weights)
-        write_or_check(folder.identity, identity)
-        _plan(folder, intent)
+        settle_identity(folder, identity)
+        settle_plan(folder, intent.rows)
         census = take_census(folder)
         earlier = _earlier_summary(folder)
         if not census.pending and folder.report.exists() and earlier is not None:
@@ -231,14 +230,6 @@ def _identity(
         versions=code_versions(),
         code=code_commit(),
     )
-
-
-def _plan(folder: RunFolder, intent: Intent) -> None:
-    """The run's plan, made and written when it is not there yet; never another one than that."""
-    if not folder.plan.exists():
-        log.info("planning")
-        log.info("%d volumes planned", write_plan(folder.plan, intent.rows()))
-    seal_plan(folder)
 
 
 def _task(

@@ -172,17 +172,19 @@ def _under_one_roof(folders: Mapping[str, Path], splits: tuple[Split, ...]) -> S
 def _site_name(name: str, where: Path | str) -> str:
     """A site's name, which becomes part of file names: letters, digits, `_`, `-`, `.`.
 
+    The first `--` of `SITE--CASE` ends the site, so that names of two sites never meet.
+
     Raises:
         ConfigError: other characters, or what stands between site and case.
     """
     try:
-        if _BETWEEN not in name:
+        if _BETWEEN not in name and not name.endswith("-"):
             return check_case_id(name, where)
     except LayoutError:
         pass
     raise ConfigError(
         f"{where}: site name {name!r} is refused; give it letters, digits, '_', '.' and single "
-        "'-', not starting with a dot"
+        "'-', not starting with a dot, not ending with '-'"
     )
 
 

@@ -6,7 +6,6 @@ one run folder always come from one source. Versions are written down and not co
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -19,13 +18,15 @@ import yaml
 
 from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, StoreUnreachableError, WeightsError
-from engine.runs.folder import RunFolder
-from engine.storage.checked_files import open_regular, read_text
+from engine.runs.digests import hash_file as hash_file
+from engine.runs.digests import sha256_of as sha256_of
+from engine.storage.checked_files import read_text
 from engine.storage.files import put
-from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 from models.manifest import WeightsFileError, digest_of, hash_files
 
+RUN_FORMAT = 2
+"""Of run folders that this version makes. 1: version 0.1.0, which wrote no number."""
 _PACKAGES = ("gem3d-engine", "torch", "ray", "diffusers", "numpy", "zarr")
 
 
@@ -33,6 +34,7 @@ class RunIdentity(FrozenConfig):
     """Content of run.yaml.
 
     Attributes:
+        format: of the run folder, see `RUN_FORMAT`.
         job: name of the job.
         settings: those that decide what the volumes contain, resolved.
         weights_sha256: digest of the weights folder (`models.manifest.weights_sha256`).
@@ -43,6 +45,7 @@ class RunIdentity(FrozenConfig):
         code: commit of the code where it lies in a git checkout, else "unknown"; not compared.
     """
 
+    format: int = RUN_FORMAT
     job: str
     settings: dict[str, Any]
     weights_sha256: str
@@ -62,13 +65,21 @@ def write_or_check(path: Place, identity: RunIdentity) -> None:
     """Write run.yaml of a new run; compare with it in a run that has one.
 
     Raises:
-        RunError: settings, weights or data differ; names each difference.
+        RunError: settings, weights or data differ (names each difference), or the run was made by
+            another version.
         StoreError: run.yaml is there but cannot be understood.
     """
     if not path.exists():
         put(path, yaml.safe_dump(identity.model_dump(mode="json"), sort_keys=False))
         return
-    differences = _differences(read_identity(path), identity)
+    found = read_identity(path)
+    if found.format < RUN_FORMAT:
+        raise RunError(
+            f"{path.parent}: made by version {found.versions.get('gem3d-engine', 'unknown')} "
+            f"(run format {found.format}; this version makes format {RUN_FORMAT}); it can be "
+            "verified and exported, but not continued: make the rest in a new run with --out"
+        )
+    differences = _differences(found, identity)
     if differences:
         raise RunError(
             f"{path.parent}: this run was begun otherwise: {'; '.join(differences)}. "
@@ -80,16 +91,35 @@ def read_identity(path: Place) -> RunIdentity:
     """Read run.yaml.
 
     Raises:
-        StoreError: it is damaged or of another version.
+        StoreError: it is missing or damaged.
+        RunError: a later version made the run.
     """
     try:
-        return RunIdentity.model_validate(load_yaml(read_text(path)))
-    except StoreUnreachableError:
+        raw = load_yaml(read_text(path))
+        if isinstance(raw, dict):
+            raw = {"format": 1, **raw}
+            _refuse_later(path, raw["format"])
+        return RunIdentity.model_validate(raw)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: missing, and nothing else says with which settings and weights this run was "
+            "made; put it back from a copy, or make a new run with --out"
+        ) from None
+    except (StoreUnreachableError, RunError):
         raise
     except (OSError, ValueError, yaml.YAMLError):
         raise StoreError(
-            f"{path}: not a run description of this version; choose another place with --out"
+            f"{path}: not a run description of this version; put it back from a copy, or make a "
+            "new run with --out"
         ) from None
+
+
+def _refuse_later(path: Place, number: object) -> None:
+    if isinstance(number, int) and number > RUN_FORMAT:
+        raise RunError(
+            f"{path.parent}: run format {number}, made by a later version; this version knows "
+            f"formats up to {RUN_FORMAT}: install the version that made it"
+        )
 
 
 def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
@@ -103,38 +133,6 @@ def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
     except WeightsFileError as error:
         raise WeightsError(str(error)) from None
     return digest_of(files), files
-
-
-def hash_file(path: Place) -> str:
-    """sha256 of a file, read in blocks; an object is read whole."""
-    if isinstance(path, ObjectPath):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of(value: Any) -> str:
-    """sha256 of a JSON-like value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def seal_plan(folder: RunFolder) -> None:
-    """Keep the digest of a new plan; compare a plan that has one with it.
-
-    Raises:
-        StoreError: the plan is not the one that was written.
-    """
-    digest = hash_file(folder.plan)
-    try:
-        kept = read_text(folder.plan_digest).partition(" ")[0]
-    except FileNotFoundError:  # planned this moment, or the job was killed before it came to this
-        put(folder.plan_digest, f"{digest}  {folder.plan.name}\n")
-        return
-    if kept != digest:
-        raise StoreError(
-            f"{folder.plan}: changed after it was planned (sha256 {digest[:12]}..., planned as "
-            f"{kept[:12]}...); put back the plan as it was, or start a new run folder"
-        )
 
 
 def code_versions() -> dict[str, str]:

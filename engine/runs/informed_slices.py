@@ -64,9 +64,9 @@ def find_slices(
         name, z = _split(text)
         if name.endswith(_SUFFIXES):
             path = path_to_read(Path(name))
-            if files.setdefault(path.name, path) != path:
+            if files.setdefault(_stem(path), path) != path:
                 raise ConfigError(
-                    f"slices: {files[path.name]} and {path} have one name; rename one of them"
+                    f"slices: {files[_stem(path)]} and {path} have one name; rename one of them"
                 )
             found, depth = _from_file(path, folder, config)
             digests[path.name] = hash_file(path)
@@ -93,8 +93,12 @@ def _split(text: str) -> tuple[str, int | None]:
     return (name, int(number)) if colon and is_number else (text, None)
 
 
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
 def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tuple[str, str], int]:
-    name = check_case_id(path.name.removesuffix(".gz").removesuffix(".nii"), path)
+    name = check_case_id(_stem(path), path)
     source = f"informed/{name}.zarr"
     case_path = folder.root / source
     image = read_image(path)

@@ -274,7 +274,7 @@ def commit(
         The record. When another attempt committed the sample first, its record; the staged volume
         is then thrown away.
     """
-    record = make_record(dict(hash_files(staged)))
+    record = make_record(dict(hash_files(staged))).sealed()
     if isinstance(staged, ObjectPath):
         settled = settle(folder, staged, record, existing)
     else:

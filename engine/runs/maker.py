@@ -24,13 +24,12 @@ from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig, judge_drawn
 from engine.runs.measure import measure
-from engine.runs.plan import PlanRow, in_run, stored_at
+from engine.runs.plan import PlanRow, in_run, retry_seed, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
 from engine.runs.records import Attempt, Commit, Measures, Quality
 from engine.sampling.config import SamplingConfig
 from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
-from engine.sampling.seeds import noise_seed
 from engine.storage.places import Place, local_file
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
@@ -179,7 +178,7 @@ class VolumeMaker:
 
     def _again(self, work: Work) -> Work:
         retries = work.retries + 1
-        seed = noise_seed(work.plan.seed, work.plan.sample_id, retries, "quality retry")
+        seed = retry_seed(work.plan.seed, work.plan.sample_id, retries)
         return replace(work, retries=retries, request=replace(work.request, seed=seed))
 
     def _changed(self, plan: PlanRow, original: PreparedCase) -> PreparedCase:
@@ -233,6 +232,7 @@ class VolumeMaker:
                 peak_memory_mb=peak_memory_mb(),
                 measures=measures,
                 quality=quality,
+                row_sha256=plan.sha256,
                 committed_at=round(time.time(), 3),
             )
 

@@ -34,7 +34,7 @@ def settle(
     Raises:
         StoreError: a new job swept the volume away meanwhile, or the store cannot be used.
     """
-    ours = record.model_copy(update={"volume": staged.name})
+    ours = record.model_copy(update={"volume": staged.name}).sealed()
     data, place = ours.model_dump_json(indent=1).encode(), _object(folder.commit(record.sample_id))
     settled = ours
     if not place.write_new(data):

@@ -6,15 +6,17 @@ there are is decided in `planning.py`. Knows no models, no voxels and no Ray.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
-from engine.errors import MalformedFileError, StoreError
+from engine.errors import MalformedFileError, RunError, StoreError
 from engine.sampling.mask_augmentation import MaskChange
+from engine.sampling.seeds import noise_seed
 from engine.storage.checked_files import iter_lines
 from engine.storage.files import whole_file
 from engine.storage.places import Place
@@ -107,19 +109,75 @@ class PlanRow(FrozenConfig):
     split: Split = "train"
     seed: int = Field(ge=0)
 
+    @property
+    def sha256(self) -> str:
+        """Digest of what the row says; the commit record names it.
+
+        Defaults are left out, so that it stays true when later versions add fields.
+        """
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
     def uses(self, case_id: str) -> bool:
         """Whether a case's mask or slice is part of this volume."""
         return case_id in (self.case_id, self.informed_case)
 
 
+def retry_seed(seed: int, sample_id: str, retries: int) -> int:
+    """The seed that a sample is made with: the run's, and others when the quality gate asks again.
+
+    Args:
+        seed: of the run.
+        sample_id: of the sample.
+        retries: volumes that the quality gate has refused before.
+    """
+    return noise_seed(seed, sample_id, retries, "quality retry") if retries else seed
+
+
 def write_plan(path: Place, rows: Iterable[PlanRow]) -> int:
-    """Write the rows as JSON lines: the whole plan, or no file; returns their number."""
-    count = 0
+    """Write the rows as JSON lines: the whole plan, or no file; returns their number.
+
+    Raises:
+        RunError: two rows have one name.
+    """
     with whole_file(path) as file:
-        for row in rows:
-            file.write(row.model_dump_json() + "\n")
-            count += 1
-    return count
+        return write_rows(file, rows)[0]
+
+
+def write_rows(file: TextIO | None, rows: Iterable[PlanRow]) -> tuple[int, str]:
+    """Write the rows as JSON lines; None only counts and hashes them.
+
+    Returns:
+        Their number, and sha256 of the lines.
+
+    Raises:
+        RunError: two rows have one name.
+    """
+    count, digest = 0, hashlib.sha256()
+    for row in refuse_doubles(rows):
+        line = row.model_dump_json() + "\n"
+        if file is not None:
+            file.write(line)
+        digest.update(line.encode())
+        count += 1
+    return count, digest.hexdigest()
+
+
+def refuse_doubles(rows: Iterable[PlanRow]) -> Iterator[PlanRow]:
+    """The rows as they come; the second of one name ends them: it would replace the first's volume.
+
+    Raises:
+        RunError: names the two masks and slices.
+    """
+    origins: dict[str, str] = {}
+    for row in rows:
+        origin = f"mask {row.case_id} with slice {row.informed_case}:{row.informed_z}"
+        if row.sample_id in origins:
+            raise RunError(
+                f"{row.sample_id}: two volumes would have this name ({origins[row.sample_id]}; "
+                f"{origin}); rename one of the cases or slice files"
+            )
+        origins[row.sample_id] = origin
+        yield row
 
 
 def render_plan(rows: Iterable[PlanRow]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import permutations
 
 from engine.errors import SamplingError
 from engine.runs.plan import MAX_SAMPLE_ID, POSITION_MODEL, InformedSource, PlanRow
@@ -155,14 +156,16 @@ def plan_rows(
         check: the compatibility gate.
 
     Raises:
-        SamplingError: an informed slice does not exist; names the case.
+        SamplingError: an informed slice does not exist, or two would give volumes one name.
     """
     arranged = Cases(cases, settings.same_patient, settings.informed_splits)
+    masks = tuple(masks)
+    labels = _labels(masks, settings)
     for case_id in masks:
         for source, fixed in _sources(settings):
             for augmentation in range(max(1, settings.augmentations)):
                 for replica in range(settings.replicas):
-                    name = _name(case_id, source, fixed, augmentation, replica, settings)
+                    name = _name(case_id, source, fixed, augmentation, replica, settings, labels)
                     if len(name) > MAX_SAMPLE_ID:
                         raise SamplingError(
                             f"{name[:60]}...: a name of {len(name)} characters is too long for a "
@@ -203,16 +206,53 @@ def _name(
     augmentation: int,
     replica: int,
     settings: PlanSettings,
+    labels: Mapping[FixedSlice, str],
 ) -> str:
     """Says only what differs within the run, so that a plain run has plain names."""
     parts = [case_id]
     if len(settings.informed) > 1:
         parts.append(source)
     if fixed is not None and len(settings.fixed) > 1:
-        parts.append(f"{fixed.name}.{fixed.z}")
+        parts.append(labels[fixed])
     if settings.augmentations:
         parts.append(f"a{augmentation:02d}")
     return "-".join([*parts, f"r{replica:02d}"])
+
+
+def _labels(masks: Sequence[str], settings: PlanSettings) -> dict[FixedSlice, str]:
+    """Each slice's part of a name, so that no two volumes have one name.
+
+    Case ids and slices may hold hyphens, and a hyphen stands between them: `x` with `y-z` would be
+    named like `x-y` with `z`. Where that is so, the slices' hyphens become underscores.
+
+    Raises:
+        SamplingError: two slices cannot be told apart.
+    """
+    labels = {fixed: f"{fixed.name}.{fixed.z}" for fixed in settings.fixed}
+    if _meet(masks, settings, list(labels.values())):
+        labels = {fixed: label.replace("-", "_") for fixed, label in labels.items()}
+    first: dict[str, FixedSlice] = {}
+    for fixed in settings.fixed:
+        other = first.setdefault(labels[fixed], fixed)
+        if other is not fixed:
+            raise SamplingError(
+                f"slices {other.name}:{other.z} ({other.source}) and {fixed.name}:{fixed.z} "
+                f"({fixed.source}) would give their volumes one name; leave one out, or rename it"
+            )
+    return labels
+
+
+def _meet(masks: Sequence[str], settings: PlanSettings, labels: Sequence[str]) -> bool:
+    """Whether a case with one slice is named like another case with another slice."""
+    known = set(masks)
+    before = "fixed-" if len(settings.informed) > 1 else ""
+    for one, other in permutations(labels, 2):
+        shared = f"-{before}{other}"
+        if f"{before}{one}".endswith(shared):
+            middle = f"{before}{one}".removesuffix(shared)
+            if any(f"{case_id}-{middle}" in known for case_id in known):
+                return True
+    return False
 
 
 def _row(

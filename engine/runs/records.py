@@ -5,11 +5,13 @@ Knows no files; `ledger.py` reads and writes them.
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.config import FrozenConfig
+from engine.runs.digests import sha256_of
 
 
 class Measures(FrozenConfig):
@@ -67,7 +69,11 @@ class Commit(FrozenConfig):
         joins: z on the prepared grid where slices z - 1 and z come from different windows.
         timings_s: seconds by stage.
         peak_memory_mb: of the worker process until then.
+        row_sha256: of the plan row that it was made by (`PlanRow.sha256`); empty in records of
+            version 0.1.0.
         volume: in an object store, which attempt's volume it is (see `ledger.volume_of`).
+        digest: sha256 of all the rest, so that a record that was edited by hand is found; empty in
+            records of version 0.1.0. It is no signature: who computes it anew can say anything.
     """
 
     sample_id: str
@@ -88,7 +94,27 @@ class Commit(FrozenConfig):
     measures: Measures
     quality: Quality = Quality()
     committed_at: float
+    row_sha256: str = ""
     volume: str = Field("", pattern=r"^([0-9]+\.[0-9a-f]+\.ome\.zarr)?$")
+    digest: str = ""
+
+    def sealed(self) -> Commit:
+        """The record with its digest, as it goes to disk."""
+        return self.model_copy(update={"digest": _digest(json.loads(self.model_dump_json()))})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_what_was_written(cls, fields: Any) -> Any:
+        """Fields that come from a file with a digest must be those that went into it."""
+        digest = fields.get("digest") if isinstance(fields, dict) else None
+        if digest and digest != _digest(fields):
+            raise ValueError("changed after it was written")
+        return fields
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """Of a record's fields as its file names them: it stays true when later versions add some."""
+    return sha256_of({name: value for name, value in fields.items() if name != "digest"})
 
 
 class Attempt(FrozenConfig):

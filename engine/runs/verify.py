@@ -26,8 +26,8 @@ from engine.runs import ledger
 from engine.runs.examine import FOREIGN, Finding, Origin, examine_volume, planned_origin
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.foreign_files import foreign_in_run, remove_all
-from engine.runs.identity import read_identity, seal_plan
-from engine.runs.plan import PlanRow, iter_plan
+from engine.runs.own_files import check_run
+from engine.runs.plan import PlanRow, iter_plan, refuse_doubles
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
 from engine.storage.files import discard
 from engine.storage.object_path import ObjectPath
@@ -104,8 +104,13 @@ def open_run(root: Place | None) -> RunFolder:
     if root is None:
         raise ConfigError("no run folder; give --run FOLDER")
     folder = RunFolder(root)
-    if not folder.plan.is_file() or (isinstance(root, Path) and not Path(root, "commits").is_dir()):
+    if not any(path.is_file() for path in (folder.plan, folder.identity)):
         raise RunError(f"{root}: not a run folder (no plan.jsonl); give one that a job made")
+    if isinstance(folder.commits, Path) and not folder.commits.is_dir():
+        raise RunError(
+            f"{folder.commits}: missing, so that no volume of this run exists; put the folder back "
+            "from a copy, or start the run's job again to make all volumes anew"
+        )
     folder.refuse_links()
     return folder
 
@@ -116,7 +121,7 @@ def verify_run(job: VerifyJob) -> Verdict:
     Raises:
         ConfigError: no run given.
         RunError: not a run folder, or (to repair) another job works on it.
-        StoreError: plan or run.yaml cannot be read, or the plan is not the one that was written.
+        StoreError: one of the run's own files is missing, or not the one that was written.
     """
     folder = open_run(job.run)
     if job.repair:
@@ -132,7 +137,9 @@ def derived_from(folder: RunFolder, case_id: str) -> list[PlanRow]:
 
     Raises:
         RunError: no row does; names cases that are in the plan.
+        StoreError: one of the run's own files is missing, or not the one that was written.
     """
+    check_run(folder)
     found, names = [], set()
     for row in iter_plan(folder.plan):
         names |= {row.case_id, row.informed_case}
@@ -179,19 +186,16 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
 
 def _examine(folder: RunFolder, num_threads: int) -> Verdict:
     verdict = Verdict()
-    if folder.plan_digest.exists():  # not in runs of early versions
-        seal_plan(folder)
+    identity = check_run(folder)
+    settings, weights = identity.settings_sha256, identity.weights_sha256
     committed = ledger.committed_ids(folder)
     gone = read_withdrawn(folder)
     planned: dict[str, Origin | None] = {}
-    settings = weights = ""
-    if folder.identity.exists():
-        identity = read_identity(folder.identity)
-        settings, weights = identity.settings_sha256, identity.weights_sha256
-    for row in iter_plan(folder.plan):
+    for row in refuse_doubles(iter_plan(folder.plan)):
         withdrawn = is_withdrawn(row, gone)
         verdict.planned += not withdrawn
-        planned[row.sample_id] = None if withdrawn else planned_origin(row, settings, weights)
+        origin = planned_origin(row, settings, weights, identity.format)
+        planned[row.sample_id] = None if withdrawn else origin
         if withdrawn and (row.sample_id in committed or folder.volume(row.sample_id).exists()):
             finding = Finding(row.sample_id, "withdrawn", "a withdrawn case is part of it")
             verdict.findings.append(finding)

@@ -13,6 +13,7 @@ import jobs.export_volumes as export_job
 import jobs.resample_abdomen as resample_job
 import jobs.verify_run as verify_job
 from engine.runs.folder import RunFolder
+from engine.runs.own_files import seal_plan
 from tests.hostile import spoiled
 from tests.hostile.room import Attack, Main, Place, attack
 from tests.runs.fakes import make_data, make_weights
@@ -56,12 +57,12 @@ def harmed(harm: Harm, told: str, *more: str, code: int = 2) -> Attack:
 
 
 def _edit(name: str, edit: Callable[[str], str], *, sealed: bool = False) -> Harm:
-    """Change a file; of the plan the digest goes, too, so that its rows are what is judged."""
+    """Change a file; the plan is sealed anew, so that its rows are what is judged."""
 
     def harm(out: Path) -> None:
         (out / name).write_text(edit((out / name).read_text()))
         if name == "plan.jsonl" and not sealed:
-            (out / "plan.sha256").unlink()
+            seal_plan(RunFolder(out))
 
     return harm
 

@@ -7,14 +7,14 @@ import pytest
 
 from engine.runs import generate
 from engine.runs.folder import RunFolder
+from engine.runs.own_files import settle_identity, settle_plan
 from engine.runs.pipeline import Pool, Row
-from engine.runs.plan import write_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.resample import ResampleConfig
 from engine.runs.session import RaySession
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
-from tests.runs.fakes import LoadFake, make_data, make_weights
+from tests.runs.fakes import IDENTITY, LoadFake, make_data, make_weights
 
 
 @pytest.fixture
@@ -55,14 +55,15 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data=make_data(place / "data"),
         weights=place,
         sampling=SamplingConfig(),
-        settings_sha256="s",
-        weights_sha256="w",
+        settings_sha256=IDENTITY.settings_sha256,
+        weights_sha256=IDENTITY.weights_sha256,
         code="c",
         num_threads=1,
     )
     facts = {f"case{n}": CaseFacts(12 + 2 * n, True) for n in range(3)}
     rows = build_plan(facts, list(facts), "own", 1, 5)
-    write_plan(folder.plan, rows)
+    settle_identity(folder, IDENTITY)
+    settle_plan(folder, lambda: rows)
     worker = ResampleWorker(task, LoadFake())
     for row in rows:
         assert worker({"plan": row.model_dump_json()})["status"] == "committed"

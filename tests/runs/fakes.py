@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine.runs.identity import RunIdentity
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
@@ -33,6 +34,12 @@ PREPARE = PrepareConfig(
     class_names=("liver", "spleen"),
     contour="body",
 )
+
+IDENTITY = RunIdentity(
+    job="resample", settings={}, weights_sha256="w", weights={}, data={}, machine={},
+    versions={"gem3d-engine": "1"}, code="c",
+)  # fmt: skip
+"""Of runs that tests make without a job."""
 
 
 @dataclass(frozen=True)

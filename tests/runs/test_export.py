@@ -13,6 +13,7 @@ from engine.runs.export import ExportJob, export_run
 from engine.runs.export_records import open_records
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file
+from engine.runs.records import Commit, Quality
 from engine.runs.resample import ResampleConfig, resample
 from engine.runs.verify import withdraw
 from engine.volumes.layouts import find_cases
@@ -106,10 +107,10 @@ def test_a_run_from_before_the_attribute_is_exported_as_it_was(own_run: Path) ->
         raw = json.loads(path.read_text())
         assert raw["attributes"].pop("contour") == "body"
         path.write_text(json.dumps(raw))
-        commit = own_run / "commits" / f"{path.parent.name.removesuffix('.ome.zarr')}.json"
-        record = json.loads(commit.read_text())
-        record["files"] = hash_tree(path.parent)
-        commit.write_text(json.dumps(record))
+        place = RunFolder(own_run).commit(path.parent.name.removesuffix(".ome.zarr"))
+        record = Commit.model_validate_json(place.read_text())
+        record = record.model_copy(update={"files": hash_tree(path.parent)}).sealed()
+        place.write_text(record.model_dump_json())
     export_run(ExportJob(run=own_run, layout="nnunet"))
     out = own_run / "export_nnunet"
     named = json.loads((out / "dataset.json").read_text())["labels"]
@@ -182,8 +183,9 @@ def test_an_export_without_flagged_volumes_drops_those_it_held(
     job = ExportJob(run=own_run, layout="nnunet", out=out)
     export_run(job)
     path = RunFolder(own_run).commit("case1-r00")
-    raw = json.loads(path.read_text())
-    path.write_text(json.dumps(raw | {"quality": {"flags": ["dark"], "retries": 0}}, indent=1))
+    record = Commit.model_validate_json(path.read_text())
+    record = record.model_copy(update={"quality": Quality(flags=("dark",))}).sealed()
+    path.write_text(record.model_dump_json(indent=1))
     export_run(job.model_copy(update={"skip_flagged": True}))
     images, masks, count = cases_of(out)
     assert (len(images), len(masks), count) == (2, 2, 2)

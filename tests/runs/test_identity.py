@@ -4,6 +4,7 @@ import pytest
 
 from engine.errors import RunError, StoreError, WeightsError
 from engine.runs.identity import (
+    RUN_FORMAT,
     RunIdentity,
     code_commit,
     code_versions,
@@ -72,6 +73,15 @@ def test_a_difference_is_refused_by_its_name(
 def test_settings_and_data_name_the_origin() -> None:
     assert IDENTITY.settings_sha256 == changed(machine={}).settings_sha256
     assert IDENTITY.settings_sha256 != changed(data={"prepared cases": "e"}).settings_sha256
+
+
+def test_a_run_of_a_later_version_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    write_or_check(path, IDENTITY)
+    later = f"format: {RUN_FORMAT + 1}\nsomething: new\n"
+    path.write_text(later)
+    with pytest.raises(RunError, match=rf"run format {RUN_FORMAT + 1}, made by a later version"):
+        read_identity(path)
 
 
 def test_a_damaged_run_yaml_is_refused(tmp_path: Path) -> None:

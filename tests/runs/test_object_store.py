@@ -20,7 +20,8 @@ from engine.runs import ledger
 from engine.runs.census import take_census
 from engine.runs.export import ExportJob, export_run
 from engine.runs.folder import RunFolder, RunLock
-from engine.runs.plan import PlanRow, iter_plan, write_plan
+from engine.runs.own_files import settle_identity, settle_plan
+from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.records import Commit
 from engine.runs.resample import ResampleConfig, resample
@@ -34,7 +35,7 @@ from engine.storage.object_path import ObjectPath
 from engine.storage.places import as_place, file_to_write, local_file
 from engine.volumes.store import hash_tree, read_ome_zarr
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way
-from tests.runs.fakes import FakeSampler, LoadFake, make_data
+from tests.runs.fakes import IDENTITY, FakeSampler, LoadFake, make_data
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f"case{n}-r00" for n in range(3)]
@@ -77,8 +78,8 @@ def task(root: ObjectPath, data: Path) -> WorkerTask:
         data=data,
         weights=data,
         sampling=SamplingConfig(),
-        settings_sha256="s",
-        weights_sha256="w",
+        settings_sha256=IDENTITY.settings_sha256,
+        weights_sha256=IDENTITY.weights_sha256,
         code="c",
         num_threads=1,
     )
@@ -88,7 +89,8 @@ def plan(folder: RunFolder) -> tuple[PlanRow, ...]:
     folder.create()
     facts = {f"case{n}": CaseFacts(12 + 2 * n, True) for n in range(3)}
     rows = build_plan(facts, list(facts), "cross", 1, 5)
-    write_plan(folder.plan, rows)
+    settle_identity(folder, IDENTITY)
+    settle_plan(folder, lambda: rows)
     return rows
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,14 +15,15 @@ from engine.errors import ConfigError, RunError, StoreError
 from engine.runs import ledger
 from engine.runs.census import take_census
 from engine.runs.folder import RunFolder, RunLock
-from engine.runs.identity import RunIdentity, seal_plan, write_or_check
-from engine.runs.plan import write_plan
+from engine.runs.own_files import settle_identity, settle_plan
+from engine.runs.plan import retry_seed
 from engine.runs.planning import CaseFacts, build_plan
+from engine.runs.records import Quality
 from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
 from engine.runs.withdrawal import read_withdrawn
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
-from tests.runs.fakes import LoadFake, make_data
+from tests.runs.fakes import IDENTITY, LoadFake, make_data
 
 NAMES = [f"case{n}-r00" for n in range(3)]
 
@@ -32,19 +34,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("verify")
     folder = RunFolder(place / "run")
     folder.create()
+    settle_identity(folder, IDENTITY)
     task = WorkerTask(
         root=folder.root,
         data=make_data(place / "data"),
         weights=place,
         sampling=SamplingConfig(),
-        settings_sha256="s",
+        settings_sha256=IDENTITY.settings_sha256,
         weights_sha256="w",
         code="c",
         num_threads=1,
     )
     facts = {f"case{n}": CaseFacts(12 + 2 * n, True) for n in range(3)}
     rows = build_plan(facts, list(facts), "cross", 1, 5)
-    write_plan(folder.plan, rows)
+    settle_plan(folder, lambda: rows)
     worker = ResampleWorker(task, LoadFake())
     for row in rows:
         assert worker({"plan": row.model_dump_json()})["status"] == "committed"
@@ -147,6 +150,14 @@ def test_a_record_that_nobody_planned_is_damage(folder: RunFolder) -> None:
     assert (finding.sample_id, finding.kind) == ("stranger", "not planned")
 
 
+def edit(folder: RunFolder, name: str, change: dict[str, object]) -> None:
+    """A record that says something else, with a digest that fits it."""
+    record = ledger.read_commit(folder, name)
+    assert record is not None
+    text = record.model_copy(update=change).sealed().model_dump_json(indent=1)
+    folder.commit(name).write_text(text)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -154,33 +165,50 @@ def test_a_record_that_nobody_planned_is_damage(folder: RunFolder) -> None:
         ({"informed_z": 9}, ":9, planned"),
         ({"weights_sha256": "v"}, "weights v, planned w"),
         ({"config_sha256": "t"}, "settings t, planned"),
+        ({"row_sha256": "r"}, "row r, planned"),
+        ({"seed": 6}, "seed 6, planned 5"),
+        ({"quality": Quality(retries=1)}, "seed 5, planned"),
     ],
 )
 def test_a_volume_made_of_something_else_is_damage(
     folder: RunFolder, change: dict[str, object], told: str
 ) -> None:
-    identity = RunIdentity(
-        job="resample", settings={}, weights_sha256="w", weights={}, data={}, machine={},
-        versions={}, code="c",
-    )  # fmt: skip
-    write_or_check(folder.identity, identity)
-    for name in NAMES:
-        path = folder.commit(name)
-        update = {"config_sha256": identity.settings_sha256}
-        record = json.loads(path.read_text()) | update
-        path.write_text(json.dumps(record, indent=1))
-    assert verify_run(VerifyJob(run=folder.root)).is_sound
-    record = json.loads(folder.commit(NAMES[0]).read_text()) | change
-    folder.commit(NAMES[0]).write_text(json.dumps(record, indent=1))
+    edit(folder, NAMES[0], change)
     (finding,) = verify_run(VerifyJob(run=folder.root)).findings
     assert (finding.sample_id, finding.kind) == (NAMES[0], "other origin")
     assert told in finding.detail
 
 
+def test_the_seed_of_a_retry_is_computed_again(folder: RunFolder) -> None:
+    edit(folder, NAMES[0], {"quality": Quality(retries=2), "seed": retry_seed(5, NAMES[0], 2)})
+    assert verify_run(VerifyJob(run=folder.root)).is_sound
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 6},
+        {"measures": {"seam_ratio": 9.0}},
+        {"quality": {"flags": ["dark"], "retries": 0}},
+        {"timings_s": {}},
+        {"digest": ""},
+        {"digest": "0" * 64},
+    ],
+)
+def test_a_record_edited_by_hand_is_damage(folder: RunFolder, change: dict[str, Any]) -> None:
+    path = folder.commit(NAMES[0])
+    raw = json.loads(path.read_text())
+    for key, value in change.items():
+        raw[key] = {**raw[key], **value} if isinstance(value, dict) and value else value
+    path.write_text(json.dumps(raw, indent=1))
+    (finding,) = verify_run(VerifyJob(run=folder.root)).findings
+    assert (finding.sample_id, finding.kind) == (NAMES[0], "bad commit record")
+    assert "digest of itself" in finding.detail or "changed after it was" in finding.detail
+
+
 def test_a_plan_that_was_changed_later_is_refused(
     folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seal_plan(folder)
     assert verify_run(VerifyJob(run=folder.root)).is_sound
     subprocess.run(["sha256sum", "--check", folder.plan_digest.name], cwd=folder.root, check=True)
     folder.plan.write_text(folder.plan.read_text().replace('"informed_z":', '"informed_z":1', 1))
