@@ -30,7 +30,7 @@ def main(args: Sequence[str]) -> int:
 def _tell(summary: PrepareSummary) -> int:
     for case_id, reason in summary.failed.items():
         print(f"refused {case_id}: {reason}", file=sys.stderr)
-    for line in summary.labels:
+    for line in (*summary.labels, *summary.loss):
         print(line)
     print(
         f"{summary.planned} cases: {summary.prepared} prepared, {summary.kept} kept, "

@@ -33,6 +33,8 @@ from engine.runs.prepare_records import (
     tree_digest,
 )
 from engine.runs.session import RaySession
+from engine.volumes.class_loss import describe_loss, loss_notes
+from engine.volumes.grid_loss import grid_loss, refuse_loss
 from engine.volumes.labels.beside import labels_beside
 from engine.volumes.labels.counts import count_labels, describe_labels
 from engine.volumes.labels.resolve import resolve_labels
@@ -116,6 +118,7 @@ class PrepareSummary:
         kept: there already, from the same files and settings.
         failed: case id, or file that is no case -> why.
         labels: which raw labels became which class, a line each.
+        loss: what the prepared grid loses of the masks, class by class and case by case.
     """
 
     out: Path
@@ -124,6 +127,7 @@ class PrepareSummary:
     kept: int
     failed: dict[str, str]
     labels: tuple[str, ...] = ()
+    loss: tuple[str, ...] = ()
 
 
 class PrepareWorker:
@@ -152,6 +156,8 @@ class PrepareWorker:
         brain = read_labels(files["brain_mask"]) if "brain_mask" in files else None
         labels = read_labels(files["mask"])
         case = prepare_case(image, labels, self._config, row["case_id"], brain)
+        loss = grid_loss(case)
+        refuse_loss(row["mask"], loss, any_class=self._config.lost_classes == "refuse")
         path = self._out / f"{case.case_id}.zarr"
         write_prepared(path, case)
         return PreparedEntry(
@@ -162,7 +168,8 @@ class PrepareWorker:
             has_image=case.image is not None,
             sources={f"{role}/{file.name}": _sha256(file) for role, file in files.items()},
             label_voxels=count_labels(labels.array),
-            notes=header_notes(labels),
+            notes=(*header_notes(labels), *loss_notes(loss)),
+            grid_loss=loss,
         )
 
 
@@ -246,7 +253,10 @@ def prepare_dataset(
         write_manifest(out, manifest)
     counts = [entries[row["case_id"]].label_voxels for row in rows if row["case_id"] in entries]
     said = tuple(describe_labels(config, declared, counts))
-    return PrepareSummary(out, len(rows), len(made), len(kept), manifest.failed, said)
+    losses = {i: entries[i].grid_loss for row in rows if (i := row["case_id"]) in entries}
+    return PrepareSummary(
+        out, len(rows), len(made), len(kept), manifest.failed, said, tuple(describe_loss(losses))
+    )
 
 
 def _unlisted(before: dict[str, CaseRecord], left_out: dict[str, str], dataset: str) -> set[str]:

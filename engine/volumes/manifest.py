@@ -16,6 +16,7 @@ from engine.config import FrozenConfig
 from engine.errors import StoreError, StoreUnreachableError
 from engine.storage.checked_files import MAX_LIST_BYTES, read_model
 from engine.storage.places import Place
+from engine.volumes.class_loss import ClassLoss
 from engine.volumes.layouts import Split
 from engine.volumes.prepare_config import PrepareConfig
 
@@ -35,6 +36,7 @@ class PreparedEntry(FrozenConfig):
         has_image: False for a mask without an image.
         sources: role and file name -> sha256 of what it was made from.
         notes: what is odd about it and was taken all the same.
+        grid_loss: what the prepared grid loses of each class of the mask; empty in early versions.
         label_voxels: raw label -> voxels of the mask as it was read; empty where not known.
     """
 
@@ -45,6 +47,7 @@ class PreparedEntry(FrozenConfig):
     has_image: bool
     sources: dict[str, str]
     notes: tuple[str, ...] = ()
+    grid_loss: dict[str, ClassLoss] = Field(default_factory=dict)
     label_voxels: dict[int, int] = Field(default_factory=dict)
 
 

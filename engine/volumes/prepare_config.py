@@ -36,6 +36,9 @@ class PrepareConfig(FrozenConfig):
         ignore_label: raw label of voxels that nobody annotated, or None.
         ignored_voxels: what is done with a case that has some: "refuse" it, or take them as
             "background".
+        lost_classes: what becomes of a case when a class has no voxel left on the prepared grid:
+            "flag" names it and goes on, "refuse" leaves the case out. (A case of whose classes
+            none is left is always refused.)
         margin_slices: slices kept above and below the foreground.
     """
 
@@ -54,6 +57,7 @@ class PrepareConfig(FrozenConfig):
     unlabelled_classes: tuple[str, ...] = ()
     ignore_label: int | None = Field(None, ge=1)
     ignored_voxels: Literal["refuse", "background"] = "refuse"
+    lost_classes: Literal["flag", "refuse"] = "flag"
     margin_slices: int = Field(0, ge=0, le=1024)
 
     @model_validator(mode="after")

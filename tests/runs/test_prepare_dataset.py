@@ -121,6 +121,39 @@ def test_only_what_changed_is_made_anew(tmp_path: Path, inline: None) -> None:
     assert (third.prepared, third.kept) == (0, 4)
 
 
+def test_lesions_that_the_grid_loses_are_named_case_by_case(tmp_path: Path, inline: None) -> None:
+    """Case `both` keeps its liver, `only` has nothing but a lesion of 2 x 2 x 1 voxels of 1 mm."""
+    root, affine = tmp_path / "D", np.diag([1.0, 1.0, 3.0, 1.0])
+    for name, number in (("both", 5), ("only", 0)):
+        labels = np.zeros((6, 40, 40), np.uint8)
+        labels[1:5, 6:30, 6:30] = number
+        labels[3, 32:34, 32:34] = 7
+        for folder, tail in (("imagesTr", "_0000"), ("labelsTr", "")):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            volume = labels if folder == "labelsTr" else labels.astype(np.float32) * 20 - 100
+            write_nifti(root / folder / f"{name}{tail}.nii.gz", Volume(volume, affine, "m"))
+    config = PrepareConfig(
+        size_yx=(16, 16),
+        spacing_mm_yx=3.0,
+        label_map={5: 1, 7: 2},
+        class_names=("liver", "pancreas"),
+    )
+    summary = prepare_dataset(root, tmp_path / "out", config)
+    assert list(summary.failed) == ["only"]
+    assert "only.nii.gz: pancreas (4 voxels, 12 mm3) is lost" in summary.failed["only"]
+    entry = read_manifest(tmp_path / "out").cases["both"]
+    assert entry.grid_loss["pancreas"].is_gone
+    assert entry.grid_loss["liver"].share > 0.9
+    lost = "pancreas (4 voxels, 12 mm3) is lost on the model's grid"
+    assert summary.loss[-1] == f"flagged both: {lost}"
+    again = prepare_dataset(root, tmp_path / "out", config)
+    assert (again.kept, again.loss) == (1, summary.loss), "said again for what is kept"
+    strict = config.model_copy(update={"lost_classes": "refuse"})
+    refused = prepare_dataset(root, tmp_path / "strict", strict).failed
+    assert sorted(refused) == ["both", "only"]
+    assert "set lost_classes: flag" in refused["both"]
+
+
 def test_killed_call_is_continued(tmp_path: Path, inline: None) -> None:
     """Killed after two cases, in the middle of a record: the two are kept."""
     root, out = dataset(tmp_path / "D", "a", "b", "c"), tmp_path / "out"
