@@ -31,9 +31,10 @@ from engine.runs.worker import LoadSampler, load_sampler
 from engine.sampling.mask_augmentation import MaskChange, apply_change
 from engine.storage.places import Place, PlaceField, file_to_write
 from engine.volumes.labels.contour_class import organ_names
+from engine.volumes.labels.drawn import Drawing, Numbering, drawn_mask, drawn_meaning
 from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.nifti import check_same_grid, read_labels, write_nifti
-from engine.volumes.prepare import classes_of, mask_to_prepared
+from engine.volumes.prepare import mask_to_prepared
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase, Volume
 
@@ -52,7 +53,12 @@ class EditConfig(GenerationConfig):
             the feet, the back, the left).
         scale: grow it about its centre; 1.5 is half as long again in every direction.
         remove: the lesion becomes what surrounds it.
-        drawn: a mask file on the case's own grid with the data set's raw labels, for one case.
+        drawn: a mask file on the case's own grid, for one case: a whole mask, or with `drawn_class`
+            one structure.
+        drawn_class: the class of all drawn voxels; they are laid over the case's own mask.
+        drawn_labels: what the numbers of a whole mask are: the data set's "raw" labels, or
+            "classes" 1, 2, ... as an export has them.
+        drawn_whole: take `drawn` as the whole mask although classes of the case are not in it.
         keep_original: make a volume with the unedited mask, too, to compare with.
         replicas: volumes a mask.
     """
@@ -66,6 +72,9 @@ class EditConfig(GenerationConfig):
     scale: float = Field(1.0, ge=0.1, le=10.0)
     remove: bool = False
     drawn: Annotated[Path, READ] | None = None
+    drawn_class: str | None = None
+    drawn_labels: Numbering = "raw"
+    drawn_whole: bool = False
     keep_original: bool = False
     replicas: int = Field(1, ge=1, le=1000)
 
@@ -74,6 +83,11 @@ class EditConfig(GenerationConfig):
         """Whether the lesion is moved or scaled."""
         return self.scale != 1.0 or any(self.shift_mm_zyx)
 
+    @property
+    def drawing(self) -> Drawing:
+        """How the drawn mask is meant."""
+        return Drawing(self.drawn_class, self.drawn_labels, self.drawn_whole, self.classes or ())
+
     @model_validator(mode="after")
     def _one_edit(self) -> EditConfig:
         edits = [self.changes_geometry, self.remove, self.drawn is not None]
@@ -81,6 +95,11 @@ class EditConfig(GenerationConfig):
             raise ValueError("give one edit: a shift and scale, remove, or drawn")
         if self.drawn is not None and (self.cases is None or len(self.cases) != 1):
             raise ValueError("drawn is a mask of one case: name it with cases")
+        told = self.drawn_class is not None or self.drawn_whole or self.drawn_labels != "raw"
+        if told and self.drawn is None:
+            raise ValueError("drawn_class, drawn_labels and drawn_whole say what drawn is; give it")
+        if self.drawn_class is not None and (self.drawn_whole or self.drawn_labels != "raw"):
+            raise ValueError("drawn_class is one structure: without drawn_whole and drawn_labels")
         return self
 
 
@@ -105,7 +124,7 @@ def _intent(config: EditConfig, data: Place, folder: RunFolder, session: RaySess
     masks = pick_masks(facts, config.cases, config.splits)
     digests = data_digest(manifest)
     if config.drawn is not None:
-        _drawn_classes(config.drawn, data, masks[0], manifest)  # refused before anything is made
+        _drawn_classes(config.drawn, config.drawing, data, masks[0], manifest)  # refused early
         digests["drawn mask"] = hash_file(config.drawn)
     return Intent(
         job="edit_lesions",
@@ -135,7 +154,7 @@ def _rows(
         drawn = ""
         try:
             if config.drawn is not None:
-                drawn, edited = _keep_drawn(config.drawn, data, folder, case, manifest)
+                drawn, edited = _keep_drawn(config, data, folder, case, manifest)
             else:
                 edited = _edited(case, change)
         except SamplingError as error:
@@ -160,7 +179,8 @@ def _renamed(row: PlanRow, what: str) -> PlanRow:
 
 def _change(config: EditConfig, manifest: PreparedManifest) -> MaskChange:
     names = manifest.class_names
-    wanted = config.classes or organ_names(names, manifest.config.contour_name)
+    drawn = () if config.drawn_class is None else (config.drawn_class,)
+    wanted = config.classes or drawn or organ_names(names, manifest.config.contour_name)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ConfigError(f"classes {unknown} are not in the data; it has {', '.join(names)}")
@@ -199,24 +219,27 @@ def _settings(
 
 
 def _drawn_classes(
-    path: Path, data: Place, case_id: str, manifest: PreparedManifest
+    path: Path, drawing: Drawing, data: Place, case_id: str, manifest: PreparedManifest
 ) -> tuple[PreparedCase, Volume]:
-    """A drawn mask as classes on the case's own grid, inside the case's contour."""
+    """A case, and a drawn mask as its whole mask in class numbers on its own grid."""
     case = read_prepared(data / f"{case_id}.zarr")
     drawn = read_labels(path)
     check_same_grid(Volume(case.native_mask, case.native.affine, case_id), drawn)
-    classes = classes_of(drawn, manifest.config)
-    if manifest.config.contour != "none":
-        contour = len(manifest.class_names)
-        classes = np.where((classes == 0) & (case.native_mask > 0), contour, classes)
-    return case, Volume(classes.astype(np.uint8), case.native.affine, str(path), case.native.header)
+    classes = drawn_mask(case, drawn, manifest.config, drawing)
+    log.info("%s: %s", path, drawn_meaning(case, drawn, manifest.config, drawing))
+    return case, Volume(classes, case.native.affine, str(path), case.native.header)
 
 
 def _keep_drawn(
-    path: Path, data: Place, folder: RunFolder, case: PreparedCase, manifest: PreparedManifest
+    config: EditConfig,
+    data: Place,
+    folder: RunFolder,
+    case: PreparedCase,
+    manifest: PreparedManifest,
 ) -> tuple[str, PreparedCase]:
     """Keep the drawn mask in the run folder, so that any worker and any rerun finds it."""
-    case, volume = _drawn_classes(path, data, case.case_id, manifest)
+    assert config.drawn is not None
+    _, volume = _drawn_classes(config.drawn, config.drawing, data, case.case_id, manifest)
     name = f"masks/{case.case_id}.nii.gz"
     with file_to_write(folder.root / name) as file:
         write_nifti(file, volume)

@@ -1,5 +1,6 @@
 """Counterfactuals: the mask changes where it was asked to, and nowhere else."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,89 @@ def test_two_edits_at_once_are_one_too_many(
     path.write_text("remove: true\nscale: 2.0\n")
     assert job.main(["--config", str(path)]) == 2
     assert "give one edit" in capsys.readouterr().err
+
+
+def drawing(tmp_path: Path, edit: Callable[[np.ndarray], np.ndarray]) -> Path:
+    _, labels = make_case(1)
+    path = tmp_path / "lesion.nii.gz"
+    write_nifti(path, Volume(edit(labels.array).astype(np.uint8), labels.affine, "drawn"))
+    return path
+
+
+def blob(labels: np.ndarray) -> np.ndarray:
+    """A lesion alone, with a drawing tool's label 1."""
+    alone = np.zeros_like(labels)
+    alone[5:8, 10:13, 10:13] = 1
+    return alone
+
+
+def corner(labels: np.ndarray) -> np.ndarray:
+    outside = np.zeros_like(labels)
+    outside[:, 0, 0] = 1
+    return outside
+
+
+def test_a_lesion_drawn_alone_is_refused_and_what_would_vanish_is_named(
+    config: EditConfig, tmp_path: Path
+) -> None:
+    alone = config.model_copy(update={"drawn": drawing(tmp_path, blob), "classes": None})
+    with pytest.raises(
+        VolumeError,
+        match=r"part of a mask: spleen of case1 would vanish.*raw label 1 is liver.*--drawn-class",
+    ):
+        edit_lesions(alone, LoadFake())
+    assert not RunFolder(config.out).plan.exists()
+
+
+def test_drawn_class_is_laid_over_the_cases_own_mask(config: EditConfig, tmp_path: Path) -> None:
+    path = drawing(tmp_path, blob)
+    told = config.model_copy(update={"drawn": path, "drawn_class": "spleen", "classes": None})
+    edit_lesions(told, LoadFake())
+    after = mask_of(config, "case1-edit-r00")
+    assert config.data is not None
+    own = read_prepared(config.data / "case1.zarr").native_mask
+    _, labels = make_case(1)
+    drawn = blob(labels.array) > 0
+    np.testing.assert_array_equal(after, np.where(drawn, 2, own))
+    (row,) = read_plan(RunFolder(config.out).plan)
+    assert not drawn[row.informed_z].any(), "the slice shows no drawn lesion"
+
+
+@pytest.mark.parametrize(
+    ("edit", "update", "kind", "told"),
+    [
+        (blob, {"drawn_class": "tumour"}, ConfigError, "'tumour' is not in the data; it has liver"),
+        (lambda a: a, {"drawn_class": "liver"}, VolumeError, r"labels \[1, 2\], and --drawn-cl"),
+        (lambda a: a * 0, {"drawn_class": "liver"}, VolumeError, "nothing is drawn"),
+        (corner, {"drawn_class": "liver"}, VolumeError, "outside the body"),
+        (lambda a: blob(a) * 9, {}, VolumeError, r"outside the label map.*--drawn-class NAME"),
+        (lambda a: blob(a) * 9, {"drawn_labels": "classes"}, VolumeError, "not class numbers 1"),
+    ],
+)
+def test_drawings_that_cannot_be_meant_are_refused(
+    config: EditConfig,
+    tmp_path: Path,
+    edit: Callable[[np.ndarray], np.ndarray],
+    update: dict[str, object],
+    kind: type[Exception],
+    told: str,
+) -> None:
+    drawn = {"drawn": drawing(tmp_path, edit), "classes": None, **update}
+    with pytest.raises(kind, match=told):
+        edit_lesions(config.model_copy(update=drawn), LoadFake())
+
+
+def test_a_whole_mask_may_be_said_to_be_one(config: EditConfig, tmp_path: Path) -> None:
+    path = drawing(tmp_path, blob)
+    whole = config.model_copy(update={"drawn": path, "drawn_whole": True, "classes": None})
+    edit_lesions(whole, LoadFake())
+    _, labels = make_case(1)
+    after = mask_of(config, "case1-edit-r00")
+    np.testing.assert_array_equal(np.where(after == 3, 0, after), blob(labels.array))
+
+
+def test_what_says_how_a_drawing_is_meant_needs_one() -> None:
+    with pytest.raises(ValueError, match="say what drawn is"):
+        EditConfig(drawn_class="liver", remove=True)
+    with pytest.raises(ValueError, match="one structure"):
+        EditConfig(drawn=Path("a.nii.gz"), cases=("a",), drawn_class="b", drawn_whole=True)
