@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from engine.errors import ConfigError, VolumeError
+from engine.errors import ConfigError
 from engine.paths import path_to_read
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file
 from engine.runs.plan import in_run
 from engine.runs.planning import CaseFacts, FixedSlice, stored_name
-from engine.volumes.contours import (
-    BODY_THRESHOLD_HU,
-    body_contour,
-    brain_contour,
-    mr_body_threshold,
-)
+from engine.volumes.backgrounds import find_background
+from engine.volumes.contours import find_contour
 from engine.volumes.grids import Orientation
+from engine.volumes.intensities import check_intensities, rescaled
 from engine.volumes.layouts import check_case_id
 from engine.volumes.nifti import read_image
 from engine.volumes.prepare import prepare_case
@@ -32,8 +30,6 @@ from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.volume import Array, Volume
 
 _SUFFIXES = (".nii", ".nii.gz")
-_AIR_HU = -500.0
-_TOO_DARK_FOR_MR = -50.0
 
 
 def find_slices(
@@ -101,10 +97,11 @@ def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tu
     name = check_case_id(_stem(path), path)
     source = f"informed/{name}.zarr"
     case_path = folder.root / source
-    image = read_image(path)
-    _refuse_other_modality(image, config)
+    raw = read_image(path)
+    check_intensities(raw, config)
     # a refused start may have left one
     if not ((case_path / "zarr.json").is_file() and folder.identity.exists()):
+        image = rescaled(raw, config)
         plain = config.model_copy(
             update={
                 "label_map": {1: 1},
@@ -113,6 +110,8 @@ def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tu
                 "other_labels": "refuse",
                 "unlabelled_classes": (),
                 "ignore_label": None,
+                "intensities": "allow",  # looked at above
+                "rescale": None,
             }
         )
         labels = Volume(_foreground(image, config), image.affine, image.source, image.header)
@@ -124,27 +123,9 @@ def _foreground(image: Volume, config: PrepareConfig) -> Array:
     """Body or brain of an image without a mask, as labels 0 and 1."""
     orientation = Orientation.closest(image.affine, image.size_zyx)
     canonical = orientation.to_canonical(image.array)
-    if config.contour == "brain":
-        inside = brain_contour(canonical, image.source)
-    else:
-        affine = orientation.canonical_affine(image.affine)
-        spacing = Volume(canonical, affine, image.source).spacing_mm_zyx
-        is_mr = config.modality == "mr"
-        threshold = mr_body_threshold(canonical) if is_mr else BODY_THRESHOLD_HU
-        inside = body_contour(canonical, spacing, threshold, image.source, dark_inside=is_mr)
+    affine = orientation.canonical_affine(image.affine)
+    spacing = Volume(canonical, affine, image.source).spacing_mm_zyx
+    kind: Literal["body", "brain"] = "brain" if config.contour == "brain" else "body"
+    background = find_background(canonical)
+    inside = find_contour(canonical, background, spacing, kind, config.modality, image.source)
     return orientation.to_native(inside.astype(np.int32))
-
-
-def _refuse_other_modality(image: Volume, config: PrepareConfig) -> None:
-    """CT holds air far below zero; MR holds nothing there."""
-    low = float(image.array.min())
-    if config.modality == "ct" and low > _AIR_HU:
-        raise VolumeError(
-            f"{image.source}: no CT in HU (its darkest voxel is {low:g}, air is -1000), but the "
-            "data is CT; give an informed slice of the same modality"
-        )
-    if config.modality == "mr" and low < _TOO_DARK_FOR_MR:
-        raise VolumeError(
-            f"{image.source}: holds {low:g}, which no MR does, but the data is MR; give an "
-            "informed slice of the same modality"
-        )

@@ -40,7 +40,7 @@ from engine.volumes.labels.counts import count_labels, describe_labels
 from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
-from engine.volumes.nifti import header_notes, read_image, read_labels
+from engine.volumes.nifti import read_image, read_labels
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
 from engine.volumes.prepared_store import write_prepared
 
@@ -168,7 +168,7 @@ class PrepareWorker:
             has_image=case.image is not None,
             sources={f"{role}/{file.name}": _sha256(file) for role, file in files.items()},
             label_voxels=count_labels(labels.array),
-            notes=(*header_notes(labels), *loss_notes(loss)),
+            notes=(*case.notes, *loss_notes(loss)),
             grid_loss=loss,
         )
 

@@ -1,24 +1,89 @@
 """Contours: where the body or the brain is, found once a volume and given to the model as a class.
 
-Works on canonical `z y x` arrays (axial slices along z). Knows no file and no label map.
+Works on canonical `z y x` arrays (axial slices along z). What lies outside need not be the darkest
+value: see `backgrounds.py`. Knows no file and no label map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine.errors import VolumeError
+from engine.volumes.backgrounds import Background, find_background
 from engine.volumes.volume import Array
 
 BODY_THRESHOLD_HU = -300.0
 _TABLE_MM = 6.0  # slabs thinner than twice this are table, blanket or cable
 _LUNG_MM = 25.0  # holes wider than twice this are lungs: no table is as thick
 _GAP_MM = 21.0  # half of the widest gap in the body wall that is bridged
-_STRIPPED_SHARE = 0.05  # of voxels that equal the minimum, for a brain to count as skull-stripped
+_STRIPPED_SHARE = 0.05  # of voxels that are background, for a brain to count as skull-stripped
+_CLIPPED_SHARE = 0.05  # of voxels that equal the minimum, for CT to count as clipped to a window
+_PADDING_HU = 500.0  # a constant border as bright as this is no tissue; 0 is padding, too
+
+
+def find_contour(
+    image: Array,
+    background: Background | None,
+    spacing_mm_zyx: tuple[float, float, float],
+    kind: Literal["body", "brain"],
+    modality: Literal["ct", "mr"],
+    source: str,
+) -> NDArray[np.bool_]:
+    """The body, or the brain of a skull-stripped volume.
+
+    Args:
+        image: canonical `z y x`.
+        background: of the image (`find_background`).
+        spacing_mm_zyx: of the image.
+        kind: what is looked for.
+        modality: of the image.
+        source: for messages.
+
+    Raises:
+        VolumeError: there is none to find.
+    """
+    if kind == "brain":
+        return brain_contour(image, source, background)
+    is_mr = modality == "mr"
+    level = _mr_level if is_mr else _ct_level
+    levelled, threshold = level(image, background)
+    return body_contour(levelled, spacing_mm_zyx, threshold, source, dark_inside=is_mr)
+
+
+def _ct_level(image: Array, background: Background | None) -> tuple[Array, float]:
+    """An image whose background is dark, and the threshold of the body in it.
+
+    Air is darkest also where a window was clipped at -200 HU, and where a regridded volume was
+    padded with zeros.
+    """
+    low = float(image.min())
+    clipped = low > BODY_THRESHOLD_HU and float(np.mean(image == low)) >= _CLIPPED_SHARE
+    threshold = low if clipped else BODY_THRESHOLD_HU
+    if background is None or background.outermost <= threshold:
+        return image, threshold
+    if background.outermost != 0 and background.outermost < _PADDING_HU:
+        return image, threshold  # a body without noise that reaches the border
+    return np.where(background.where, low, image), threshold
+
+
+def _mr_level(image: Array, background: Background | None) -> tuple[Array, float]:
+    """The same for MR, whose air is darkest unless the background was written by a tool."""
+    threshold = mr_body_threshold(image)
+    if background is None or background.where.all():
+        return image, threshold
+    rest = image[~background.where]
+    low, high = np.percentile(rest, (1.0, 99.0))
+    bright = background.value > threshold  # z-scores with zeros outside
+    padding = background.value < low - 0.5 * (high - low)  # -1000 below air of 0
+    if not bright and not padding:
+        return image, threshold
+    levelled = np.where(background.where, rest.min(), image)
+    return levelled, mr_body_threshold(rest if bright else levelled)
 
 
 def body_contour(
@@ -69,19 +134,27 @@ def mr_body_threshold(image: Array) -> float:
     return float(low + 0.1 * (high - low))
 
 
-def brain_contour(image: Array, source: str) -> NDArray[np.bool_]:
+def brain_contour(
+    image: Array, source: str, background: Background | None = None
+) -> NDArray[np.bool_]:
     """Everything that is not background in a skull-stripped volume, holes filled.
+
+    Args:
+        image: canonical `z y x`.
+        source: for messages.
+        background: of the image, where it is known already.
 
     Raises:
         VolumeError: the volume has no constant background, so it is not skull-stripped.
     """
-    background = image.min()
-    if np.mean(image == background) < _STRIPPED_SHARE:
+    background = background or find_background(image)
+    outside = image == image.min() if background is None else background.where
+    if np.mean(outside) < _STRIPPED_SHARE:
         raise VolumeError(
             f"{source}: not skull-stripped (no constant background); "
             "give a brain mask, or strip the skull first"
         )
-    return _filled(_largest(image > background))
+    return _filled(_largest(~outside))
 
 
 def _eroded(mask: Array, radius_mm: float, spacing_mm_yx: tuple[float, float]) -> NDArray[np.bool_]:

@@ -11,17 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
-from engine.volumes.contours import (
-    BODY_THRESHOLD_HU,
-    body_contour,
-    brain_contour,
-    mr_body_threshold,
-)
+from engine.volumes.backgrounds import Background, find_background
+from engine.volumes.contours import find_contour
 from engine.volumes.grids import AxisMap, Orientation, prepared_affine, regrid, regrid_classes
+from engine.volumes.intensities import check_intensities, rescaled
 from engine.volumes.labels.counts import count_labels
-from engine.volumes.nifti import check_same_grid, fresh_header
+from engine.volumes.nifti import check_same_grid, fresh_header, header_notes
 from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PRESETS, PrepareConfig
-from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
+from engine.volumes.volume import Array, NativeGrid, PreparedCase, Volume
+from engine.volumes.window import darkened, find_window
 
 __all__ = [
     "ABDOMEN_CT",
@@ -58,23 +56,28 @@ def prepare_case(
     Raises:
         VolumeError: image and mask do not fit each other or the preset; names file and remedy.
     """
+    notes = header_notes(labels)
     if image is not None:
         check_same_grid(image, labels)
+        _refuse_constant(image)
     if brain_mask is not None:
         check_same_grid(labels, brain_mask)
     orientation = Orientation.closest(labels.affine, labels.size_zyx)
     classes = orientation.to_canonical(classes_of(labels, config))
-    pixels = None if image is None else orientation.to_canonical(image.array)
-    if image is not None and image.array.min() == image.array.max():
-        value = float(image.array.flat[0])
-        raise VolumeError(f"{image.source}: constant image, every voxel is {value:g}; export anew")
-    classes = _with_contour(classes, pixels, image, labels, brain_mask, orientation, config)
+    pixels, background = None, None
+    if image is not None:
+        notes = (*notes, *check_intensities(image, config))
+        pixels = orientation.to_canonical(rescaled(image, config).array)
+        background = find_background(pixels)
     affine = orientation.canonical_affine(labels.affine)
+    inside = _contour(pixels, background, image, labels, brain_mask, orientation, config)
+    classes = _with_contour(classes, inside, config)
     axes = _axes(classes, Volume(classes, affine, labels.source), config)
-    window = _window(pixels, classes, config, labels if image is None else image)
+    window = find_window(pixels, classes, background, config, labels if image is None else image)
     weights = [axis.to_prepared() for axis in axes]
     prepared = None
     if pixels is not None:
+        pixels = darkened(pixels, classes, background, window, config)
         prepared = window.to_model(regrid(pixels, weights, -np.inf))
     return PreparedCase(
         case_id=case_id,
@@ -87,6 +90,7 @@ def prepare_case(
         num_classes=len(config.all_class_names),
         class_names=config.all_class_names,
         contour=config.contour_name,
+        notes=notes,
     )
 
 
@@ -98,7 +102,8 @@ def to_native(case: PreparedCase, image: NDArray[np.float32]) -> Volume:
         image: `z y x` float32 in [-1, 1] on the case's prepared grid.
 
     Returns:
-        float32 `z y x`; outside the prepared crop it holds `case.intensity.background`.
+        float32 `z y x`; outside the prepared crop it holds `case.intensity.background`, and where
+        the source was masked also outside all classes.
 
     Raises:
         VolumeError: the image is not on the case's grid.
@@ -106,10 +111,10 @@ def to_native(case: PreparedCase, image: NDArray[np.float32]) -> Volume:
     orientation, axes = _way_back(case, image)
     source = case.intensity.to_source(image)
     weights = [axis.to_canonical() for axis in axes]
-    array = regrid(source, weights, case.intensity.background)
-    return Volume(
-        orientation.to_native(array), case.native.affine, case.case_id, case.native.header
-    )
+    array = orientation.to_native(regrid(source, weights, case.intensity.background))
+    if case.intensity.masked:
+        array[case.native_mask == 0] = case.intensity.background
+    return Volume(array, case.native.affine, case.case_id, case.native.header)
 
 
 def mask_to_native(case: PreparedCase, mask: NDArray[np.uint8]) -> Volume:
@@ -179,35 +184,45 @@ def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:
     return classes
 
 
-def _with_contour(
-    classes: Array,
+def _refuse_constant(image: Volume) -> None:
+    if image.array.min() == image.array.max():
+        value = float(image.array.flat[0])
+        raise VolumeError(f"{image.source}: constant image, every voxel is {value:g}; export anew")
+
+
+def _contour(
     pixels: Array | None,
+    background: Background | None,
     image: Volume | None,
     labels: Volume,
     brain_mask: Volume | None,
     orientation: Orientation,
     config: PrepareConfig,
-) -> NDArray[np.uint8]:
+) -> NDArray[np.bool_] | None:
+    """Body or brain on the canonical grid; None where the settings want none."""
     if config.contour == "none":
-        return classes
+        return None
     if config.contour == "brain" and brain_mask is not None:
         inside = orientation.to_canonical(brain_mask.array) > 0
         if not inside.any():
             raise VolumeError(f"{brain_mask.source}: empty brain mask; make it anew")
-    elif pixels is None or image is None:
+        return np.asarray(inside)
+    if pixels is None or image is None:
         needed = "image or a brain mask" if config.contour == "brain" else "image"
         raise VolumeError(
             f"{labels.source}: contour {config.contour} needs the case's {needed}; "
             "add it, or use contour none"
         )
-    elif config.contour == "brain":
-        inside = brain_contour(pixels, image.source)
-    else:
-        canonical = orientation.canonical_affine(image.affine)
-        spacing = Volume(pixels, canonical, image.source).spacing_mm_zyx
-        is_mr = config.modality == "mr"
-        threshold = mr_body_threshold(pixels) if is_mr else BODY_THRESHOLD_HU
-        inside = body_contour(pixels, spacing, threshold, image.source, dark_inside=is_mr)
+    affine = orientation.canonical_affine(image.affine)
+    spacing = Volume(pixels, affine, image.source).spacing_mm_zyx
+    return find_contour(pixels, background, spacing, config.contour, config.modality, image.source)
+
+
+def _with_contour(
+    classes: Array, inside: NDArray[np.bool_] | None, config: PrepareConfig
+) -> NDArray[np.uint8]:
+    if inside is None:
+        return np.asarray(classes)
     contour = np.uint8(len(config.all_class_names))
     return np.where((classes == 0) & inside, contour, classes).astype(np.uint8)
 
@@ -267,24 +282,6 @@ def _check_fits(
 def _holds(config: PrepareConfig, extent_mm_yx: tuple[float, float]) -> bool:
     pairs = zip(extent_mm_yx, config.size_yx, strict=True)
     return all(extent <= n * config.spacing_mm_yx + _SAME_SPACING_MM for extent, n in pairs)
-
-
-def _window(
-    pixels: Array | None, classes: Array, config: PrepareConfig, volume: Volume
-) -> IntensityWindow:
-    """The volume's intensity window; what lies outside the crop looks like its darkest value."""
-    if config.modality == "ct":
-        low, high = config.clip_hu
-        return IntensityWindow(low, high, "HU", background=low)
-    if pixels is None:
-        return IntensityWindow(0.0, 1.0, "a.u.", background=0.0)
-    low, high = (float(p) for p in np.percentile(pixels[classes > 0], config.mr_percentiles))
-    if not low < high:
-        raise VolumeError(
-            f"{volume.source}: the foreground's intensities are all {low:g}; check that image and "
-            "mask belong together"
-        )
-    return IntensityWindow(low, high, "a.u.", background=low)
 
 
 def _way_back(

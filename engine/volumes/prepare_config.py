@@ -40,6 +40,9 @@ class PrepareConfig(FrozenConfig):
             "flag" names it and goes on, "refuse" leaves the case out. (A case of whose classes
             none is left is always refused.)
         margin_slices: slices kept above and below the foreground.
+        intensities: "check" refuses images whose intensities are clearly not the modality's (CT
+            that is not in HU, CT given as MR); "allow" takes them as they are.
+        rescale: slope and intercept that make HU of CT's stored values; None where they are HU.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -59,6 +62,8 @@ class PrepareConfig(FrozenConfig):
     ignored_voxels: Literal["refuse", "background"] = "refuse"
     lost_classes: Literal["flag", "refuse"] = "flag"
     margin_slices: int = Field(0, ge=0, le=1024)
+    intensities: Literal["check", "allow"] = "check"
+    rescale: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> PrepareConfig:
@@ -66,6 +71,8 @@ class PrepareConfig(FrozenConfig):
             raise ValueError("clip_hu must rise, for example (-200, 300)")
         if not 0 <= self.mr_percentiles[0] < self.mr_percentiles[1] <= 100:
             raise ValueError("mr_percentiles must rise within 0 to 100, for example (0.5, 99.5)")
+        if self.rescale is not None and (self.modality != "ct" or self.rescale[0] == 0):
+            raise ValueError("rescale makes HU of CT: a slope that is not 0, and an intercept")
         if min(self.size_yx) < 8 or max(self.size_yx) > 2048:
             raise ValueError("size_yx must lie within 8 to 2048 pixels")
         classes = set(self.label_map.values()) - {0}

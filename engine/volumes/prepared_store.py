@@ -59,6 +59,7 @@ def write_prepared(path: Place, case: PreparedCase) -> None:
             "high": case.intensity.high,
             "unit": case.intensity.unit,
             "background": case.intensity.background,
+            "masked": case.intensity.masked,
         },
         "class_names": list(case.class_names),
         "contour": case.contour,

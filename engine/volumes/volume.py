@@ -53,12 +53,15 @@ class IntensityWindow:
         high: source intensity that becomes +1.
         unit: "HU" for CT, "a.u." for MR.
         background: source intensity written outside the prepared crop on the way back.
+        masked: whether the source holds nothing but `background` outside all classes (a
+            skull-stripped brain); then so does what goes back.
     """
 
     low: float
     high: float
     unit: Literal["HU", "a.u."]
     background: float
+    masked: bool = False
 
     def to_model(self, array: Array) -> NDArray[np.float32]:
         """Source intensities -> float32 in [-1, 1], clipped."""
@@ -127,6 +130,7 @@ class PreparedCase:
         class_names: names of classes 1..num_classes.
         contour: name of the class that preparing added around all others, or None. A class of the
             data set's own is never it, whatever its name.
+        notes: what is odd about the case and was taken all the same; not stored with it.
     """
 
     case_id: str
@@ -139,6 +143,7 @@ class PreparedCase:
     num_classes: int
     class_names: tuple[str, ...]
     contour: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def size_zyx(self) -> tuple[int, int, int]:
