@@ -113,7 +113,10 @@ def _step(step: str, place: Path, num_handed_out: int) -> None:
         rows_at_once=8,
     )
     if step == "plan":
-        with patch.object(generate, "run_rows", partial(_some_rows, num_handed_out)):
+        with (
+            patch.object(generate, "run_rows", partial(_some_rows, num_handed_out)),
+            patch.object(generate, "with_digests", lambda rows, *_: rows),  # there are no cases
+        ):
             try:
                 resample(config)
             except EnoughError:

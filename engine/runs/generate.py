@@ -23,6 +23,7 @@ from engine.paths import READ, WRITTEN
 from engine.runs import ledger
 from engine.runs.aside import aside
 from engine.runs.census import Census, active_rows, take_census
+from engine.runs.data_digests import with_digests
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.gate import GateConfig
 from engine.runs.identity import (
@@ -187,7 +188,7 @@ def generate(
         if not folder.identity.exists():  # else it names the same files, which were checked then
             aside(check_tensors, weights)
         settle_identity(folder, identity)
-        settle_plan(folder, intent.rows)
+        settle_plan(folder, lambda: with_digests(intent.rows(), folder.root, intent.data))
         census = take_census(folder)
         earlier = _earlier_summary(folder)
         if not census.pending and folder.report.exists() and earlier is not None:

@@ -207,14 +207,21 @@ def quarantine_error(folder: RunFolder, sample_id: str, failures: int) -> RunErr
     )
 
 
-def fail(folder: RunFolder, attempt: Attempt, error: str, *, final: bool = False) -> None:
+def fail(
+    folder: RunFolder,
+    attempt: Attempt,
+    error: str,
+    *,
+    final: bool = False,
+    counted: bool = True,
+) -> None:
     """Record that an attempt failed, and why; `final` quarantines the sample at once.
 
     A full or read-only disk, or a store that is gone, is no fault of the sample: it is told, and
-    not counted.
+    not counted. Nor is what the caller says not to count.
     """
     outcome: Literal["failed", "rejected", "interrupted"] = "rejected" if final else "failed"
-    if any(sign in error for sign in _NO_FAULT):
+    if not counted or any(sign in error for sign in _NO_FAULT):
         outcome = "interrupted"
     _put_attempt(folder, attempt.model_copy(update={"outcome": outcome, "error": error}))
     line = {

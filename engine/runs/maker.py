@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RunError, SamplingError
 from engine.runs import ledger
+from engine.runs.digests import hash_file
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig, judge_drawn
 from engine.runs.measure import measure
@@ -34,7 +35,7 @@ from engine.storage.places import Place, local_file
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared_store import read_prepared, refuse_changed
 from engine.volumes.store import hash_tree, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
 
@@ -129,10 +130,11 @@ class VolumeMaker:
         """
         clock = Clock()
         with clock.stage("read"):
-            original = read_prepared(self._place(plan.mask_source))
+            original = read_prepared(self._place(plan.mask_source), plan.mask_sha256)
             source = original
             if plan.informed != "generated" and plan.informed_source != plan.mask_source:
-                source = read_prepared(self._place(plan.informed_source))
+                place = self._place(plan.informed_source)
+                source = read_prepared(place, plan.informed_sha256)
             case = self._changed(plan, original)
             if plan.informed == "fixed":  # looks like that scan, in its intensities, too
                 _refuse_other_unit(plan, case, source)
@@ -187,6 +189,7 @@ class VolumeMaker:
         if plan.drawn_mask:
             path = self._place(in_run(plan.drawn_mask))
             with local_file(path) as file:
+                refuse_changed(path, hash_file(file), plan.drawn_sha256)
                 drawn = read_labels(file).array.astype(np.uint8)
             mask = mask_to_prepared(original, drawn)
             case = replace(original, mask=mask, native_mask=drawn)

@@ -89,6 +89,10 @@ class PlanRow(FrozenConfig):
         changes: what is done to the mask, in this order.
         drawn_mask: a mask file of the run folder, on the case's own grid, that replaces its mask;
             empty is none.
+        mask_sha256: of the case at `mask_source` when it was planned (`PreparedHeader.digest`);
+            empty in runs of version 0.1.0.
+        informed_sha256: of the case at `informed_source`, likewise; empty for "generated".
+        drawn_sha256: of the file `drawn_mask`; empty is none.
         gate: what the compatibility gate said; None where it was not asked.
         split: of the data set, that the mask belongs to; exports keep it.
         seed: of the run; a sample's own randomness is a hash of it and `sample_id`.
@@ -105,6 +109,9 @@ class PlanRow(FrozenConfig):
     informed_z: int = Field(ge=0)
     changes: tuple[MaskChange, ...] = ()
     drawn_mask: str = ""
+    mask_sha256: str = ""
+    informed_sha256: str = ""
+    drawn_sha256: str = ""
     gate: GateNote | None = None
     split: Split = "train"
     seed: int = Field(ge=0)

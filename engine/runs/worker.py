@@ -105,15 +105,23 @@ class _Rows:
         write_event(self.folder.progress, "committed", plan.sample_id)
         return _status(plan.sample_id, "committed")
 
-    def failed(self, plan: PlanRow, attempt: Attempt, error: Exception) -> dict[str, Any]:
-        """Record a failure; what cannot even be recorded (a full disk) is still told."""
+    def failed(
+        self, plan: PlanRow, attempt: Attempt, error: Exception, work: Work | None
+    ) -> dict[str, Any]:
+        """Record a failure; what cannot even be recorded (a full disk) is still told.
+
+        Without work, what the row names could not be read: it fails the same way until somebody
+        mends it, and then it shall be made, so that no attempt is counted.
+        """
+        counted = work is not None or not isinstance(error, EngineError)
         message = f"{type(error).__name__}: {error}"
         log.error("%s failed: %s", plan.sample_id, message, exc_info=error)
         try:
             if isinstance(error, SamplerStoppedError) and not attempt.alone:
                 ledger.lose(self.folder, attempt, message)
             else:
-                ledger.fail(self.folder, attempt, message, final=isinstance(error, RejectedError))
+                final = isinstance(error, RejectedError)
+                ledger.fail(self.folder, attempt, message, final=final, counted=counted)
             write_event(self.folder.progress, "failed", plan.sample_id)
         except OSError as second:
             message = f"{message} (nor could this be recorded: {second})"
@@ -142,14 +150,15 @@ class ResampleWorker:
         attempt = rows.begin(plan, alone=True)
         if isinstance(attempt, dict):
             return attempt
+        work: Work | None = None
         try:
-            work: Work | None = rows.maker.read(plan, attempt)
+            work = rows.maker.read(plan, attempt)
             while work is not None:
                 with work.clock.stage("sample"):
                     sampled = self._sample(work.request)
                 work = rows.maker.finish(work, sampled)
         except Exception as error:  # one bad sample must not stop the others
-            return rows.failed(plan, attempt, error)
+            return rows.failed(plan, attempt, error, work)
         return rows.committed(plan)
 
     def _sample(self, request: SampleRequest) -> SampledVolume:
@@ -190,15 +199,16 @@ class FullWorker:
         begun = await self._beside(lambda: rows.begin(plan, alone=alone))
         if isinstance(begun, dict):
             return begun
+        work: Work | None = None
         try:
-            work: Work | None = await self._beside(rows.maker.read, plan, begun)
+            work = await self._beside(rows.maker.read, plan, begun)
             while work is not None:
                 with work.clock.stage("sample"):
                     sampled = await asyncio.wrap_future(self._feed.submit(work.request))
                 _count_own_part(work, sampled)
                 work = await self._beside(rows.maker.finish, work, sampled)
         except Exception as error:  # one bad sample must not stop the others
-            return rows.failed(plan, begun, error)
+            return rows.failed(plan, begun, error, work)
         return rows.committed(plan)
 
     async def _beside(self, call: Callable[..., Any], *args: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,17 +73,22 @@ def write_prepared(path: Place, case: PreparedCase) -> None:
         group.attrs.update(attributes)
 
 
-def read_prepared(path: Place) -> PreparedCase:
+def read_prepared(path: Place, planned: str = "") -> PreparedCase:
     """Read what `write_prepared` wrote, every array checked against its digest.
 
+    Args:
+        path: of the case.
+        planned: `PreparedHeader.digest` that the case must have; empty does not ask.
+
     Raises:
-        StoreError: missing, damaged, or of another format.
+        StoreError: missing, damaged, of another format, or changed since it was planned.
     """
     with (
         store_reading(path, "delete it and prepare the case again"),
         stored_group(path) as (group, files),
     ):
         attributes = _attributes(path, group)
+        refuse_changed(path, _digest_of_all(attributes), planned)
         digests = attributes["sha256"]
         arrays = {name: _read_checked(path, group, name, files, digests) for name in digests}
         native, intensity = attributes["native"], attributes["intensity"]
@@ -118,6 +124,8 @@ class PreparedHeader:
         class_names: of classes 1..num_classes.
         contour: name of the class that preparing added, or None.
         sha256: of each array by name; `image` is missing for a mask without an image.
+        digest: sha256 of all metadata, the arrays' digests among it: of everything that a volume
+            made from this case depends on (voxels, grids, window, classes, NIfTI header).
     """
 
     case_id: str
@@ -127,6 +135,7 @@ class PreparedHeader:
     class_names: tuple[str, ...]
     contour: str | None
     sha256: Mapping[str, str]
+    digest: str
 
     @property
     def spacing_mm_zyx(self) -> tuple[float, float, float]:
@@ -159,6 +168,19 @@ def read_prepared_mask(path: Place) -> tuple[PreparedHeader, NDArray[np.uint8]]:
     ):
         header = _header(path, group)
         return header, _read_checked(path, group, "mask", files, header.sha256)
+
+
+def refuse_changed(path: Place, found: str, planned: str) -> None:
+    """Refuse what is no longer what a run was planned with.
+
+    Raises:
+        StoreError: the digests differ; an empty `planned` does not ask.
+    """
+    if planned and found != planned:
+        raise StoreError(
+            f"{path}: changed after the run was planned (sha256 {found[:12]}..., planned as "
+            f"{planned[:12]}...); put it back as it was, or make a new run with --out"
+        )
 
 
 def list_prepared(folder: Place) -> list[str]:
@@ -196,6 +218,7 @@ def _header(path: Place, group: zarr.Group) -> PreparedHeader:
         class_names=tuple(attributes["class_names"]),
         contour=stored_contour(attributes),
         sha256=dict(attributes["sha256"]),
+        digest=_digest_of_all(attributes),
     )
 
 
@@ -210,6 +233,10 @@ def _read_checked(
     if _digest(array) != digests[name]:
         raise StoreError(f"{path}: {name} is damaged; delete it and prepare the case again")
     return array
+
+
+def _digest_of_all(attributes: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(array: Array) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 import jobs.edit_lesions as job
 from engine.errors import ConfigError, RunError, SamplingError, VolumeError
+from engine.runs import ledger
 from engine.runs.edit_lesions import EditConfig, edit_lesions
 from engine.runs.folder import RunFolder
 from engine.runs.plan import read_plan
@@ -15,7 +16,7 @@ from engine.volumes.nifti import write_nifti
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Volume
-from tests.runs.fakes import LoadFake, make_case, make_data, make_weights
+from tests.runs.fakes import FakeSampler, LoadFake, make_case, make_data, make_weights
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -66,6 +67,23 @@ def test_the_slice_shows_neither_the_old_lesion_nor_the_new(config: EditConfig) 
     case = read_prepared(config.data / "case1.zarr")
     assert row.informed_case == "case1"
     assert not (case.mask[row.informed_z] == 2).any()
+
+
+def test_a_drawn_mask_that_changes_after_planning_is_refused(
+    config: EditConfig, tmp_path: Path
+) -> None:
+    _, labels = make_case(1)
+    path = tmp_path / "drawn.nii.gz"
+    drawn = labels.array.astype(np.uint8)
+    write_nifti(path, Volume(drawn, labels.affine, "drawn"))
+    config = config.model_copy(update={"drawn": path, "num_pictured": 0})
+    name = "case1-edit-r00"
+    edit_lesions(config, LoadFake(FakeSampler(fail=frozenset({name}))))
+    kept = config.out / "masks" / "case1.nii.gz"
+    write_nifti(kept, Volume(drawn[:, ::-1].copy(), labels.affine, "drawn"))
+    assert edit_lesions(config, LoadFake()).summary.failed == 1
+    told = ledger.read_attempts(RunFolder(config.out), name)[-1].error or ""
+    assert "masks/case1.nii.gz: changed after the run was planned" in told
 
 
 def test_a_drawn_mask_is_taken_as_it_is(config: EditConfig, tmp_path: Path) -> None:
