@@ -56,6 +56,7 @@ def take_census(folder: RunFolder) -> Census:
     census = Census()
     gone = read_withdrawn(folder)
     committed = ledger.committed_ids(folder, whole=True)
+    committed |= ledger.clear_staging(folder, committed)
     attempted = ledger.attempted_ids(folder)
     for row in iter_plan(folder.plan):
         if is_withdrawn(row, gone):
@@ -66,7 +67,6 @@ def take_census(folder: RunFolder) -> Census:
             census.planned += 1
             if row.sample_id not in committed:
                 _to_make(folder, row, row.sample_id in attempted, census)
-    ledger.clear_staging(folder, committed)
     census.pending.sort(key=lambda item: -item[0])  # long ones first; stable
     return census
 

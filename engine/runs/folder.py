@@ -11,10 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from engine.errors import RunError
-from engine.storage.file_lock import FileLock
-from engine.storage.object_lock import ObjectLock
+from engine.log import get_logger
+from engine.storage.file_lock import FileLock, is_held_across_hosts, recorded_number
+from engine.storage.object_lock import ObjectLock, numbers_at
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,11 @@ class RunLock:
         place = folder.root / "lock"
         self._held = ObjectLock(place) if isinstance(place, ObjectPath) else FileLock(place)
 
+    @property
+    def number(self) -> int:
+        """Of this holding: higher than of every one before; what workers commit carries it."""
+        return self._held.number
+
     def check(self) -> None:
         """Make sure that the folder is still ours.
 
@@ -172,3 +180,21 @@ class RunLock:
         traceback: TracebackType | None,
     ) -> None:
         self._held.release()
+
+
+def lock_number(folder: RunFolder) -> int:
+    """Number of the last holding of a run's lock; 0 where none is known."""
+    place = folder.root / "lock"
+    if isinstance(place, ObjectPath):
+        return max(numbers_at(place), default=0)
+    return recorded_number(place)
+
+
+def try_lock_from_here(folder: RunFolder) -> None:
+    """Say so when the lock that a job on another machine holds does not bind this machine."""
+    place = folder.root / "lock"
+    if isinstance(place, Path) and is_held_across_hosts(place) is False:
+        log.warning(
+            "%s: locks of this file system hold on one machine only; start jobs on this run from "
+            "one machine, or mount it with locks", folder.root,
+        )  # fmt: skip

@@ -307,7 +307,9 @@ def _work(
 ) -> None:
     num_pending = len(census.pending)
     pool = choose_pool(config.num_workers, num_pending, node_resources(), config.rows_at_once)
-    task = replace(task, num_threads=pool.num_threads, rows_at_once=pool.rows_at_once)
+    task = replace(
+        task, num_threads=pool.num_threads, rows_at_once=pool.rows_at_once, lock=lock.number
+    )
     log.info(
         "%d of %d volumes to make, %d worker(s)", num_pending, census.planned, pool.num_workers
     )

@@ -15,16 +15,25 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from engine.errors import RunError, StoreError, StoreUnreachableError
-from engine.runs.folder import RunFolder
-from engine.runs.object_commits import settle, sweep
+from engine.runs.folder import RunFolder, lock_number
+from engine.runs.object_commits import (
+    delete_sample,
+    read_slot,
+    recorded_ids,
+    settle,
+    slot_place,
+    sweep,
+)
 from engine.runs.records import Attempt, Commit
-from engine.storage.checked_files import read_model
+from engine.storage.checked_files import parse_model, read_bytes
 from engine.storage.files import append, discard, put, sync_folder
+from engine.storage.folder_lock import hold_folder
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 
@@ -32,7 +41,8 @@ _DISK_FAULTS = (
     "No space left", "Disk quota exceeded", "Read-only file system", "Permission denied"
 )  # fmt: skip
 _STORE_FAULTS = ("object store does not answer", "no credentials for", "the store refuses")
-_NO_FAULT = (*_DISK_FAULTS, *_STORE_FAULTS)
+_OTHER_JOBS = ("took this run over", "swept away by another job")
+_NO_FAULT = (*_DISK_FAULTS, *_STORE_FAULTS, *_OTHER_JOBS)
 _RECORD_END = b"\n}"  # of indented JSON; its inner braces are indented
 MAX_FAILURES = 3
 """A sample that failed this often is quarantined: it is not tried again."""
@@ -47,6 +57,11 @@ def read_commit(folder: RunFolder, sample_id: str) -> Commit | None:
     Raises:
         StoreError: the record is there but cannot be understood.
     """
+    if isinstance(folder.commits, ObjectPath):
+        slot, data = read_slot(folder, sample_id)
+        if data is None:
+            return None
+        return _parse(Commit, slot_place(folder, sample_id, slot), lambda: data)
     try:
         return _read(Commit, folder.commit(sample_id))
     except FileNotFoundError:
@@ -83,7 +98,7 @@ def committed_ids(folder: RunFolder, *, whole: bool = False) -> set[str]:
             store do not break off: they are put whole.)
     """
     if isinstance(folder.commits, ObjectPath):
-        return {p.stem for p in folder.commits.glob("*.json") if not p.name.startswith(".")}
+        return recorded_ids(folder)
     with os.scandir(folder.commits) as entries:
         names = [e.name for e in entries if e.name.endswith(".json") and e.name[0] != "."]
     return {n[:-5] for n in names if not whole or _ends_well(Path(folder.commits, n))}
@@ -154,12 +169,19 @@ def mark_interrupted(folder: RunFolder, sample_ids: Iterable[str]) -> None:
     """
     for sample_id in sample_ids:
         attempts = read_attempts(folder, sample_id)
+        _remove_torn(folder.attempts / sample_id)
         if attempts and attempts[-1].outcome is None:
             _put_attempt(folder, attempts[-1].model_copy(update={"outcome": "interrupted"}))
 
 
 def begin_attempt(
-    folder: RunFolder, sample_id: str, worker: str, case_id: str = "", *, alone: bool = True
+    folder: RunFolder,
+    sample_id: str,
+    worker: str,
+    case_id: str = "",
+    *,
+    alone: bool = True,
+    lock: int = 0,
 ) -> Attempt:
     """Record on disk that a worker now tries a sample.
 
@@ -172,10 +194,12 @@ def begin_attempt(
         worker: who tries.
         case_id: whose mask.
         alone: whether the worker holds no other sample meanwhile.
+        lock: number of the run's lock that the worker's job holds; 0 is unknown.
 
     Raises:
-        RunError: the sample is quarantined.
+        RunError: the sample is quarantined, or another job took the run over.
     """
+    refuse_taken_over(folder, lock)
     attempts = read_attempts(folder, sample_id)
     for earlier in attempts:
         if earlier.outcome is None and earlier.alone:
@@ -193,6 +217,8 @@ def begin_attempt(
         worker=worker,
         case_id=case_id,
         alone=alone,
+        lock=lock,
+        slot=read_slot(folder, sample_id)[0] if isinstance(folder.root, ObjectPath) else 0,
     )
     (folder.attempts / sample_id).mkdir(exist_ok=True)
     _put_attempt(folder, attempt)
@@ -217,11 +243,12 @@ def fail(
 ) -> None:
     """Record that an attempt failed, and why; `final` quarantines the sample at once.
 
-    A full or read-only disk, or a store that is gone, is no fault of the sample: it is told, and
-    not counted. Nor is what the caller says not to count.
+    A full or read-only disk, a store that is gone, or a job that has lost the run, is no fault of
+    the sample: it is told, and not counted. Nor is what the caller says not to count.
     """
     outcome: Literal["failed", "rejected", "interrupted"] = "rejected" if final else "failed"
-    if not counted or any(sign in error for sign in _NO_FAULT):
+    no_fault = not counted or any(sign in error for sign in _NO_FAULT)
+    if no_fault or _is_taken_over(folder, attempt.lock):
         outcome = "interrupted"
     _put_attempt(folder, attempt.model_copy(update={"outcome": outcome, "error": error}))
     line = {
@@ -280,12 +307,21 @@ def commit(
     Returns:
         The record. When another attempt committed the sample first, its record; the staged volume
         is then thrown away.
+
+    Raises:
+        RunError: another job took the run over: it makes the rest.
+        StoreError: the volume was swept away or cannot be read, or nothing can be written.
     """
-    record = make_record(dict(hash_files(staged))).sealed()
+    record = make_record(dict(hash_files(staged)))
+    record = record.model_copy(update={"lock": attempt.lock}).sealed()
     if isinstance(staged, ObjectPath):
-        settled = settle(folder, staged, record, existing)
+        refuse_taken_over(folder, attempt.lock)
+        settled = settle(folder, staged, record, attempt.slot)
+        settled = settled or read_commit(folder, record.sample_id) or record
     else:
-        settled = _settle_on_disk(folder, staged, record)
+        with hold_folder(Path(str(folder.attempts / record.sample_id))):
+            refuse_taken_over(folder, attempt.lock)
+            settled = _settle_on_disk(folder, staged, record)
     _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
     return settled
 
@@ -305,20 +341,79 @@ def _settle_on_disk(folder: RunFolder, staged: Path, record: Commit) -> Commit:
     return first or record
 
 
-def clear_staging(folder: RunFolder, committed: Collection[str] | None = None) -> None:
+def delete(folder: RunFolder, sample_id: str) -> None:
+    """Make a sample not exist: its record first, then its volume, on disk or in a store.
+
+    What is cut off in between does not exist. The caller holds the run's lock; a worker of an
+    earlier job that commits at the same time is refused, or was first and is deleted, too.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    if isinstance(folder.root, ObjectPath):
+        delete_sample(folder, sample_id)
+        return
+    assert isinstance(folder.attempts, Path)
+    assert isinstance(folder.staging, Path)
+    (folder.attempts / sample_id).mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder.attempts / sample_id):
+        folder.commit(sample_id).unlink(missing_ok=True)
+        volume = Path(str(folder.volume(sample_id)))
+        if not volume.exists() and not volume.is_symlink():
+            return
+        folder.staging.mkdir(exist_ok=True)
+        away = folder.staging / f"{sample_id}.{uuid.uuid4().hex[:8]}.deleted"
+        volume.rename(away)
+    discard(away)
+
+
+def refuse_taken_over(folder: RunFolder, lock: int) -> None:
+    """Refuse to work on for a job that has lost the run.
+
+    Args:
+        folder: the run.
+        lock: number of the lock that the job held; 0 is unknown, which is never refused.
+
+    Raises:
+        RunError: the run's lock has a higher number by now.
+    """
+    if _is_taken_over(folder, lock):
+        raise RunError(
+            f"{folder.root}: another job took this run over; what is committed stays, and that job "
+            "makes the rest: wait for it"
+        )
+
+
+def _is_taken_over(folder: RunFolder, lock: int) -> bool:
+    return bool(lock) and lock_number(folder) > lock
+
+
+def clear_staging(folder: RunFolder, committed: Collection[str] | None = None) -> set[str]:
     """Throw away what killed attempts left behind. The caller holds the run's lock.
 
     Args:
         folder: the run.
         committed: samples that have a commit record; None looks for them.
+
+    Returns:
+        Samples that a worker on its way committed meanwhile.
     """
     if isinstance(folder.root, ObjectPath):
         there = committed_ids(folder) if committed is None else committed
         ours = stored_ids(folder) & attempted_ids(folder)  # what else is there is not a run's
-        sweep(folder, sorted(ours.difference(there)))
-        return
+        return sweep(folder, sorted(ours.difference(there)))
     for leftover in folder.staging.iterdir():
         discard(leftover)
+    for place in (folder.root, folder.commits):
+        _remove_torn(place)
+    return set()
+
+
+def _remove_torn(place: Place) -> None:
+    """Remove what a `put` that was killed left in a folder; stores have no such things."""
+    if isinstance(place, Path):
+        for torn in place.glob(".*.tmp"):
+            torn.unlink(missing_ok=True)
 
 
 def _counts(attempt: Attempt) -> bool:
@@ -332,8 +427,12 @@ def _put_attempt(folder: RunFolder, attempt: Attempt) -> None:
 
 
 def _read(kind: type[R], path: Place) -> R:
+    return _parse(kind, path, lambda: read_bytes(path))
+
+
+def _parse(kind: type[R], path: Place, read: Callable[[], bytes]) -> R:
     try:
-        return read_model(kind, path)
+        return parse_model(kind, path, read())
     except (FileNotFoundError, StoreUnreachableError):
         raise
     except OSError as error:

@@ -57,6 +57,7 @@ class WorkerTask:
         cohort: what real volumes are like.
         gate: what a generated informed slice must be like.
         rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
+        lock: number of the run's lock that the job holds; 0 is unknown.
     """
 
     root: Place
@@ -71,6 +72,7 @@ class WorkerTask:
     cohort: CohortStatistics = field(default_factory=CohortStatistics)
     gate: GateConfig = field(default_factory=GateConfig)
     rows_at_once: int = 1
+    lock: int = 0
 
 
 @dataclass

@@ -72,6 +72,7 @@ class Commit(FrozenConfig):
         row_sha256: of the plan row that it was made by (`PlanRow.sha256`); empty in records of
             version 0.1.0.
         volume: in an object store, which attempt's volume it is (see `ledger.volume_of`).
+        lock: number of the run's lock that the worker's job held; 0 is unknown.
         digest: sha256 of all the rest, so that a record that was edited by hand is found; empty in
             records of version 0.1.0. It is no signature: who computes it anew can say anything.
     """
@@ -96,6 +97,7 @@ class Commit(FrozenConfig):
     committed_at: float
     row_sha256: str = ""
     volume: str = Field("", pattern=r"^([0-9]+\.[0-9a-f]+\.ome\.zarr)?$")
+    lock: int = 0
     digest: str = ""
 
     def sealed(self) -> Commit:
@@ -125,6 +127,8 @@ class Attempt(FrozenConfig):
         alone: no other sample was in the worker with it.
         outcome: None means that nobody reported how it ended; "lost" that its worker was killed
             with others in it; "rejected" that the quality gate refused the volume for good.
+        lock: number of the run's lock that the worker's job holds; 0 is unknown.
+        slot: in an object store, of its commit record (see `object_commits.py`).
     """
 
     sample_id: str
@@ -135,3 +139,5 @@ class Attempt(FrozenConfig):
     alone: bool = True
     outcome: Literal["committed", "failed", "interrupted", "lost", "rejected"] | None = None
     error: str | None = None
+    lock: int = 0
+    slot: int = 0

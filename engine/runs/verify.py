@@ -8,7 +8,6 @@ volumes that a patient is part of, and withdraws them. Knows no model and no Ray
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,8 +28,6 @@ from engine.runs.foreign_files import foreign_in_run, remove_all
 from engine.runs.own_files import check_run
 from engine.runs.plan import PlanRow, iter_plan, refuse_doubles
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
-from engine.storage.files import discard
-from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place, PlaceField
 
 log = get_logger(__name__)
@@ -170,7 +167,7 @@ def withdraw(folder: RunFolder, case_id: str) -> list[str]:
     with RunLock(folder):
         remember(folder, case_id)
         for row in rows:
-            _delete(folder, row.sample_id)
+            ledger.delete(folder, row.sample_id)
             for name in (row.sample_id, f"{row.sample_id}_0000"):
                 for exported in _exported(folder, name):
                     exported.unlink()
@@ -225,26 +222,12 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
 def _repair(folder: RunFolder, verdict: Verdict) -> None:
     damaged = dict.fromkeys(finding.sample_id for finding in verdict.findings)
     for name in [*damaged, *verdict.leftovers]:
-        _delete(folder, name)
+        ledger.delete(folder, name)
         log.info("%s: deleted", name)
     verdict.repaired = list(damaged)
     verdict.removed = remove_all(folder, verdict.foreign)
     if damaged:
         folder.summary.unlink(missing_ok=True)  # it speaks of volumes that are gone
-
-
-def _delete(folder: RunFolder, sample_id: str) -> None:
-    """Record first, then the volume: what is cut off in between does not exist."""
-    folder.commit(sample_id).unlink(missing_ok=True)
-    volume = folder.volume(sample_id)
-    if isinstance(volume, ObjectPath):
-        volume.remove_tree()
-    elif volume.exists() or volume.is_symlink():
-        assert isinstance(folder.staging, Path)
-        folder.staging.mkdir(exist_ok=True)
-        away = folder.staging / f"{sample_id}.{uuid.uuid4().hex[:8]}.deleted"
-        volume.rename(away)
-        discard(away)
 
 
 def _exported(folder: RunFolder, name: str) -> Iterator[Path]:

@@ -23,7 +23,7 @@ from engine.errors import EngineError, SamplingError, StoreUnreachableError
 from engine.log import get_logger
 from engine.runs import ledger
 from engine.runs.feed import SamplerFeed, SamplerStoppedError
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, try_lock_from_here
 from engine.runs.maker import RejectedError, VolumeMaker, Work, WorkerTask, peak_memory_mb
 from engine.runs.plan import PlanRow
 from engine.runs.progress import write_event
@@ -79,6 +79,8 @@ class _Rows:
         torch.set_num_threads(self.num_threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.folder = RunFolder(task.root)
+        try_lock_from_here(self.folder)
+        self.lock = task.lock
         self.maker = VolumeMaker(task)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.sampler = load(task.weights, task.sampling, device)
@@ -90,7 +92,7 @@ class _Rows:
             if ledger.existing(self.folder, sample_id):
                 return _status(sample_id, "committed")  # by a worker that died before telling
             attempt = ledger.begin_attempt(
-                self.folder, sample_id, self.name, plan.case_id, alone=alone
+                self.folder, sample_id, self.name, plan.case_id, alone=alone, lock=self.lock
             )
         except (EngineError, OSError) as error:
             with suppress(OSError):  # a disk that takes no attempt takes no event

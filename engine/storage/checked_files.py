@@ -107,13 +107,25 @@ def read_model(kind: type[M], place: Place, max_bytes: int = MAX_RECORD_BYTES) -
         MalformedFileError: it is no regular file, too large, not JSON, or not of this kind.
         OSError: it cannot be read.
     """
-    raw = read_json(place, max_bytes)
+    return parse_model(kind, place, read_bytes(place, max_bytes))
+
+
+def parse_model(kind: type[M], place: Place, data: bytes) -> M:
+    """A pydantic model from the JSON that was read from a place.
+
+    Raises:
+        MalformedFileError: not JSON in UTF-8, or not of this kind.
+    """
     try:
-        return kind.model_validate(raw)
+        return kind.model_validate(parse_json(data.decode("utf-8")))
+    except UnicodeDecodeError:
+        raise MalformedFileError(f"{place}: not UTF-8") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])[:80] or "(top level)"
         raise MalformedFileError(f"{place}: `{key}`: {first['msg'][:200]}") from None
+    except ValueError as error:
+        raise MalformedFileError(f"{place}: {error}") from None
 
 
 def iter_lines(place: Place, max_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:

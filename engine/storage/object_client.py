@@ -113,6 +113,11 @@ def _raise_if_final(error: Exception, url: str) -> None:
             f"{url}: no credentials for this store; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) for the job and for its workers"
         ) from None
+    if code == "RequestTimeTooSkewed":
+        raise StoreError(
+            f"{url}: this machine's clock differs too much from the store's; set it right (NTP) "
+            "and start the job again"
+        ) from None
     if isinstance(error, PermissionError):
         raise StoreError(
             f"{url}: the store refuses these credentials ({_first_line(error)}); check the key and "

@@ -110,6 +110,24 @@ class ObjectPath:
         """
         return ObjectStat(int(self._info()["size"]))
 
+    def modified_at(self) -> float | None:
+        """When the object was written, by the store's clock, seconds since 1970.
+
+        Returns:
+            None where this kind of store does not tell.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+        def ask(store: Any) -> float | None:
+            try:
+                return float(store.modified(self.url).timestamp())
+            except (NotImplementedError, AttributeError, TypeError, KeyError):
+                return None
+
+        return call(self.url, ask)
+
     def is_file(self) -> bool:
         """Whether this is an object."""
         return self._kind() == "file"

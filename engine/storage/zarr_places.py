@@ -186,16 +186,10 @@ def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
     Raises:
         StoreError: no file is there, or they are not as expected.
     """
-    if isinstance(place, Path):
-        tree = look_through(place)
-        refuse_odd(place, tree, is_read)
-        found = {}
-        for name in filter(is_read, tree.files):
-            with open_regular(place / name) as stream:
-                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    else:
-        names = filter(is_read, place.sizes())
-        found = {name: _sha256((place / name).read_bytes()) for name in names}
+    try:
+        found = _digests(place)
+    except FileNotFoundError:
+        raise StoreError(f"{place}: vanished while it was read; make it again") from None
     if not found:
         raise StoreError(f"{place}: no files there; make it again")
     if expected and found != expected:
@@ -203,6 +197,19 @@ def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
         raise StoreError(
             f"{place}: reads back otherwise than it was written ({', '.join(wrong)}); make it again"
         )
+    return found
+
+
+def _digests(place: Place) -> dict[str, str]:
+    if not isinstance(place, Path):
+        names = filter(is_read, place.sizes())
+        return {name: _sha256((place / name).read_bytes()) for name in names}
+    tree = look_through(place)
+    refuse_odd(place, tree, is_read)
+    found = {}
+    for name in filter(is_read, tree.files):
+        with open_regular(place / name) as stream:
+            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
 
 
