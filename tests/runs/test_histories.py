@@ -185,7 +185,7 @@ class Histories(RuleBasedStateMachine):
             return
         staged = ledger.staging_place(self.folder, attempt)
         staged.mkdir()
-        (staged / "voxels").write_text(name)
+        (staged / "zarr.json").write_text(name)
         if not good:
             self.most[name] += 1
             ledger.fail(self.folder, attempt, "told to fail")
@@ -226,7 +226,7 @@ class Histories(RuleBasedStateMachine):
             f"{name}.ome.zarr" for name in committed
         }
         for name in committed:
-            assert (self.folder.volume(name) / "voxels").read_text() == name
+            assert (self.folder.volume(name) / "zarr.json").read_text() == name
         for name in planned:
             barred = name in after.barred
             assert self.most[name] >= ledger.MAX_FAILURES or not barred

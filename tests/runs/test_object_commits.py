@@ -190,7 +190,7 @@ def test_a_worker_of_a_job_that_lost_the_run_commits_nothing(
     attempt = ledger.begin_attempt(folder, NAME, "orphan", lock=first)
     staged = ledger.staging_place(folder, attempt)
     staged.mkdir()
-    (staged / "voxels").write_text("of the orphan")
+    (staged / "zarr.json").write_text("of the orphan")
     with RunLock(folder) as lock:
         assert lock.number == first + 1
     with pytest.raises(RunError, match="another job took this run over"):
@@ -203,6 +203,6 @@ def test_a_worker_of_a_job_that_lost_the_run_commits_nothing(
     late = ledger.begin_attempt(folder, NAME, "w", lock=first + 1)
     staged = ledger.staging_place(folder, late)
     staged.mkdir()
-    (staged / "voxels").write_text("of the new job")
+    (staged / "zarr.json").write_text("of the new job")
     made = ledger.commit(folder, late, staged, hash_tree, lambda files: record(NAME, files))
     assert made.lock == first + 1
