@@ -64,7 +64,7 @@ def make_cards(
         commit = ledger.read_commit(folder, row.sample_id)
         if commit is None:
             continue
-        said = [remarks.get(row.case_id, ""), *volume.flags]
+        said = [remarks.get(row.case_id, ""), *volume.flags, *volume.lost]
         card = _card(folder, data, case, row, commit, volume)
         cards.append({**card, "remark": "; ".join(text for text in said if text)})
         if len(case.class_names) > len(classes):

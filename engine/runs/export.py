@@ -21,7 +21,7 @@ from engine.paths import WRITTEN
 from engine.runs import ledger
 from engine.runs.census import active_rows
 from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
-from engine.runs.export_target import ExportLayout, ExportTarget, describe
+from engine.runs.export_target import ExportLayout, ExportMasks, ExportTarget, describe
 from engine.runs.folder import RunFolder
 from engine.runs.identity import hash_file, sha256_of
 from engine.runs.own_files import check_run
@@ -30,7 +30,7 @@ from engine.storage.checked_files import read_json
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
 from engine.volumes.nifti import header_notes, write_nifti
-from engine.volumes.store import hash_tree, read_ome_zarr
+from engine.volumes.store import hash_tree, read_model_mask, read_ome_zarr, seen_label
 
 log = get_logger(__name__)
 
@@ -48,6 +48,8 @@ class ExportJob(FrozenConfig):
             `labelsTs/`).
         contour: whether masks "keep" the body or brain that preparing added as a class, or "drop"
             it to background; None drops it for nnU-Net, whose masks had none.
+        masks: "drawn": masks as they were drawn, small structures that the model's grid lost
+            included; "model": masks as the model saw them, which agree with the images.
         skip_flagged: leave out volumes that the quality gate marked.
     """
 
@@ -55,6 +57,7 @@ class ExportJob(FrozenConfig):
     out: Annotated[Path, WRITTEN] | None = None
     layout: ExportLayout = "nifti"
     contour: Literal["keep", "drop"] | None = None
+    masks: ExportMasks = "drawn"
     skip_flagged: bool = False
 
 
@@ -76,7 +79,8 @@ def export_run(job: ExportJob) -> list[Path]:
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
     default = "export_nnunet" if job.layout == "nnunet" else "export"
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
-    target = ExportTarget(_out(job, default), job.layout, contour == "drop", _of_test_masks(folder))
+    test = _of_test_masks(folder)
+    target = ExportTarget(_out(job, default), job.layout, contour == "drop", test, job.masks)
     names = _names(folder, job.skip_flagged)
     if not names and not (target.out / RECORDS_NAME).is_file():
         raise RunError(_nothing(job))
@@ -136,10 +140,15 @@ def _export_all(
         attributes = _attributes(ledger.volume_of(folder, commit))
         found = exported_labels(attributes, target.drop_contour)
         notes.add(attributes.get("intensity_window", {}).get("note", ""))
+        if target.masks == "model" and seen_label(attributes) is None:
+            raise RunError(
+                f"{folder.root}: {name} was made before volumes kept the mask that the model saw; "
+                "export with --masks drawn, or make a new run"
+            )
         if labels not in (None, found):
             raise RunError(f"{folder.root}: {name} has other classes than the volumes before it")
         labels = found
-        digest = sha256_of([commit.files, target.drop_contour, found.table])
+        digest = sha256_of([commit.files, target.drop_contour, found.table, *target.mask_options])
         files = target.files(name)
         if not records.holds(name, digest, files):
             records.begin(name, files)
@@ -175,7 +184,8 @@ def _export(stored: Place, name: str, target: ExportTarget, files: dict[str, str
     for note in header_notes(image):
         log.warning("%s: %s", name, note)
     numbers = exported_labels(attributes, target.drop_contour)
-    mask = replace(mask, array=numbers.of(mask.array))
+    array = read_model_mask(stored) if target.masks == "model" else mask.array
+    mask = replace(mask, array=numbers.of(array))
     for path, volume in ((target.mask(name), mask), (target.image(name), image)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_nifti(path, volume)

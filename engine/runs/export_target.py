@@ -15,6 +15,7 @@ from engine.storage.files import put
 from engine.volumes.labels.exported import ExportedLabels
 
 ExportLayout = Literal["nifti", "nnunet"]
+ExportMasks = Literal["drawn", "model"]
 DESCRIPTION_NAME = "dataset.json"
 
 
@@ -27,12 +28,19 @@ class ExportTarget:
         layout: see `ExportJob`.
         drop_contour: whether masks lose their body or brain contour.
         test: samples whose masks are of their data set's test split.
+        masks: see `ExportJob`.
     """
 
     out: Path
     layout: ExportLayout
     drop_contour: bool
     test: frozenset[str] = frozenset()
+    masks: ExportMasks = "drawn"
+
+    @property
+    def mask_options(self) -> tuple[str, ...]:
+        """What else decides the bytes of a mask; nothing for the default, as early versions had."""
+        return () if self.masks == "drawn" else (self.masks,)
 
     def image(self, name: str) -> Path:
         """The image of a sample."""
@@ -72,6 +80,7 @@ def describe(
         notes: what the volumes say of their intensities; shown when all say the same.
     """
     said = [note for note in notes if note and len(notes) == 1]
+    said += ["masks as the model saw them"] if target.masks == "model" else []
     description = {
         "channel_names": {"0": "CT" if unit == "HU" else "MR"},
         "labels": labels.description(),

@@ -32,11 +32,12 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.storage.places import Place, local_file
+from engine.volumes.grid_loss import grid_loss, model_mask
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native
-from engine.volumes.prepared_store import read_prepared, refuse_changed
-from engine.volumes.store import hash_tree, write_ome_zarr
+from engine.volumes.prepared_store import array_digest, read_prepared, refuse_changed
+from engine.volumes.store import MASK, MODEL_MASK, hash_tree, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
 
 
@@ -214,8 +215,19 @@ class VolumeMaker:
         with clock.stage("write"):
             native = image_to_native(case, sampled.image)
             mask = Volume(case.native_mask, case.native.affine, case.case_id)
-            attributes = self._attributes(work)
-            sent = write_ome_zarr(staged, native, mask, attributes, sampled.informed)
+            seen = model_mask(case)
+            loss = grid_loss(case, seen)
+            differs = not np.array_equal(seen, case.native_mask)
+            attributes = {
+                **self._attributes(work),
+                "mask_seen": {
+                    "label": MODEL_MASK if differs else MASK,
+                    "prepared_sha256": array_digest(case.mask),
+                },
+            }
+            sent = write_ome_zarr(
+                staged, native, mask, attributes, sampled.informed, seen if differs else None
+            )
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
         def record(files: dict[str, str]) -> Commit:
@@ -238,6 +250,7 @@ class VolumeMaker:
                 measures=measures,
                 quality=quality,
                 row_sha256=plan.sha256,
+                grid_loss=loss,
                 committed_at=round(time.time(), 3),
             )
 

@@ -17,6 +17,7 @@ import numpy as np
 from engine.storage.checked_files import read_json
 from engine.storage.places import Place
 from engine.volumes.directions import ome_axes
+from engine.volumes.store import MASK, MODEL_MASK, seen_label
 
 
 def ome_faults(path: Place) -> Iterator[str]:
@@ -35,16 +36,25 @@ def ome_faults(path: Place) -> Iterator[str]:
         yield f"labels/{labels}"
         return
     names = ((labels.get("attributes") or {}).get("ome") or {}).get("labels")
-    if names != ["mask"]:
-        yield f"labels/zarr.json: ome.labels is {names!r} and not ['mask']"
-    label = _node(path / "labels" / "mask", "group")
+    if names not in ([MASK], [MASK, MODEL_MASK]):
+        yield f"labels/zarr.json: ome.labels is {names!r} and not [{MASK!r}]"
+        names = [MASK]
+    seen = seen_label(attributes)
+    if seen is not None and seen not in names:
+        yield f"labels/zarr.json: no {seen}, which is said to be the mask that the model saw"
+    for name in names:
+        yield from _label_faults(path, name, axes)
+
+
+def _label_faults(path: Place, name: str, axes: list[dict[str, Any]] | None) -> Iterator[str]:
+    label = _node(path / "labels" / name, "group")
     if isinstance(label, str):
-        yield f"labels/mask/{label}"
+        yield f"labels/{name}/{label}"
         return
     ome = (label.get("attributes") or {}).get("ome")
-    yield from _image_faults(path / "labels" / "mask", ome, "labels/mask/", axes)
+    yield from _image_faults(path / "labels" / name, ome, f"labels/{name}/", axes)
     if "image-label" not in (ome if isinstance(ome, dict) else {}):
-        yield "labels/mask/zarr.json: no ome.image-label"
+        yield f"labels/{name}/zarr.json: no ome.image-label"
 
 
 def _axes_to_be(attributes: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from engine.config import FrozenConfig
 from engine.runs.digests import sha256_of
+from engine.volumes.class_loss import ClassLoss
 
 
 class Measures(FrozenConfig):
@@ -71,6 +72,7 @@ class Commit(FrozenConfig):
         peak_memory_mb: of the worker process until then.
         row_sha256: of the plan row that it was made by (`PlanRow.sha256`); empty in records of
             version 0.1.0.
+        grid_loss: what the model's grid loses of the mask; empty in records of version 0.1.0.
         volume: in an object store, which attempt's volume it is (see `ledger.volume_of`).
         lock: number of the run's lock that the worker's job held; 0 is unknown.
         digest: sha256 of all the rest, so that a record that was edited by hand is found; empty in
@@ -96,6 +98,7 @@ class Commit(FrozenConfig):
     quality: Quality = Quality()
     committed_at: float
     row_sha256: str = ""
+    grid_loss: dict[str, ClassLoss] = Field(default_factory=dict)
     volume: str = Field("", pattern=r"^([0-9]+\.[0-9a-f]+\.ome\.zarr)?$")
     lock: int = 0
     digest: str = ""

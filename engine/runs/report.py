@@ -65,6 +65,8 @@ def write_report(
         num_failures_left_out=summary.failed - len(failures),
         class_names=_class_columns(summary),
         unit=summary.volumes[0].unit if summary.volumes else "",
+        grid_loss=summary.grid_loss,
+        lost=[volume for volume in summary.volumes if volume.lost],
         volumes=summary.volumes,
         num_unlisted=summary.committed - len(summary.volumes),
         pictured=pictured.keys(),
@@ -103,6 +105,8 @@ def _subtitle(summary: RunSummary) -> str:
     ]
     if summary.flagged:
         parts.append(f"{summary.flagged} marked by the quality gate")
+    if summary.losing:
+        parts.append(f"{summary.losing} whose mask the model saw without much of a class")
     if summary.skipped:
         parts.append(f"{summary.skipped} skipped: their informed slice does not fit the mask")
     if summary.withdrawn:

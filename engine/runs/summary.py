@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from engine.config import FrozenConfig
 from engine.evaluation.fidelity import mean_errors
 from engine.runs.plan import PlanRow
 from engine.runs.records import Commit, Measures
+from engine.volumes.class_loss import ClassLoss, GridLoss, loss_notes, total_loss
 
 MAX_LISTED = 1000
 """Volumes that a summary lists."""
@@ -30,6 +33,7 @@ class VolumeSummary(FrozenConfig):
         seconds: read, sample, measure and write.
         flags: what the quality gate found wrong with it.
         gate: what the compatibility gate said of its informed slice.
+        lost: classes of its mask of which the model's grid loses all, or more than half.
     """
 
     sample_id: str
@@ -49,6 +53,7 @@ class VolumeSummary(FrozenConfig):
     attempt: int
     flags: tuple[str, ...] = ()
     gate: str = "unchecked"
+    lost: tuple[str, ...] = ()
 
 
 class RunSummary(FrozenConfig):
@@ -62,6 +67,9 @@ class RunSummary(FrozenConfig):
         flagged: existing volumes that the quality gate marked.
         skipped: rows of the plan that the compatibility gate ruled out; not counted as planned.
         withdrawn: rows that a withdrawn case is part of; not counted as planned.
+        losing: existing volumes whose mask loses a class, or more than half of one, on the model's
+            grid.
+        grid_loss: what the model's grid loses of the masks, by class, over the existing volumes.
         num_cases: masks behind the volumes, so that nobody takes replicas for patients.
         class_error_mean_abs: of each class, informed "own" only.
         wall_s: of the job that wrote this, start to end.
@@ -77,6 +85,8 @@ class RunSummary(FrozenConfig):
     flagged: int = 0
     skipped: int = 0
     withdrawn: int = 0
+    losing: int = 0
+    grid_loss: dict[str, ClassLoss] = Field(default_factory=dict)
     num_cases: int
     informed: str
     seam_ratio: float | None
@@ -158,7 +168,8 @@ class _Sums:
     """What a summary grows from, volume by volume."""
 
     def __init__(self) -> None:
-        self._planned = self._committed = self._flagged = 0
+        self._planned = self._committed = self._flagged = self._losing = 0
+        self._grid_loss: GridLoss = {}
         self._informed: dict[str, None] = {}
         self._cases: set[str] = set()
         self._means = {name: _Mean() for name in _MEANS}
@@ -174,6 +185,8 @@ class _Sums:
     def add(self, volume: VolumeSummary, commit: Commit) -> None:
         self._committed += 1
         self._flagged += bool(volume.flags)
+        self._losing += bool(volume.lost)
+        self._grid_loss = total_loss([self._grid_loss, commit.grid_loss])
         self._cases.add(volume.case_id)
         for name, mean in self._means.items():
             mean.add(getattr(volume, name))
@@ -194,6 +207,8 @@ class _Sums:
             flagged=self._flagged,
             skipped=facts.skipped,
             withdrawn=facts.withdrawn,
+            losing=self._losing,
+            grid_loss=dict(self._grid_loss),
             num_cases=len(self._cases),
             informed=", ".join(self._informed),
             **{name: mean.value() for name, mean in self._means.items()},
@@ -240,4 +255,5 @@ def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> Volum
         attempt=commit.attempt,
         flags=commit.quality.flags,
         gate=row.gate.verdict if row.gate else "unchecked",
+        lost=loss_notes(commit.grid_loss),
     )

@@ -65,7 +65,7 @@ def write_prepared(path: Place, case: PreparedCase) -> None:
         "class_names": list(case.class_names),
         "contour": case.contour,
         "num_classes": case.num_classes,
-        "sha256": {name: _digest(array) for name, array in arrays.items()},
+        "sha256": {name: array_digest(array) for name, array in arrays.items()},
     }
     with whole_group(path) as group:
         for name, array in arrays.items():
@@ -230,7 +230,7 @@ def _read_checked(
     digests: Mapping[str, str],
 ) -> NDArray[Any]:
     array = read_array(path, group, name, files)
-    if _digest(array) != digests[name]:
+    if array_digest(array) != digests[name]:
         raise StoreError(f"{path}: {name} is damaged; delete it and prepare the case again")
     return array
 
@@ -239,7 +239,8 @@ def _digest_of_all(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(attributes, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(array: Array) -> str:
+def array_digest(array: Array) -> str:
+    """sha256 of an array's type, shape and voxels, as prepared cases name it."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # no copy of it
     return digest.hexdigest()

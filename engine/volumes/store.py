@@ -22,6 +22,8 @@ from engine.volumes.nifti import fresh_header
 from engine.volumes.volume import Array, Volume
 
 _OME_VERSION = "0.5"
+MASK, MODEL_MASK = "mask", "mask_model"
+"""Labels of a volume: the mask as drawn, and as the model saw it (where the two differ)."""
 _OWN_ATTRS = ("ome", "affine", "units", "source")
 _GOLDEN = 0.618034  # of the colour circle, from one label to the next
 
@@ -32,6 +34,7 @@ def write_ome_zarr(
     mask: Volume,
     attrs: Mapping[str, Any],
     informed: NDArray[np.float32] | None = None,
+    model_mask: NDArray[np.uint8] | None = None,
 ) -> dict[str, str]:
     """Write one finished volume as OME-Zarr 0.5: image, `labels/mask`, NIfTI header bytes.
 
@@ -41,6 +44,8 @@ def write_ome_zarr(
         mask: `z y x` uint8 on the same grid.
         attrs: provenance and the like, JSON values; stored beside affine, units and `synthetic`.
         informed: `y x` the generated slice that it was sampled with, on the model's grid.
+        model_mask: the mask as the model saw it, on the image's grid; becomes `labels/mask_model`.
+            None: there is none but `mask`.
 
     Returns:
         What `hash_tree` must find there: sha256 of every object that was sent to an object store;
@@ -52,8 +57,12 @@ def write_ome_zarr(
     """
     if path.exists():
         raise StoreError(f"{path}: exists already; a torn volume must be deleted, not overwritten")
-    if image.size_zyx != mask.size_zyx:
-        raise StoreError(f"{path}: image {image.size_zyx} and mask {mask.size_zyx} differ in size")
+    masks = {MASK: mask.array} | ({} if model_mask is None else {MODEL_MASK: model_mask})
+    for array in masks.values():
+        if image.size_zyx != array.shape:
+            raise StoreError(
+                f"{path}: image {image.size_zyx} and mask {array.shape} differ in size"
+            )
     taken = sorted(set(attrs) & set(_OWN_ATTRS))
     if taken:
         raise StoreError(f"{path}: attributes {taken} are the store's own; rename them")
@@ -62,18 +71,19 @@ def write_ome_zarr(
     with new_group(path, sent) as root:
         write_array(root, "0", image.array, ("z", "y", "x"))
         labels = root.create_group("labels")
-        label = labels.create_group("mask")
-        write_array(label, "0", mask.array, ("z", "y", "x"))
         header = np.frombuffer(image.header or fresh_header(image), dtype=np.uint8)
         write_array(root, "nifti", header)
         if informed is not None:
             write_array(root, "informed", informed)
-        label.attrs["ome"] = {
-            "version": _OME_VERSION,
-            "multiscales": [_multiscale("mask", image.affine, spacing)],
-            "image-label": {"source": {"image": "../../"}, "colors": _colors(mask.array)},
-        }
-        labels.attrs["ome"] = {"version": _OME_VERSION, "labels": ["mask"]}
+        for name, array in masks.items():
+            label = labels.create_group(name)
+            write_array(label, "0", array, ("z", "y", "x"))
+            label.attrs["ome"] = {
+                "version": _OME_VERSION,
+                "multiscales": [_multiscale(name, image.affine, spacing)],
+                "image-label": {"source": {"image": "../../"}, "colors": _colors(array)},
+            }
+        labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
         root.attrs.update(
             {
                 "synthetic": True,
@@ -121,6 +131,29 @@ def read_informed(path: Place) -> NDArray[np.float32]:
         stored_group(path) as (root, files),
     ):
         return np.asarray(read_array(path, root, "informed", files), dtype=np.float32)
+
+
+def read_model_mask(path: Place) -> NDArray[np.uint8]:
+    """The mask that the model saw, on the image's grid (see `mask_seen` among the attributes).
+
+    Raises:
+        StoreError: the volume does not say which it was, or it is damaged.
+    """
+    with (
+        store_reading(path, "verify the run, delete the volume and make it again"),
+        stored_group(path) as (root, files),
+    ):
+        label = seen_label(dict(root.attrs))
+        if label is None:
+            raise StoreError(f"{path}: does not say which mask the model saw; make it again")
+        return np.asarray(read_array(path, root, f"labels/{label}/0", files), dtype=np.uint8)
+
+
+def seen_label(attributes: Mapping[str, Any]) -> str | None:
+    """Name of the label that holds the mask as the model saw it; None in early versions."""
+    seen = attributes.get("mask_seen")
+    label = seen.get("label") if isinstance(seen, Mapping) else None
+    return label if label in (MASK, MODEL_MASK) else None
 
 
 def hash_tree(path: Place, expected: Mapping[str, str] | None = None) -> dict[str, str]:
