@@ -18,11 +18,11 @@ from typing import Any
 from unittest.mock import patch
 
 from engine.errors import RunError
+from engine.parallel.pipeline import Pool, Row, run_rows
 from engine.runs import generate
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig
 from engine.runs.identity import read_identity
-from engine.runs.pipeline import Pool, Row, run_rows
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.quality import QualityConfig
 from engine.runs.records import Attempt, Commit, Measures

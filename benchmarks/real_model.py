@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from engine.parallel.pipeline import Pool
 from engine.runs import generate, ledger
 from engine.runs.aside import aside
 from engine.runs.folder import RunFolder
 from engine.runs.own_files import Rows, settle_plan
-from engine.runs.pipeline import Pool
 from engine.runs.plan import iter_plan
 from engine.runs.records import Commit
 from engine.runs.resample import ResampleConfig, resample

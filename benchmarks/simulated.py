@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.parallel.pipeline import Pool, run_rows
 from engine.runs.census import take_census
 from engine.runs.folder import RunFolder
 from engine.runs.maker import WorkerTask
-from engine.runs.pipeline import Pool, run_rows
 from engine.runs.plan import write_plan
 from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.quality import QualityConfig

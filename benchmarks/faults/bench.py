@@ -20,9 +20,9 @@ from unittest.mock import patch
 
 import numpy as np
 
+from engine.parallel.pipeline import Pool, Row
 from engine.runs import generate, ledger, plan
 from engine.runs.folder import RunFolder
-from engine.runs.pipeline import Pool, Row
 from engine.runs.resample import ResampleConfig, resample
 from engine.runs.session import RaySession
 from engine.runs.worker import ResampleWorker

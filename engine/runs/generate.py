@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 from engine.config import FrozenConfig
 from engine.errors import EngineError, RunError, WeightsError
 from engine.log import get_logger
+from engine.parallel.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.paths import READ, WRITTEN
 from engine.runs import ledger
 from engine.runs.aside import aside
@@ -41,7 +42,6 @@ from engine.runs.inputs import (
     run_place,
 )
 from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, stored_name
 from engine.runs.progress import ProgressWatch, Tally
@@ -71,7 +71,7 @@ log = get_logger(__name__)
 
 _PLACES = ("data", "weights", "out")
 _LATER = ("splits", "informed_splits")  # absent at their default: older runs have none
-_MACHINE = ("num_workers", "rows_at_once", "num_pictured")
+_MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout")
 
 
 class GenerationConfig(FrozenConfig):
@@ -87,6 +87,9 @@ class GenerationConfig(FrozenConfig):
         rows_at_once: volumes in a worker at once, in any stage; more keep its batch full and cost
             memory. None is 8 on a GPU, else 2.
         num_pictured: volumes drawn in the report; its table holds the first thousand.
+        stall_timeout: seconds after which a worker that makes no step (a window, a read, a write)
+            is ended, and its volumes move to another; give more than the slowest window takes. None
+            only names such a worker.
         sampling: how volumes are sampled.
         splits: cases of these are sampled where none are named: "train", "test". Test masks stay
             test masks in an export.
@@ -103,6 +106,7 @@ class GenerationConfig(FrozenConfig):
     num_workers: int | None = Field(None, ge=1)
     rows_at_once: int | None = Field(None, ge=1, le=64)
     num_pictured: int = Field(24, ge=0, le=MAX_LISTED)
+    stall_timeout: float | None = Field(None, ge=10)
     splits: tuple[Split, ...] = Field(("train",), min_length=1)
     informed_splits: tuple[Split, ...] = Field(("train",), min_length=1)
     sampling: SamplingConfig = SamplingConfig()
@@ -316,6 +320,8 @@ def _work(
     tally = Tally(census.planned, census.committed, num_pending)
     worker: type[Any] = FullWorker if pool.rows_at_once > 1 else ResampleWorker
     rows: list[Row] = [{"plan": text} for _, _, text in census.pending]
+    disk = folder.staging if isinstance(folder.staging, Path) else None
+    pool = replace(pool, disk=disk, stall_timeout_s=config.stall_timeout)
     with ProgressWatch(folder.progress, tally) as watch:
         for status in run_rows(rows, worker, {"task": task, "load": load}, pool):
             lock.check()

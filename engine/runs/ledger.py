@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from engine.errors import RunError, StoreError, StoreUnreachableError
+from engine.parallel.nodes import is_lost
 from engine.runs.folder import RunFolder, lock_number
 from engine.runs.object_commits import (
     delete_sample,
@@ -44,6 +45,7 @@ _STORE_FAULTS = ("object store does not answer", "no credentials for", "the stor
 _OTHER_JOBS = ("took this run over", "swept away by another job")
 _NO_FAULT = (*_DISK_FAULTS, *_STORE_FAULTS, *_OTHER_JOBS)
 _RECORD_END = b"\n}"  # of indented JSON; its inner braces are indented
+_KILLED = "was killed"
 MAX_FAILURES = 3
 """A sample that failed this often is quarantined: it is not tried again."""
 
@@ -182,6 +184,8 @@ def begin_attempt(
     *,
     alone: bool = True,
     lock: int = 0,
+    node: str = "",
+    lost: Callable[[str], bool] = is_lost,
 ) -> Attempt:
     """Record on disk that a worker now tries a sample.
 
@@ -195,15 +199,17 @@ def begin_attempt(
         case_id: whose mask.
         alone: whether the worker holds no other sample meanwhile.
         lock: number of the run's lock that the worker's job holds; 0 is unknown.
+        node: Ray's id of the worker's computer; empty is unknown.
+        lost: whether a computer has left the cluster.
 
     Raises:
         RunError: the sample is quarantined, or another job took the run over.
     """
     refuse_taken_over(folder, lock)
-    attempts = read_attempts(folder, sample_id)
+    attempts = _without_lost(folder, read_attempts(folder, sample_id), lost)
     for earlier in attempts:
         if earlier.outcome is None and earlier.alone:
-            fail(folder, earlier, f"the worker {earlier.worker} was killed, or ran out of memory")
+            fail(folder, earlier, f"the worker {earlier.worker} {_KILLED}, or ran out of memory")
         elif earlier.outcome is None:
             _put_attempt(folder, earlier.model_copy(update={"outcome": "lost"}))
     failures = num_failures(folder, sample_id)
@@ -219,10 +225,31 @@ def begin_attempt(
         alone=alone,
         lock=lock,
         slot=read_slot(folder, sample_id)[0] if isinstance(folder.root, ObjectPath) else 0,
+        node=node,
     )
     (folder.attempts / sample_id).mkdir(exist_ok=True)
     _put_attempt(folder, attempt)
     return attempt
+
+
+def _without_lost(
+    folder: RunFolder, attempts: tuple[Attempt, ...], lost: Callable[[str], bool]
+) -> tuple[Attempt, ...]:
+    """Attempts, none held against the sample whose worker died together with its computer.
+
+    Asked again for earlier ones: a computer's workers can die before Ray knows that it is gone.
+    """
+    judged = []
+    for attempt in attempts:
+        killed = attempt.outcome is None or (
+            attempt.outcome == "failed" and _KILLED in str(attempt.error)
+        )
+        if killed and attempt.node and lost(attempt.node):
+            told = f"its computer left the cluster (worker {attempt.worker})"
+            attempt = attempt.model_copy(update={"outcome": "interrupted", "error": told})
+            _put_attempt(folder, attempt)
+        judged.append(attempt)
+    return tuple(judged)
 
 
 def quarantine_error(folder: RunFolder, sample_id: str, failures: int) -> RunError:

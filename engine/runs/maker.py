@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RunError, SamplingError
+from engine.parallel.pulse import step
 from engine.runs import ledger
 from engine.runs.digests import hash_file
 from engine.runs.folder import RunFolder
@@ -86,9 +87,11 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         """Count the time spent inside towards a stage."""
         started = time.perf_counter()
+        step()
         try:
             yield
         finally:
+            step()
             spent = time.perf_counter() - started
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 

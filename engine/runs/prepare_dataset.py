@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +20,10 @@ from pydantic import Field
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, EngineError
 from engine.log import get_logger
+from engine.parallel.pipeline import Pool, Row, node_resources, run_rows
+from engine.parallel.tries import TryBook
 from engine.paths import READ, WRITTEN, PathUse, path_to_write, resolve_paths
 from engine.runs.folder import RunFolder, RunLock
-from engine.runs.pipeline import Pool, Row, node_resources, run_rows
 from engine.runs.prepare_records import (
     CaseRecord,
     is_kept,
@@ -92,6 +93,8 @@ class PrepareJob(FrozenConfig):
             "dataset" for the names in the data set's dataset.json; None takes prepare.label_map.
         trust_label_map: take the label map even where dataset.json names its labels otherwise.
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
+        stall_timeout: seconds after which a worker that is stuck in a case is ended, and the case
+            tried again; None only names it.
         prepare: how; a preset's settings.
     """
 
@@ -104,6 +107,7 @@ class PrepareJob(FrozenConfig):
     labels: str | None = None
     trust_label_map: bool = False
     num_workers: int | None = Field(None, ge=1)
+    stall_timeout: float | None = Field(None, ge=10)
     prepare: PrepareConfig = ABDOMEN_CT
 
 
@@ -150,6 +154,10 @@ class PrepareWorker:
         status["took_s"] = time.perf_counter() - started_s
         return status
 
+    def given_up(self, row: Row, message: str) -> Row:
+        """The status row of a case that is not tried again."""
+        return {**row, "entry": "", "error": message, "took_s": 0.0}
+
     def _prepare(self, row: Row) -> PreparedEntry:
         files = {name: Path(row[name]) for name in ("image", "mask", "brain_mask") if row[name]}
         image = read_image(files["image"]) if "image" in files else None
@@ -192,7 +200,13 @@ def run_job(job: PrepareJob) -> PrepareSummary:
         channel=job.channel,
     )
     return prepare_dataset(
-        source, job.out, job.prepare, job.num_workers, job.labels, job.trust_label_map
+        source,
+        job.out,
+        job.prepare,
+        job.num_workers,
+        job.labels,
+        job.trust_label_map,
+        job.stall_timeout,
     )
 
 
@@ -203,6 +217,7 @@ def prepare_dataset(
     num_workers: int | None = None,
     labels: str | None = None,
     trust_label_map: bool = False,
+    stall_timeout: float | None = None,
 ) -> PrepareSummary:
     """Prepare every case of a data set; refused cases are named in the summary.
 
@@ -213,6 +228,7 @@ def prepare_dataset(
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
         labels: whose names make the label map, see `resolve_labels`; None takes the preset's.
         trust_label_map: take the map even where the data set's own names contradict it.
+        stall_timeout: seconds, see `PrepareJob`.
 
     Raises:
         ConfigError: `out` is a folder of the data set itself, or its labels are called otherwise
@@ -238,7 +254,7 @@ def prepare_dataset(
         kept = {row["case_id"] for row in rows if is_kept(out, row, before)}
         todo = [row for row in rows if row["case_id"] not in kept]
         log.info("%d cases: %d to prepare, %d kept", len(rows), len(todo), len(kept))
-        made, failed = _run(todo, out, config, num_workers) if todo else ({}, {})
+        made, failed = _run(todo, out, config, num_workers, stall_timeout) if todo else ({}, {})
         gone = set(failed) | _unlisted(before, found.left_out, source.name(cases))
         entries = {i: record.entry for i, record in before.items() if i not in gone} | made
         for case_id in gone:  # made from older files: no longer what the data set says
@@ -276,7 +292,11 @@ def _refuse_source(out: Path, source: DataSource, cases: Sequence[CaseFiles]) ->
 
 
 def _run(
-    rows: Sequence[Row], out: Path, config: PrepareConfig, num_workers: int | None
+    rows: Sequence[Row],
+    out: Path,
+    config: PrepareConfig,
+    num_workers: int | None,
+    stall_timeout: float | None,
 ) -> tuple[dict[str, PreparedEntry], dict[str, str]]:
     made: dict[str, PreparedEntry] = {}
     failed: dict[str, str] = {}
@@ -285,6 +305,9 @@ def _run(
         pool = _pool(num_workers, len(rows))
         settings = {"out": str(out.resolve()), "config": config.model_dump_json()}
         started_s = time.perf_counter()
+        tries = TryBook(out.resolve() / "attempts", "case_id", "stamp")
+        tries.forgive()
+        pool = replace(pool, disk=out.resolve(), tries=tries, stall_timeout_s=stall_timeout)
         for status in run_rows(rows, PrepareWorker, settings, pool):
             case_id = status["case_id"]
             if status["error"]:
@@ -300,6 +323,9 @@ def _run(
             each_s = (time.perf_counter() - started_s) / done
             left_s = each_s * (len(rows) - done)
             log.info("%d/%d cases, about %.0f s left (%s)", done, len(rows), left_s, case_id)
+        tries.close()
+        for left in out.glob(".pulse-*"):
+            left.unlink(missing_ok=True)
     return made, failed
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.log import get_logger
+from engine.parallel.pulse import step
 from engine.storage.checked_files import open_regular
 from engine.storage.files import append
 from engine.storage.object_path import ObjectPath
@@ -35,6 +36,7 @@ def write_event(path: Place, event: str, sample_id: str, done: int = 0, total: i
     them all again and again (see `ProgressWatch.ended`). An event that cannot be written is
     dropped: what is only shown stops no work.
     """
+    step()
     if isinstance(path, ObjectPath):
         return
     fields = {"time": round(time.time(), 3), "event": event, "sample_id": sample_id}

@@ -126,6 +126,7 @@ class Attempt(FrozenConfig):
     """One try at a sample.
 
     Attributes:
+        node: Ray's id of the worker's computer; empty outside Ray.
         case_id: whose mask.
         alone: no other sample was in the worker with it.
         outcome: None means that nobody reported how it ended; "lost" that its worker was killed
@@ -138,6 +139,7 @@ class Attempt(FrozenConfig):
     number: int
     started_at: float
     worker: str
+    node: str = ""
     case_id: str = ""
     alone: bool = True
     outcome: Literal["committed", "failed", "interrupted", "lost", "rejected"] | None = None

@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from engine.errors import EngineError, SamplingError, StoreUnreachableError
 from engine.log import get_logger
+from engine.parallel.nodes import this_node
 from engine.runs import ledger
 from engine.runs.feed import SamplerFeed, SamplerStoppedError
 from engine.runs.folder import RunFolder, try_lock_from_here
@@ -92,7 +93,13 @@ class _Rows:
             if ledger.existing(self.folder, sample_id):
                 return _status(sample_id, "committed")  # by a worker that died before telling
             attempt = ledger.begin_attempt(
-                self.folder, sample_id, self.name, plan.case_id, alone=alone, lock=self.lock
+                self.folder,
+                sample_id,
+                self.name,
+                plan.case_id,
+                alone=alone,
+                lock=self.lock,
+                node=this_node(),
             )
         except (EngineError, OSError) as error:
             with suppress(OSError):  # a disk that takes no attempt takes no event

@@ -12,12 +12,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from engine.errors import EngineError, TrainingError
 from engine.log import get_logger
+from engine.parallel.pipeline import Pool, run_rows
+from engine.parallel.tries import TryBook
 from engine.storage.array_store import open_arrays, read_key
 from engine.training.augment import copy_name, plan_move
 from engine.training.config import TrainConfig
@@ -119,27 +121,18 @@ def fill_on_ray(plan: CachePlan, num_workers: int) -> int:
     Raises:
         TrainingError: cases that could not be encoded, by name and reason.
     """
-    import ray.data
-
     missing = plan.missing()
     if not missing:
         return 0
     log.info("making %s of %d cases and copies with Ray Data", plan.kind, len(missing))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    rows = [{"index": index} for index in range(len(missing))]
-    pool = ray.data.ActorPoolStrategy(size=min(num_workers, len(missing)))
-    status = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(
-            cast(Any, _CacheWorker),  # typed for functions only
-            fn_constructor_args=(plan, missing),
-            compute=pool,
-            num_cpus=1,
-            num_gpus=1 if plan.device == "cuda" else 0,
-        )
-        .take_all()
-    )
+    rows = [{"index": i, "name": task.name, "key": task.key} for i, task in enumerate(missing)]
+    gpus = 1.0 if plan.device == "cuda" else 0.0
+    tries = TryBook(missing[0].target.parent.absolute() / "attempts", "name", "key")
+    tries.forgive()
+    settings = {"plan": plan, "missing": missing}
+    pool = Pool(min(num_workers, len(missing)), 1.0, gpus, 1, tries=tries)
+    status = list(run_rows(rows, _CacheWorker, settings, pool))
+    tries.close()
     failed = sorted(f"{row['name']}: {row['error']}" for row in status if row["error"])
     if failed:
         raise TrainingError(
@@ -185,6 +178,10 @@ class _CacheWorker:
         except EngineError as error:
             return {"name": task.name, "error": str(error)}
         return {"name": task.name, "error": ""}
+
+    def given_up(self, row: dict[str, Any], message: str) -> dict[str, Any]:
+        """The status row of a case that is not tried again."""
+        return {"name": str(row["name"]), "error": message}
 
 
 def _tasks(

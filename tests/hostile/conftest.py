@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import engine.runs.prepare_dataset as prepare_module
+from engine.parallel.pipeline import Pool, Row
 from engine.runs import generate
-from engine.runs.pipeline import Pool, Row
 from engine.runs.session import RaySession
 from engine.runs.worker import ResampleWorker
 from tests.hostile.room import Place

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from engine.parallel.pipeline import Pool, Row
 from engine.runs import generate
 from engine.runs.folder import RunFolder
 from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.pipeline import Pool, Row
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.resample import ResampleConfig
 from engine.runs.session import RaySession

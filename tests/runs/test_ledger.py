@@ -146,3 +146,23 @@ def test_clear_staging_removes_leftovers(folder: RunFolder) -> None:
     stage(folder, ledger.begin_attempt(folder, "a", "w"))
     ledger.clear_staging(folder)
     assert not list(folder.staging.iterdir())
+
+
+def test_a_lost_computer_is_no_fault_of_the_sample_that_was_alone_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    lost = {"n1", "n2", "n3"}
+    for node in ("n1", "n2", "n3", "n4"):
+        ledger.begin_attempt(folder, "s", "w", node=node, lost=lost.__contains__)
+    assert ledger.num_failures(folder, "s") == 1  # the open one
+    # a computer's workers can die before Ray knows that the computer is gone
+    known: set[str] = set()
+    for node in ("n5", "n6"):
+        ledger.begin_attempt(folder, "s", "w", node=node, lost=known.__contains__)
+    assert ledger.num_failures(folder, "s") == 3
+    known = {"n4", "n5", "n6"}
+    ledger.begin_attempt(folder, "s", "w", node="n7", lost=known.__contains__)
+    assert ledger.num_failures(folder, "s") == 1
+    with pytest.raises(RunError, match="quarantined"):
+        for _ in range(3):
+            ledger.begin_attempt(folder, "s", "w", node="n7", lost=known.__contains__)

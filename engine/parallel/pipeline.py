@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +23,9 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError
 
 from engine.errors import ClusterLostError, RunError
+from engine.parallel.attended import attended
+from engine.parallel.stalls import StallWatch
+from engine.parallel.tries import TryBook
 
 Row = dict[str, Any]
 
@@ -43,6 +48,10 @@ class Pool:
         is_elastic: whether more workers start on computers that join later. Never where the user
             has said how many, or where a second worker would fit beside the first on one computer
             and leave no CPU there.
+        disk: folder that the workers write to; a worker that cannot is seen as stalled.
+        tries: for rows that have no ledger: ends what kills its worker.
+        stall_timeout_s: a worker that makes no step for so long is ended, and its rows move; None
+            only names it.
     """
 
     num_workers: int
@@ -52,6 +61,9 @@ class Pool:
     rows_at_once: int = 1
     has_spare_cpu: bool = True
     is_elastic: bool = False
+    disk: Path | None = None
+    tries: TryBook | None = None
+    stall_timeout_s: float | None = None
 
 
 def choose_pool(
@@ -102,7 +114,10 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def run_rows(
-    rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
+    rows: Sequence[Row],
+    worker: type[Callable[[Row], Any]],
+    settings: Row,
+    pool: Pool,
 ) -> Iterator[Row]:
     """Send every row through a pool of workers; yields what they return as it comes.
 
@@ -114,7 +129,7 @@ def run_rows(
         pool: from `choose_pool`.
 
     Raises:
-        RunError: the pipeline itself broke (a worker cannot start, nodes keep dying).
+        ClusterLostError: the pipeline itself broke (a worker cannot start, nodes keep dying).
     """
     _quieten()
     context = DataContext.get_current()
@@ -122,8 +137,11 @@ def run_rows(
     context.execution_no_progress_timeout_s = -1  # a volume may take hours
     # full workers and rows that wait: then a computer that joined gets a worker, too
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    job = uuid.uuid4().hex
+    held = attended(worker, job, pool.disk, pool.tries)
     try:
-        yield from _pipeline(rows, worker, settings, pool)
+        with StallWatch(job, pool.stall_timeout_s):
+            yield from _pipeline(rows, held, settings, pool)
     except (RayError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         raise ClusterLostError(
