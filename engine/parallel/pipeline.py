@@ -142,6 +142,8 @@ def run_rows(
     try:
         with StallWatch(job, pool.stall_timeout_s):
             yield from _pipeline(rows, held, settings, pool)
+    except ClusterLostError:
+        raise
     except (RayError, RuntimeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         raise ClusterLostError(
@@ -192,3 +194,4 @@ def _quieten() -> None:
     context.verbose_stats_logs = False
     for name in ("ray.data", "ray.data.dataset"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL + 1)  # traces; ours say it

@@ -7,27 +7,31 @@ Ray, which listens on 127.0.0.1 with a token that lives in this process's enviro
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
-from engine.command import own_signals
+from engine.command import LOST, own_signals
 from engine.errors import RunError
 from engine.log import get_logger
 from engine.parallel.address import check_address, is_local
+from engine.parallel.cluster_watch import ClusterWatch, knock_at_port, knock_at_socket
 from engine.parallel.interpreter import plain_interpreter
 from engine.parallel.private_folder import fresh_folder
 
 log = get_logger(__name__)
 
 _LOCAL_ATTEMPTS = 3
+_PATIENCE_S, _PATIENCE_OWN_S = 30.0, 1.0  # a cluster's control store may be restarted
 
 
 class RaySession:
@@ -39,6 +43,7 @@ class RaySession:
     def __init__(self) -> None:
         self._ours = False
         self._folder: Path | None = None  # of a Ray of our own: its sockets and logs
+        self._watch: ClusterWatch | None = None
 
     def start(self, *, show_workers: bool = False) -> None:
         """Have Ray running in this process; does nothing the second time.
@@ -60,6 +65,7 @@ class RaySession:
             _join(address, show_workers)
         self._ours = True
         own_signals()
+        self._watch = _watch(_PATIENCE_S if self._folder is None else _PATIENCE_OWN_S)
 
     def _start_local(self, show_workers: bool) -> None:
         log.info("starting a local Ray")
@@ -82,7 +88,11 @@ class RaySession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._ours:
+        if self._watch is not None:
+            self._watch.stop()
+        if self._watch is not None and self._watch.is_lost:
+            _abandon()
+        elif self._ours:
             ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -103,6 +113,36 @@ def _join(address: str, show_workers: bool) -> None:
             "its token (RAY_AUTH_TOKEN_PATH) and its version of Ray, or unset RAY_ADDRESS to use "
             "this computer"
         ) from error
+
+
+def _watch(patience_s: float) -> ClusterWatch | None:
+    """Watch this computer's raylet and the cluster's control store."""
+    node: Any = ray._private.worker._global_node
+    if node is None:  # Ray's client, which has neither
+        return None
+    host, _, port = node.gcs_address.rpartition(":")
+    doors = {
+        "its raylet": knock_at_socket(node.raylet_socket_name),
+        "its control store (GCS)": knock_at_port(host.strip("[]"), int(port)),
+    }
+    watch = ClusterWatch(doors, patience_s)
+    watch.start()
+    return watch
+
+
+def _abandon() -> None:
+    """Let go of a cluster that is gone: Ray would wait for it, and end with another code."""
+    node: Any = ray._private.worker._global_node
+    if node is not None and node.all_processes:
+        with suppress(Exception):  # some are dead
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    atexit.register(_leave)  # before Ray's own, which were registered earlier
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(LOST)
 
 
 def _first_line(error: Exception) -> str:

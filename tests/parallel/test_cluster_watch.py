@@ -1,0 +1,79 @@
+"""A cluster that dies ends its job with words and a code of its own."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ClusterLostError
+from engine.parallel.cluster_watch import ClusterWatch, knock_at_port, knock_at_socket
+
+JOB = """
+import sys, time
+from engine.command import run_command
+from engine.parallel import cluster_watch
+from engine.parallel.cluster_watch import ClusterWatch
+cluster_watch._UNWIND_S = 1.0
+def refuse():
+    raise ConnectionRefusedError
+watch = ClusterWatch({"its raylet": refuse}, 0.1)
+def job():
+    watch.start()
+    end = time.monotonic() + 20.0
+    while time.monotonic() < end:
+        try:
+            time.sleep(20.0)
+        except BaseException:
+            if not STUCK:
+                raise
+    return 0
+code = run_command(job, print)
+watch.stop()
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_lost_cluster_ends_the_job_even_when_it_is_stuck(stuck: bool) -> None:
+    words = [sys.executable, "-c", JOB.replace("STUCK", str(stuck))]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 3
+    assert done.stderr == (
+        "error: the Ray cluster is gone (its raylet does not answer any more); what is done "
+        "stays: start the same command again to go on\n"
+    )
+
+
+def test_doors_are_knocked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("door")
+        server.listen()
+        knock_at_socket("door")()
+    with pytest.raises(OSError, match="refused"):
+        knock_at_socket("door")()
+    with socket.create_server(("127.0.0.1", 0)) as tcp:
+        host, port = tcp.getsockname()[:2]
+        knock_at_port(host, port)()
+    with pytest.raises(OSError, match="refused"):
+        knock_at_port(host, port)()
+
+
+def test_a_short_refusal_is_no_loss() -> None:
+    refusals = iter([True, False])
+
+    def door() -> None:
+        if next(refusals, False):
+            raise ConnectionRefusedError
+
+    watch = ClusterWatch({"door": door}, 5.0)
+    watch.start()
+    try:
+        assert next(refusals, None) is not None
+    except ClusterLostError:
+        pytest.fail("it was lost")
+    finally:
+        watch.stop()
+    assert not watch.is_lost
