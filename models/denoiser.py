@@ -1,25 +1,26 @@
 """The pseudo-3D U-Net: (x_t, t, conditions) -> prediction.
 
 One class serves both stages: with `num_slices=None` it is the 2D slice model of stage 1, otherwise
-its volumetric layers mix the n slices of each window. Conditions reach it as channels stacked on
-the noisy latents; `DenoiserSpec.conditioning` says which part reads them. Knows nothing of
-schedules or of how conditions were made (models/conditioning.py stacks them).
+its volumetric layers mix the n slices of each window. `DenoiserSpec.conditioning` says which part
+of the network reads the conditions. Knows nothing of schedules or of how conditions were made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from models.conditioning import entry_channels, informed_channels
+from models.conditions import Conditions
 from models.control import ControlBranch
 from models.global_conditions import appearance_encoder, style_encoder
-from models.image_attention import LatentTokens, build_crossing, repeat_tokens, token_width
+from models.image_attention import LatentTokens, build_crossing, check_tokens, token_width
 from models.layers import Downsample, PseudoConv, ResBlock, Upsample, group_norm, sinusoid
 from models.levels import Level, ascend, descend, descend_below, levels_of
+from models.packing import fade_noisy, pack_channels
 from models.presets import Preset
 from models.slice_attention import build_attention
 
@@ -36,6 +37,7 @@ class Denoiser(nn.Module):
         super().__init__()
         spec = preset.denoiser
         self.preset, self.num_classes = preset, num_classes
+        self.plain = False  # see `set_plain`: then its input keeps its layout in memory
         width = 4 * spec.base_channels
         self.base = spec.base_channels
         self.time = nn.Sequential(nn.Linear(self.base, width), nn.SiLU(), nn.Linear(width, width))
@@ -72,73 +74,43 @@ class Denoiser(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x_t: Tensor,
         t: Tensor,
-        heights: Tensor | None = None,
+        alpha: Tensor,
+        conditions: Conditions,
         num_slices: int | None = None,
-        appearance: Tensor | None = None,
-        image_tokens: Tensor | None = None,
-    ) -> Tensor:
-        """Predict eps, v, x_0 or flow, whatever the weights were trained for.
-
-        Args:
-            x: `(b n) c h w`, noisy latent, mask and informed channels stacked.
-            t: `(b n)` timesteps, 0 to 999.
-            heights: `(b n) 2` in [0, 1]: of the slice in its volume, and of the informed slice in
-                its own; needed when the preset has a position embedding.
-            num_slices: n, or None to leave the volumetric layers out (stage 1).
-            appearance: `(b n) 2 k` of `normalise_appearance`, where the preset uses it; None says
-                that it is not known.
-            image_tokens: `(b n) t k`, or `b t k` for whole windows: embedding of the informed
-                slice, where the preset has an `image_token_width` k.
-
-        Returns:
-            `(b n) latent_channels h w`.
-
-        Raises:
-            ValueError: heights or tokens that the preset needs are missing or of another shape.
-        """
-        return self.evaluate(x, t, heights, num_slices, appearance, None, image_tokens)[0]
-
-    def evaluate(
-        self,
-        x: Tensor,
-        t: Tensor,
-        heights: Tensor | None = None,
-        num_slices: int | None = None,
-        appearance: Tensor | None = None,
         deep: Tensor | None = None,
-        image_tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`forward`, with the features below the outermost level handed out and taken back.
+        """Predict eps, v, x_0 or flow, whatever the weights were trained for.
 
         Deep features change slowly from step to step, so that a sampler may keep those of an
         earlier step and run the outermost level alone (DeepCache, arXiv:2312.00858).
 
         Args:
-            x: `(b n) c h w`, as in `forward`.
-            t: `(b n)`.
-            heights: `(b n) 2` or None.
-            num_slices: n or None.
-            appearance: `(b n) 2 k` or None.
+            x_t: `(b n) c h w` noisy latents, clean ones where `conditions.known`.
+            t: `(b n)` timesteps, 0 to 999.
+            alpha: `(b n)` signal amplitudes of x_t.
+            conditions: of the `b n` slices.
+            num_slices: n, or None to leave the volumetric layers out (stage 1).
             deep: `(b n) c h w` that an earlier call returned for the same windows; None computes
                 them.
-            image_tokens: as in `forward`.
 
         Returns:
-            The prediction, and the deep features that it rests on.
+            The prediction `(b n) latent_channels h w`, and the deep features that it rests on.
+
+        Raises:
+            ValueError: image tokens that the preset needs are missing or of another shape.
         """
-        embedding = self._embed(t, heights)
-        if self.style is not None:
-            embedding = embedding + self.style(informed_channels(x, self.preset, self.num_classes))
-        if self.appearance is not None and appearance is not None:
-            embedding = embedding + self.appearance(appearance.flatten(1))
-        call = (embedding, num_slices, self._tokens(x, image_tokens))
-        entered = self.enter(entry_channels(x, self.preset, self.num_classes), num_slices)
+        if conditions.packed is None:
+            conditions = self.pack(conditions)
+        stacked = self._stacked(x_t, alpha, conditions)
+        embedding = self._embed(t, conditions)
+        call = (embedding, num_slices, self._tokens(conditions))
+        entered = self.enter(stacked[:, : self.preset.entry_channels(self.num_classes)], num_slices)
         skips = descend(levels_of(self.down)[0], entered, *call)
         added: list[Tensor] = []
         if self.control is not None:
-            added = self.control.outermost(x, embedding, num_slices)
+            added = self.control.outermost(stacked, embedding, num_slices)
         if deep is None:
             deep = self._below(skips[-1], added, *call)
         if self.control is not None:
@@ -146,6 +118,19 @@ class Denoiser(nn.Module):
         x = ascend(levels_of(self.up)[-1], deep, skips, *call)
         output = self.leave(nn.functional.silu(self.norm(x)), num_slices)
         return torch.as_tensor(output), deep
+
+    def pack(self, conditions: Conditions) -> Conditions:
+        """The same with their channels stacked: equal at every step of a window, so done once."""
+        appearance = self.normalise_appearance(conditions.appearance)
+        packed = pack_channels(conditions, appearance, self.preset)
+        return replace(conditions, packed=packed)
+
+    def _stacked(self, x_t: Tensor, alpha: Tensor, conditions: Conditions) -> Tensor:
+        """All that enters as channels; a main branch beside a ControlNet reads the first ones."""
+        assert conditions.packed is not None
+        faded = fade_noisy(x_t, conditions.known, alpha, self.preset)
+        stacked = torch.cat([faded, conditions.packed.to(faded.dtype)], dim=1)
+        return stacked if self.plain else stacked.contiguous(memory_format=torch.channels_last)
 
     def _below(
         self,
@@ -187,25 +172,29 @@ class Denoiser(nn.Module):
         self.appearance_mean.copy_(mean)
         self.appearance_std.copy_(variance.sqrt().clamp(min=0.02))
 
-    def _embed(self, t: Tensor, heights: Tensor | None) -> Tensor:
+    def _embed(self, t: Tensor, conditions: Conditions) -> Tensor:
+        """What reaches every voxel alike: time, heights, style and appearance, `(b n) e`."""
         embedding = self.time(sinusoid(t, self.base))
         if self.position is not None:
-            if heights is None:
-                raise ValueError("this denoiser has a position embedding: give `heights`")
-            place = torch.cat([sinusoid(1000.0 * p, self.base) for p in heights.unbind(-1)], dim=-1)
+            heights = conditions.heights.unbind(-1)
+            place = torch.cat([sinusoid(1000.0 * p, self.base) for p in heights], dim=-1)
             embedding = embedding + self.position(place)
+        if self.style is not None:
+            embedding = embedding + self.style(conditions.informed)
+        if self.appearance is not None:
+            appearance = self.normalise_appearance(conditions.appearance)
+            embedding = embedding + self.appearance(appearance.flatten(1))
         return torch.as_tensor(embedding)
 
-    def _tokens(self, stacked: Tensor, given: Tensor | None) -> Tensor | None:
+    def _tokens(self, conditions: Conditions) -> Tensor | None:
         if self.tokens is not None:
-            informed = informed_channels(stacked, self.preset, self.num_classes)
-            return torch.as_tensor(self.tokens(informed))
+            return torch.as_tensor(self.tokens(conditions.informed))
         width = self.preset.denoiser.image_token_width
         if width is None:
             return None
-        if given is None:
-            raise ValueError("this denoiser attends to an image embedding: give `image_tokens`")
-        return repeat_tokens(given, len(stacked), width)
+        if conditions.tokens is None:
+            raise ValueError("this denoiser attends to an image embedding: give `tokens`")
+        return check_tokens(conditions.tokens, len(conditions), width)
 
     def volumetric_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of slice convolutions and slice attentions (stage 2 tunes only these)."""

@@ -78,19 +78,15 @@ def plane_sinusoid(h: int, w: int, width: int, device: torch.device) -> Tensor:
     return rearrange(torch.cat([rows, columns], dim=-1), "h w c -> (h w) c")
 
 
-def repeat_tokens(tokens: Tensor, num: int, width: int) -> Tensor:
-    """Tokens of windows or of single items -> one set an item, `num t width`.
+def check_tokens(tokens: Tensor, num: int, width: int) -> Tensor:
+    """Return tokens `num t width`, one set a slice, or refuse them.
 
     Raises:
-        ValueError: another width, or a number of sets that does not divide `num`.
+        ValueError: another width, or not one set for each of `num` slices.
     """
-    fits = tokens.ndim == 3 and tokens.shape[-1] == width
-    if not fits or len(tokens) == 0 or num % len(tokens):
-        raise ValueError(
-            f"image_tokens of shape {tuple(tokens.shape)}: expected b x t x {width}, b a divisor "
-            f"of the {num} slices"
-        )
-    return tokens.repeat_interleave(num // len(tokens), dim=0)
+    if tokens.ndim != 3 or len(tokens) != num or tokens.shape[-1] != width:
+        raise ValueError(f"tokens of shape {tuple(tokens.shape)}: expected {num} x t x {width}")
+    return tokens
 
 
 def token_width(spec: DenoiserSpec) -> int:

@@ -195,10 +195,10 @@ class Upsample(nn.Module):
 
 
 def set_plain(model: nn.Module, plain: bool) -> None:
-    """Switch volumetric and attention layers to the paper's plain forms, or back; same numbers."""
+    """Switch a network and its layers to the paper's plain forms, or back; same numbers."""
     for module in model.modules():
-        if isinstance(module, SliceConv | Attention):
-            module.plain = plain
+        if isinstance(getattr(module, "plain", None), bool):
+            setattr(module, "plain", plain)  # noqa: B010  (nn.Module types its attributes)
 
 
 def freeze_for_cpu(model: nn.Module) -> None:

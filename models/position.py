@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.layers import PseudoAttention, PseudoConv, sinusoid
 from models.presets import DenoiserSpec, PositionSpec, Preset
@@ -50,10 +51,16 @@ class PositionModel(nn.Module):
         """
         if p.shape != (len(x),):
             raise ValueError(f"heights of shape {tuple(p.shape)}: give one for each of {len(x)}")
-        tokens = sinusoid(_NUM_HEIGHTS * p, self.width)[:, None]
-        no_informed = torch.zeros_like(x)
-        stacked = torch.cat([x, no_informed], dim=1)
-        return torch.as_tensor(self.net(stacked, t, image_tokens=tokens))
+        size, nothing = len(x), torch.zeros_like(x)
+        conditions = Conditions(
+            mask=nothing[:, :0],
+            informed=nothing,
+            heights=p[:, None].expand(-1, 2),
+            known=torch.zeros(size, dtype=torch.bool, device=x.device),
+            appearance=x.new_zeros(size, 2, 0),
+            tokens=sinusoid(_NUM_HEIGHTS * p, self.width)[:, None],
+        )
+        return torch.as_tensor(self.net(x, t, torch.ones_like(p), conditions)[0])
 
 
 def _denoiser_spec(spec: PositionSpec) -> DenoiserSpec:

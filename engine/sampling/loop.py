@@ -23,10 +23,11 @@ from engine.memory import is_out_of_memory
 from engine.sampling.batcher import Batcher, Job
 from engine.sampling.config import SamplingConfig
 from engine.sampling.decoding import Finisher
-from engine.sampling.model import Conditions, LatentModel
+from engine.sampling.model import LatentModel
 from engine.sampling.propagation import Denoising, VolumeState
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.sampling.windows import WindowPlan, plan_windows
+from models.conditions import Conditions
 
 OnWindow = Callable[[str, int, int], None]
 log = get_logger(__name__)

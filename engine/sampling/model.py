@@ -7,7 +7,7 @@ keeps nothing of a volume, and its results do not depend on what else is in a ba
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,43 +17,24 @@ from torch import Tensor
 
 from engine.errors import SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.guidance import NetworkInput, combine, with_unconditioned
 from engine.sampling.precision import choose_precision
 from engine.sampling.propagation import DenoiseItem
 from engine.sampling.request import SampleRequest
 from engine.sampling.schedule import ScheduleConfig, predicted_x_0
 from engine.sampling.slices import draw_slice
 from models.autoencoder import Autoencoder
-from models.conditioning import class_appearance, encode_mask, fixed_channels, with_noisy
+from models.conditions import Conditions, guided
 from models.denoiser import Denoiser, to_channels_last
 from models.errors import WeightsFileError
 from models.image_encoder import ImageTower
 from models.layers import freeze_for_cpu, set_plain
+from models.mask_encoding import class_appearance, encode_mask
 from models.position import PositionModel
 from models.weights import Manifest
 
 BYTES = 4  # conditions and latents are float32
 LoadPosition = Callable[[], PositionModel]
 CHAINS = 2  # windows of one volume in flight at most
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What stays the same over all windows and steps of one volume.
-
-    Attributes:
-        mask: `z k h w` encoded mask.
-        informed: `1 c h w` latent of the informed slice.
-        position: height of the informed slice in its own volume, 0 to 1.
-        appearance: `1 2 k` normalised class means of the informed slice, and which are known.
-        tokens: `1 t k` image tokens of the informed slice, where the denoiser takes them.
-    """
-
-    mask: Tensor
-    informed: Tensor
-    position: float
-    appearance: Tensor
-    tokens: Tensor | None = None
 
 
 class LatentModel:
@@ -98,9 +79,9 @@ class LatentModel:
             to_channels_last(self.autoencoder)
             if device.type == "cpu":
                 freeze_for_cpu(self.denoiser)
-        self._evaluate: Any = self.denoiser.evaluate
+        self._evaluate: Any = self.denoiser
         if config.compile:
-            self._evaluate = torch.compile(self.denoiser.evaluate, dynamic=False)
+            self._evaluate = torch.compile(self.denoiser.forward, dynamic=False)
 
     def completed(self, request: SampleRequest) -> SampleRequest:
         """The request with its informed slice drawn, where it came without one.
@@ -128,7 +109,7 @@ class LatentModel:
         ]
         informed = torch.from_numpy(np.ascontiguousarray(request.informed))[None, None]
         informed = informed.to(self.device)
-        return Conditions(
+        return Conditions.of_volume(
             torch.cat(encoded),
             self.autoencoder.encode(informed).mean,
             request.informed_position,
@@ -150,20 +131,11 @@ class LatentModel:
             Estimates of x_0, `n c h w` float32 each.
         """
         size = items[0].window.size
-        pairs = list(zip(items, conditions, strict=True))
-        fixed = torch.cat([self._fixed(item, c) for item, c in pairs])
-        known = torch.cat([item.known for item in items])
+        halves = [self._halves(item, c) for item, c in zip(items, conditions, strict=True)]
         x = torch.cat([item.x for item in items])
         alpha = self._repeat([item.level.alpha for item in items], size)
-        tokens = [item.memory["tokens"] for item in items if "tokens" in item.memory]
-        given = NetworkInput(
-            with_noisy(x, fixed, known, alpha, self.preset),
-            self._repeat([float(item.t) for item in items], size),
-            torch.cat([item.memory["heights"] for item in items]),
-            torch.cat([c.appearance for c in conditions]).repeat_interleave(size, dim=0),
-            torch.cat(tokens) if tokens else None,
-        )
-        output = self._network(given, size, items)
+        t = self._repeat([float(item.t) for item in items], size)
+        output = self._network(x, t, alpha, halves, items)
         sigma = self._repeat([item.level.sigma for item in items], size)
         x_0 = predicted_x_0(self.prediction_type, output, x, alpha, sigma)
         if self.device.type == "cuda":
@@ -201,53 +173,60 @@ class LatentModel:
         """Under which names a window keeps deep features: one a half of a guided batch."""
         return ("deep", "deep without conditions") if self.config.is_guided else ("deep",)
 
-    def _network(self, given: NetworkInput, size: int, items: Sequence[DenoiseItem]) -> Tensor:
-        """The network's output, guided where that is asked for; `m c h w` float32."""
-        config, names = self.config, self._deep_names
-        if config.is_guided:
-            given = with_unconditioned(given, self.preset, self.manifest.num_classes)
-        stacked = given.stacked
-        if self.fast:
-            stacked = stacked.contiguous(memory_format=torch.channels_last)
+    def _network(
+        self,
+        x: Tensor,
+        t: Tensor,
+        alpha: Tensor,
+        halves: Sequence[Sequence[Conditions]],
+        items: Sequence[DenoiseItem],
+    ) -> Tensor:
+        """The network's output, guided where that is asked for; `m c h w` float32.
+
+        With guidance the batch holds all windows with their conditions, then all without. Guidance
+        combines outputs, whatever they are (eps, v, x_0, flow): x_0 is affine in them at given x_t
+        and noise level, and the weights of the combination add up to 1, so that this equals
+        combining the two estimates of x_0.
+        """
+        config, names, size = self.config, self._deep_names, items[0].window.size
+        given = Conditions.cat([half for part in zip(*halves, strict=True) for half in part])
+        x, t, alpha = (torch.cat([v] * len(names)) for v in (x, t, alpha))
         deep = None
         if items[0].evaluation % config.reuse_features:
             deep = torch.cat([item.memory[name] for name in names for item in items])
         with self._autocast():
-            output, deep = self._evaluate(
-                stacked, given.t, given.heights, size, given.appearance, deep, given.tokens
-            )
+            output, deep = self._evaluate(x, t, alpha, given, size, deep)
         if config.reuse_features > 1:
             owners = ((item.memory, name) for name in names for item in items)
             for (memory, name), features in zip(owners, torch.split(deep, size), strict=True):
                 memory[name] = features
         output = torch.as_tensor(output).float()
-        return combine(output, config.guidance_scale) if config.is_guided else output
+        if not config.is_guided:
+            return output
+        conditioned, unconditioned = output.chunk(2)
+        return guided(conditioned, unconditioned, config.guidance_scale)
 
-    def _fixed(self, item: DenoiseItem, conditions: Conditions) -> Tensor:
-        """Condition channels of a window, made at its first evaluation."""
-        if "fixed" not in item.memory:
-            item.memory.update(self._window_memory(item, conditions))
-        return item.memory["fixed"]
+    def _halves(self, item: DenoiseItem, volume: Conditions) -> tuple[Conditions, ...]:
+        """A window's conditions, packed at its first evaluation; with guidance, also none."""
+        if "conditions" not in item.memory:
+            given = self._window(item, volume)
+            halves = [given]
+            if self.config.is_guided:
+                halves.append(given.without(torch.ones_like(item.known)))
+            item.memory["conditions"] = tuple(self.denoiser.pack(half) for half in halves)
+        kept: tuple[Conditions, ...] = item.memory["conditions"]
+        return kept
 
-    def _window_memory(self, item: DenoiseItem, conditions: Conditions) -> dict[str, Tensor]:
-        window = item.window
-        last = max(len(conditions.mask) - 1, 1)
-        informed, position, tokens = conditions.informed, conditions.position, conditions.tokens
-        if item.informed is not None:
-            informed, position = item.informed[0], item.informed[1] / last
-            if self.tower is not None:  # they follow: seen in the decoded slice, once a window
-                tokens = self.tower(self.autoencoder.decode(informed).float().clamp(-1.0, 1.0))
-        fixed = fixed_channels(
-            conditions.mask[window.start : window.stop],
-            informed.expand(window.size, -1, -1, -1),
-            item.known,
-            conditions.appearance.expand(window.size, -1, -1),
-            self.preset,
-        )
-        z = torch.arange(window.start, window.stop, device=self.device) / last
-        heights = torch.stack([z, torch.full_like(z, position)], dim=1)
-        memory = {"fixed": fixed, "heights": heights}
-        return memory if tokens is None else memory | {"tokens": tokens}
+    def _window(self, item: DenoiseItem, volume: Conditions) -> Conditions:
+        """Conditions of a window, with the informed slice that it follows."""
+        given = volume.window(item.window.start, item.window.stop, item.known)
+        if item.informed is None:
+            return given
+        latent, z = item.informed
+        tokens = None
+        if self.tower is not None:  # they follow: seen in the decoded slice, once a window
+            tokens = self.tower(self.autoencoder.decode(latent).float().clamp(-1.0, 1.0))
+        return given.informed_by(latent, z / max(len(volume) - 1, 1), tokens)
 
     def _position_model(self, sample_id: str) -> PositionModel:
         if self._position is None:
@@ -282,8 +261,7 @@ class LatentModel:
             torch.from_numpy(np.ascontiguousarray(plane))[None]
             for plane in (request.informed, classes)
         )
-        seen = class_appearance(image, mask, self.manifest.num_classes)
-        return self.denoiser.normalise_appearance(seen.to(self.device))
+        return class_appearance(image, mask, self.manifest.num_classes).to(self.device)
 
     def _repeat(self, values: list[float], size: int) -> Tensor:
         amplitudes = torch.tensor(values, dtype=torch.float64)

@@ -8,6 +8,7 @@ knows what a window starts from, what it is shown at each step, and where its sl
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class DenoiseItem:
     level: Level
     evaluation: int
     informed: tuple[Tensor, int] | None
-    memory: dict[str, Tensor]
+    memory: dict[str, Any]
 
 
 @dataclass
@@ -71,7 +72,7 @@ class _Flight:
     known: KnownSlices
     informed: tuple[Tensor, int] | None
     fixed_eps: Tensor | None
-    memory: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 class VolumeState:

@@ -22,8 +22,8 @@ from engine.storage.array_store import StoredArrays, write_arrays
 from engine.training.augment import InPlaneMove, apply_move
 from engine.volumes.prepared_store import read_prepared
 from models.autoencoder import Autoencoder
-from models.conditioning import class_appearance, encode_mask
 from models.image_encoder import ImageTower
+from models.mask_encoding import class_appearance, encode_mask
 from models.presets import Preset
 
 ENCODE_BATCH = 16

@@ -7,7 +7,7 @@ micro-batch, accumulation and number of workers do not change what is learnt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ from engine.training.randomness import normal
 from engine.training.timesteps import TimestepDraw, loss_weights
 from engine.training.windows_dataset import DenoiserBatch
 from models.autoencoder import Autoencoder
-from models.conditioning import blank, concatenate, drop_conditions
+from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.presets import Preset
 
@@ -155,28 +155,23 @@ class NoisyBatch:
         x_0: `m c h w`.
         eps: `m c h w`.
         t: `m`, on the CPU like the schedule.
-        known: `m` bool, known slices that the model is told of.
-        drop: `m` bool, slices without conditions.
-        mask: `m k h w`.
-        informed: `m c h w`.
-        heights: `m 2`.
-        appearance: `m 2 k`, normalised.
+        conditions: of the m slices, dropped ones taken away.
+        mask: `m k h w`, also of the examples that are shown none.
         num_slices: n, or None.
-        tokens: `m t k`, or None.
     """
 
     x_t: Tensor
     x_0: Tensor
     eps: Tensor
     t: Tensor
-    known: Tensor
-    drop: Tensor
+    conditions: Conditions
     mask: Tensor
-    informed: Tensor
-    heights: Tensor
-    appearance: Tensor
     num_slices: int | None
-    tokens: Tensor | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """`m` bool, known slices that the model is told of."""
+        return self.conditions.known
 
 
 def make_noisy(
@@ -184,40 +179,21 @@ def make_noisy(
 ) -> NoisyBatch:
     """Noise a batch; known slices stay clean where the model has an input that says so."""
     device = next(model.parameters()).device
-    x_0, eps = batch.x_0.to(device), draw.eps.to(device)
-    known = batch.known.to(device) & model.preset.denoiser.known_slice_input
+    x_0, eps, given = batch.x_0.to(device), draw.eps.to(device), batch.conditions.to(device)
+    known = given.known & model.preset.denoiser.known_slice_input
+    shown = replace(given, known=known)
+    if bool(draw.drop.any()):
+        shown = shown.without(draw.drop.to(device))
     x_t = torch.where(_as_planes(known), x_0, add_noise(schedule, x_0, eps, draw.t))
-    return NoisyBatch(
-        x_t=x_t,
-        x_0=x_0,
-        eps=eps,
-        t=draw.t,
-        known=known,
-        drop=draw.drop.to(device),
-        mask=batch.mask.to(device),
-        informed=batch.informed.to(device),
-        heights=batch.heights.to(device),
-        appearance=model.normalise_appearance(batch.appearance.to(device)),
-        num_slices=batch.num_slices,
-        tokens=None if batch.tokens is None else batch.tokens.to(device),
-    )
+    return NoisyBatch(x_t, x_0, eps, draw.t, shown, given.mask, batch.num_slices)
 
 
 def predict(model: Denoiser, schedule: Schedule, noisy: NoisyBatch) -> Tensor:
     """The model's output for a batch as it stands, `m c h w` float32."""
-    alpha, _ = schedule.alpha_sigma(noisy.t)
-    device, preset, seen = noisy.x_t.device, model.preset, noisy.appearance
-    stacked = concatenate(
-        noisy.x_t, noisy.mask, noisy.informed, noisy.known, alpha.to(device), seen, preset
-    )
-    tokens = noisy.tokens
-    if bool(noisy.drop.any()):
-        stacked = drop_conditions(stacked, noisy.drop, preset, model.num_classes)
-        seen = blank(seen, noisy.drop)
-        tokens = None if tokens is None else blank(tokens, noisy.drop)
-    stacked = stacked.contiguous(memory_format=torch.channels_last)
-    more = {} if tokens is None else {"image_tokens": tokens}
-    output = model(stacked, noisy.t.to(device), noisy.heights, noisy.num_slices, seen, **more)
+    device = noisy.x_t.device
+    alpha = schedule.alpha_sigma(noisy.t)[0].to(device)
+    t, given = noisy.t.to(device), noisy.conditions
+    output, _ = model(noisy.x_t, t, alpha, given, noisy.num_slices)
     return torch.as_tensor(output).float()
 
 

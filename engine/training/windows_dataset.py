@@ -16,6 +16,7 @@ from engine.errors import TrainingError
 from engine.training.augment import case_of
 from engine.training.encoding import LatentCase
 from engine.training.randomness import below
+from models.conditions import Conditions
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,14 @@ class DenoiserBatch:
 
     Attributes:
         x_0: `m c h w` clean latents.
-        mask: `m k h w`.
-        informed: `m c h w`.
-        heights: `m 2`, of the slice and of its informed slice, in [0, 1].
-        known: `m` bool, slices given clean.
-        appearance: `m 2 k`, class means and presence in the informed slice; all absent in a tenth
-            of the examples, so that an informed slice without a mask can be used as well.
+        conditions: of the m slices. In a tenth of the examples no class of the informed slice is
+            known, so that an informed slice without a mask can be used as well.
         num_slices: n of a window, or None for independent slices.
-        tokens: `m t k` image embedding of the informed slice, where the cases have one.
     """
 
     x_0: Tensor
-    mask: Tensor
-    informed: Tensor
-    heights: Tensor
-    known: Tensor
-    appearance: Tensor
+    conditions: Conditions
     num_slices: int | None
-    tokens: Tensor | None = None
 
 
 class CaseDraw:
@@ -118,29 +109,22 @@ class LatentDataset:
 
     def batch(self, generators: Sequence[Generator]) -> DenoiserBatch:
         """A window (or slice) a generator."""
-        parts = [self._example(g) for g in generators]
-        x_0, mask, informed, heights, known, seen, *tokens = (
-            torch.cat(values) for values in zip(*parts, strict=True)
-        )
+        windows, conditions = zip(*(self._example(g) for g in generators), strict=True)
         n = self.window if self.window > 1 else None
-        return DenoiserBatch(x_0, mask, informed, heights, known, seen, n, *tokens)
+        return DenoiserBatch(torch.cat(windows), Conditions.cat(conditions), n)
 
-    def _example(self, generator: Generator) -> tuple[Tensor, ...]:
+    def _example(self, generator: Generator) -> tuple[Tensor, Conditions]:
         case = self.cases[self.draw.case(generator)]
-        last = max(case.num_slices - 1, 1)
         start = below(case.num_slices - self.window + 1, generator)
         source = below(case.num_slices, generator)
-        z = torch.arange(start, start + self.window)
         here, there = slice(start, start + self.window), slice(source, source + 1)
-        informed = draw_latent(case, there, generator).expand(self.window, -1, -1, -1)
-        heights = torch.stack([z / last, torch.full_like(z, source) / last], dim=1)
-        seen = case.appearance[source] * float(below(10, generator) > 0)
-        seen = seen.expand(self.window, -1, -1)
-        x_0, mask = draw_latent(case, here, generator), case.mask[here].float()
-        example = (x_0, mask, informed, heights, self._known(generator), seen)
-        if case.tokens is None:
-            return example
-        return *example, case.tokens[there].float().expand(self.window, -1, -1)
+        informed = draw_latent(case, there, generator)
+        appearance = case.appearance[there] * float(below(10, generator) > 0)
+        tokens = None if case.tokens is None else case.tokens[there]
+        height = source / max(case.num_slices - 1, 1)
+        volume = Conditions.of_volume(case.mask, informed, height, appearance, tokens)
+        x_0 = draw_latent(case, here, generator)
+        return x_0, volume.window(here.start, here.stop, self._known(generator))
 
     def _known(self, generator: Generator) -> Tensor:
         known = torch.zeros(self.window, dtype=torch.bool)

@@ -3,13 +3,9 @@
 import torch
 
 from models.autoencoder import Autoencoder
-from models.conditioning import (
-    class_appearance,
-    concatenate,
-    encode_mask,
-    informed_channels,
-    paint_mask,
-)
+from models.conditions import Conditions
+from models.mask_encoding import class_appearance, encode_mask, paint_mask
+from models.packing import fade_noisy, pack_channels
 from models.presets import PRESETS
 
 DEMO = PRESETS["demo"]
@@ -66,12 +62,14 @@ def test_known_slices_are_flagged_and_noise_fades() -> None:
     mask, informed = torch.zeros(3, 16, 16, 16), torch.randn(3, 8, 16, 16)
     known = torch.tensor([True, False, True])
     alpha = torch.tensor([0.5, 0.5, 0.1])
-    stacked = concatenate(x, mask, informed, known, alpha, None, DEMO)
-    assert stacked.shape[1] == DEMO.input_channels(num_classes=1)
-    flag = 8 + 16 + 8
-    assert stacked[:, flag].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 1.0]
-    assert stacked[:, 0, 0, 0].tolist() == [1.0, 0.5, 1.0], "known slices do not fade"
-    torch.testing.assert_close(informed_channels(stacked, DEMO, 1), informed)
+    seen = torch.zeros(3, 2, 1)
+    told = Conditions(mask, informed, torch.rand(3, 2), known, seen)
+    packed, faded = pack_channels(told, seen, DEMO), fade_noisy(x, known, alpha, DEMO)
+    assert 8 + packed.shape[1] == DEMO.input_channels(num_classes=1)
+    flag = 16 + 8
+    assert packed[:, flag].mean(dim=(1, 2)).tolist() == [1.0, 0.0, 1.0]
+    assert faded[:, 0, 0, 0].tolist() == [1.0, 0.5, 1.0], "known slices do not fade"
+    torch.testing.assert_close(packed[:, 16:flag], informed)
 
 
 def test_appearance_is_the_mean_of_each_class_and_small_classes_are_absent() -> None:
@@ -93,4 +91,4 @@ def test_a_painted_mask_shows_the_informed_slices_intensities_where_the_classes_
     assert (painted[:, :16, :8] == 0.25).all()
     assert (painted[:, 16:, :8] == 1.0).all()
     assert (painted[:, :, 8:] == 0.0).all()
-    assert (paint_mask(encoded, None, DEMO) == 0.0).all()
+    assert (paint_mask(encoded, torch.zeros_like(seen), DEMO) == 0.0).all()

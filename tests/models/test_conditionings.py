@@ -4,23 +4,17 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given as drawn
+from hypothesis import settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import Tensor
 
-from models.conditioning import (
-    blank,
-    concatenate,
-    drop_conditions,
-    encode_mask,
-    entry_channels,
-    guided,
-    informed_channels,
-)
+from models.conditions import Conditions, guided
 from models.denoiser import VOLUMETRIC_MARK, Denoiser
+from models.mask_encoding import encode_mask
 from models.presets import PRESETS, DenoiserSpec, Preset
 from models.slice_attention import OpenAIAttention, build_attention
+from tests.models.made import Given, channels_seen, given
 
 CLASSES, TOKENS = 3, 24
 WAYS = ("concatenate", "controlnet", "image_attention", "given_tokens")
@@ -46,18 +40,8 @@ def small(way: str, encoding: str = "one_hot", **changes: object) -> Preset:
     return PRESETS["demo"].model_copy(update={"denoiser": spec, "size_px": 64})
 
 
-def inputs(preset: Preset, num: int = 4) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    edge = preset.latent_px
-    given_tokens = preset.denoiser.image_token_width is not None
-    tokens = torch.randn(num, 5, TOKENS, generator=generator) if given_tokens else None
-    return {
-        "x": torch.randn(num, preset.input_channels(CLASSES), edge, edge, generator=generator),
-        "t": torch.randint(0, 1000, (num,), generator=generator),
-        "heights": torch.rand(num, 2, generator=generator),
-        "appearance": torch.rand(num, 2, CLASSES, generator=generator),
-        "image_tokens": tokens,
-    }
+def inputs(preset: Preset, num: int = 4) -> Given:
+    return given(preset, num, CLASSES, TOKENS)
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
@@ -74,11 +58,11 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 def test_stage_2_starts_with_the_output_of_stage_1(way: str, encoding: str) -> None:
     preset = small(way, encoding)
     model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
-    flat = model(**batch)
+    flat = batch.to(model)
     assert flat.shape == (4, 8, 8, 8)
     assert flat.abs().max() > 0.01
     for num_slices in (2, 4):
-        window = model(**batch, num_slices=num_slices)
+        window = batch.to(model, num_slices)
         torch.testing.assert_close(window, flat, atol=1e-5, rtol=1e-4)
 
 
@@ -88,8 +72,8 @@ def test_the_public_layout_starts_with_the_output_of_stage_1(changes: dict[str, 
     preset = small("controlnet", **changes)
     model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
     assert any(isinstance(m, OpenAIAttention) for m in model.modules())
-    window = model(**batch, num_slices=2)
-    torch.testing.assert_close(window, model(**batch), atol=1e-5, rtol=1e-4)
+    window = batch.to(model, 2)
+    torch.testing.assert_close(window, batch.to(model), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -101,7 +85,7 @@ def test_gradients_reach_every_part_once_the_zeros_have_moved(way: str) -> None:
     target = torch.randn(4, 8, 8, 8)
     for _ in range(4):  # the exit, then what writes into it, then what writes into that
         optimiser.zero_grad()
-        (model(**batch, num_slices=2) - target).square().mean().backward()
+        (batch.to(model, 2) - target).square().mean().backward()
         optimiser.step()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -112,7 +96,7 @@ def test_frozen_planes_get_no_gradient_in_stage_2(way: str) -> None:
     model = shaken(Denoiser(small(way), CLASSES))
     for parameter in model.plane_parameters():
         parameter.requires_grad_(False)
-    model(**inputs(small(way)), num_slices=2).square().mean().backward()
+    inputs(small(way)).to(model, 2).square().mean().backward()
     assert all(p.grad is None for p in model.plane_parameters())
     assert all(p.grad is not None for p in model.volumetric_parameters())
 
@@ -124,45 +108,33 @@ def test_a_new_control_branch_adds_nothing_and_a_moved_one_does() -> None:
     for name, parameter in model.named_parameters():
         if ".exits." not in f".{name}" and VOLUMETRIC_MARK not in f".{name}":
             parameter.data += torch.randn(parameter.shape) * 0.1
-    changed = batch | {"x": batch["x"].clone()}
-    changed["x"][:, 8:] += 1.0  # every condition, no noisy latent
-    torch.testing.assert_close(model(**batch), model(**changed), atol=0, rtol=0)
+    told = batch.conditions
+    changed = batch.but(mask=told.mask + 1.0, informed=told.informed + 1.0)
+    torch.testing.assert_close(batch.to(model), changed.to(model), atol=0, rtol=0)
     shaken(model)
-    assert (model(**batch) - model(**changed)).abs().max() > 1e-3
+    assert (batch.to(model) - changed.to(model)).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_image_attention_sees_the_informed_slice_only_through_tokens() -> None:
     preset = small("image_attention", style_embedding=False)
     model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
-    changed = batch | {"x": batch["x"].clone()}
-    informed_channels(changed["x"], preset, CLASSES).add_(1.0)
-    assert (model(**batch) - model(**changed)).abs().max() > 1e-4
+    changed = batch.but(informed=batch.conditions.informed + 1.0)
+    assert (batch.to(model) - changed.to(model)).abs().max() > 1e-4
     for module in model.modules():
         if hasattr(module, "norm_tokens"):
             module.out.weight.zero_()
-    torch.testing.assert_close(model(**batch), model(**changed), atol=0, rtol=0)
-
-
-@torch.no_grad()
-def test_tokens_of_a_window_serve_all_its_slices() -> None:
-    preset = small("given_tokens")
-    model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
-    of_windows = batch["image_tokens"][:2]
-    one_each = of_windows.repeat_interleave(2, dim=0)
-    expected = model(**(batch | {"image_tokens": one_each}), num_slices=2)
-    found = model(**(batch | {"image_tokens": of_windows}), num_slices=2)
-    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    torch.testing.assert_close(batch.to(model), changed.to(model), atol=0, rtol=0)
 
 
 def test_missing_or_misshapen_tokens_are_refused() -> None:
     preset = small("given_tokens")
     model, batch = Denoiser(preset, CLASSES), inputs(preset)
-    with pytest.raises(ValueError, match="give `image_tokens`"):
-        model(**(batch | {"image_tokens": None}))
-    for shape in [(3, 5, TOKENS), (4, 5, TOKENS + 1), (4, TOKENS), (0, 5, TOKENS)]:
-        with pytest.raises(ValueError, match="image_tokens of shape"):
-            model(**(batch | {"image_tokens": torch.zeros(shape)}))
+    with pytest.raises(ValueError, match="give `tokens`"):
+        batch.but(tokens=None).to(model)
+    for shape in [(3, 5, TOKENS), (2, 5, TOKENS), (4, 5, TOKENS + 1), (4, TOKENS)]:
+        with pytest.raises(ValueError, match="tokens of shape"):
+            batch.but(tokens=torch.zeros(shape)).to(model)
 
 
 @torch.no_grad()
@@ -181,52 +153,80 @@ def test_without_slice_position_slice_attention_does_not_know_order() -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@given(data=st.data())
-@settings(max_examples=25, deadline=None)
-def test_dropout_blanks_exactly_the_chosen_items_and_channels(
-    encoding: str, data: st.DataObject
-) -> None:
-    preset = small("concatenate", encoding)
-    stacked = torch.rand(4, preset.input_channels(CLASSES), 8, 8) + 0.5  # nowhere zero
-    drop = torch.tensor(data.draw(st.lists(st.booleans(), min_size=4, max_size=4)))
-    mask, informed = data.draw(st.booleans()), data.draw(st.booleans())
-    found = drop_conditions(stacked, drop, preset, CLASSES, mask=mask, informed=informed)
-    assert torch.equal(found[~drop], stacked[~drop])
-    num_mask = preset.mask_channels(CLASSES)
-    gone = [False] * 8 + [mask] * num_mask + [informed] * 8 + [False]
-    gone += [mask or informed] * (preset.input_channels(CLASSES) - len(gone))
-    gone = torch.tensor(gone)
-    assert (found[drop][:, gone] == 0.0).all()
-    assert torch.equal(found[drop][:, ~gone], stacked[drop][:, ~gone])
+@drawn(st.lists(st.booleans(), min_size=4, max_size=4))
+@settings(max_examples=16, deadline=None)
+def test_dropout_blanks_exactly_the_chosen_slices(encoding: str, chosen: list[bool]) -> None:
+    preset = small("given_tokens", encoding)
+    model, told = Denoiser(preset, CLASSES), inputs(preset).conditions
+    told = Conditions(**{**vars(told), "known": torch.tensor([True, False, True, False])})
+    drop = torch.tensor(chosen)
+    found = told.without(drop)
+    for name in ("mask", "informed", "appearance", "tokens"):
+        before, after = getattr(told, name), getattr(found, name)
+        assert torch.equal(after[~drop], before[~drop]), name
+        assert (after[drop] == 0.0).all(), name
+    assert torch.equal(found.heights, told.heights)
+    assert torch.equal(found.known, told.known)
+    seen, before = channels_seen(model, found), channels_seen(model, told)
+    assert torch.equal(seen[~drop], before[~drop])
+    flag = preset.mask_channels(CLASSES)
+    assert torch.equal(seen[:, flag], before[:, flag])
+    others = [index for index in range(seen.shape[1]) if index != flag]
+    assert (seen[drop][:, others] == 0.0).all(), "painted channels go with the rest"
 
 
 def test_the_null_of_a_one_hot_mask_is_not_an_empty_mask() -> None:
-    preset = small("concatenate")
-    empty = encode_mask(torch.zeros(1, 64, 64, dtype=torch.uint8), preset, CLASSES, None)
-    noise, informed = torch.ones(1, 8, 8, 8), torch.ones(1, 8, 8, 8)
-    stacked = concatenate(noise, empty, informed, None, torch.ones(1), None, preset)
-    found = drop_conditions(stacked, torch.tensor([True]), preset, CLASSES)
-    assert not torch.equal(found[:, 8:20], stacked[:, 8:20])
+    empty = encode_mask(
+        torch.zeros(1, 64, 64, dtype=torch.uint8), small("concatenate"), CLASSES, None
+    )
+    told = Conditions.of_volume(empty, torch.ones(1, 8, 8, 8), 0.5, torch.zeros(1, 2, CLASSES))
+    assert not torch.equal(told.without(torch.tensor([True])).mask, empty)
 
 
 def test_dropping_refuses_what_does_not_fit() -> None:
-    preset = small("concatenate")
-    stacked = torch.zeros(2, preset.input_channels(CLASSES), 8, 8)
-    with pytest.raises(ValueError, match="channels"):
-        drop_conditions(stacked[:, 1:], torch.tensor([True, False]), preset, CLASSES)
+    told = inputs(small("concatenate"), num=2).conditions
     for drop in (torch.tensor([True]), torch.tensor([1, 0]), torch.ones(2, 1, dtype=torch.bool)):
-        with pytest.raises(ValueError, match="one an item"):
-            drop_conditions(stacked, drop, preset, CLASSES)
-        with pytest.raises(ValueError, match="one an item"):
-            blank(stacked, drop)
+        with pytest.raises(ValueError, match="one a slice"):
+            told.without(drop)
 
 
-def test_blank_zeroes_the_chosen_tokens() -> None:
-    tokens = torch.ones(3, 5, 2)
-    assert blank(tokens, torch.tensor([False, True, False])).sum(dim=(1, 2)).tolist() == [10, 0, 10]
+def test_a_window_is_a_part_of_its_volume() -> None:
+    draw = torch.Generator().manual_seed(0)
+    mask = torch.randn(9, 3, 4, 4, generator=draw).half()
+    informed, seen = torch.randn(1, 8, 4, 4, generator=draw), torch.rand(1, 2, 3, generator=draw)
+    tokens = torch.randn(1, 5, TOKENS, generator=draw)
+    volume = Conditions.of_volume(mask, informed, 0.25, seen, tokens)
+    known = torch.tensor([True, False, False])
+    window = volume.window(4, 7, known)
+    assert window.mask.dtype == torch.float32
+    assert torch.equal(window.mask, mask[4:7].float())
+    assert window.heights.tolist() == [[4 / 8, 0.25], [5 / 8, 0.25], [6 / 8, 0.25]]
+    assert window.known is known
+    for found, of_volume in ((window.informed, informed), (window.tokens, tokens)):
+        assert torch.equal(found, of_volume.expand(3, *of_volume.shape[1:]))
+    moved = window.informed_by(informed + 1, 0.75, tokens + 1)
+    assert moved.heights.tolist() == [[4 / 8, 0.75], [5 / 8, 0.75], [6 / 8, 0.75]]
+    assert torch.equal(moved.informed, window.informed + 1)
+    assert torch.equal(moved.appearance, window.appearance), "its classes are the patient's"
 
 
-@given(st.floats(-3, 3), st.floats(-3, 3))
+@pytest.mark.parametrize("way", WAYS)
+@torch.no_grad()
+def test_packing_beforehand_and_joining_changes_nothing(way: str) -> None:
+    preset = small(way)
+    model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
+    halves = [
+        Conditions(**{n: None if v is None else v[z] for n, v in vars(batch.conditions).items()})
+        for z in (slice(2), slice(2, 4))
+    ]
+    packed = Conditions.cat([model.pack(half) for half in halves])
+    assert packed.packed is not None
+    assert Conditions.cat([model.pack(halves[0]), halves[1]]).packed is None
+    found, _ = model(batch.x_t, batch.t, batch.alpha, packed, 2)
+    torch.testing.assert_close(found, batch.to(model, 2), atol=1e-6, rtol=1e-5)
+
+
+@drawn(st.floats(-3, 3), st.floats(-3, 3))
 def test_guidance_of_scale_0_and_1_is_either_prediction(a: float, b: float) -> None:
     cond, uncond = torch.tensor([a]), torch.tensor([b])
     torch.testing.assert_close(guided(cond, uncond, 1.0), cond, atol=1e-5, rtol=1e-5)
@@ -236,13 +236,13 @@ def test_guidance_of_scale_0_and_1_is_either_prediction(a: float, b: float) -> N
     )
 
 
-def test_entry_channels_are_what_the_preset_says() -> None:
+def test_channels_are_as_many_as_the_preset_says() -> None:
     for way, encoding in product(WAYS, ENCODINGS):
         preset = small(way, encoding)
-        stacked = torch.randn(2, preset.input_channels(CLASSES), 8, 8)
-        entered = entry_channels(stacked, preset, CLASSES)
-        assert entered.shape[1] == preset.entry_channels(CLASSES)
-        assert torch.equal(entered[:, :8], stacked[:, :8])
+        packed = channels_seen(Denoiser(preset, CLASSES), inputs(preset).conditions)
+        latent, is_control = preset.autoencoder.latent_channels, way == "controlnet"
+        entering = preset.input_channels(CLASSES) if is_control else preset.entry_channels(CLASSES)
+        assert packed.shape[1] == entering - latent
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,9 @@ def test_choices_that_do_not_agree_are_refused(changes: dict[str, object], messa
 def test_deep_features_of_the_same_step_change_nothing(way: str) -> None:
     preset = small(way)
     model, batch = shaken(Denoiser(preset, CLASSES)), inputs(preset)
-    output, deep = model.evaluate(**batch, num_slices=2)
-    torch.testing.assert_close(model(**batch, num_slices=2), output, atol=0, rtol=0)
-    again, kept = model.evaluate(**batch, num_slices=2, deep=deep)
+    told = (batch.x_t, batch.t, batch.alpha, batch.conditions, 2)
+    output, deep = model(*told)
+    torch.testing.assert_close(batch.to(model, 2), output, atol=0, rtol=0)
+    again, kept = model(*told, deep)
     torch.testing.assert_close(again, output, atol=0, rtol=0)
     assert kept is deep

@@ -7,6 +7,7 @@ from models.attention import attend
 from models.denoiser import Denoiser, to_channels_last
 from models.layers import Attention, PseudoAttention, PseudoConv, SliceConv
 from models.presets import PRESETS, Preset
+from tests.models.made import Given, given
 
 DEMO = PRESETS["demo"]
 
@@ -25,22 +26,18 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def inputs(preset: Preset, num: int = 6) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    edge = preset.latent_px
-    x = torch.randn(num, preset.input_channels(3), edge, edge, generator=generator)
-    t = torch.randint(0, 1000, (num,), generator=generator)
-    return x, t, torch.rand(num, 2, generator=generator)
+def inputs(preset: Preset, num: int = 6) -> Given:
+    return given(preset, num, num_classes=3)
 
 
 @torch.no_grad()
 def test_volumetric_layers_are_identity_at_birth() -> None:
     model = shaken(Denoiser(small(), num_classes=3))
-    x, t, heights = inputs(small())
-    flat = model(x, t, heights, None)
+    batch = inputs(small())
+    flat = batch.to(model, None)
     assert flat.abs().max() > 0.01
-    torch.testing.assert_close(model(x, t, heights, 6), flat, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(model(x, t, heights, 3), flat, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(batch.to(model, 6), flat, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(batch.to(model, 3), flat, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -48,10 +45,10 @@ def test_after_training_slices_of_a_window_see_each_other_but_not_other_windows(
     model = shaken(Denoiser(small(), num_classes=3))
     for parameter in model.volumetric_parameters():
         parameter.data = torch.randn(parameter.shape) * 0.1
-    x, t, heights = inputs(small())
-    before = model(x, t, heights, 3)
-    x[0] += 1.0
-    change = (model(x, t, heights, 3) - before).abs().amax(dim=(1, 2, 3))
+    batch = inputs(small())
+    before = batch.to(model, 3)
+    batch.x_t[0] += 1.0
+    change = (batch.to(model, 3) - before).abs().amax(dim=(1, 2, 3))
     assert (change[:3] > 1e-4).all()
     assert (change[3:] == 0).all()
 
@@ -59,9 +56,9 @@ def test_after_training_slices_of_a_window_see_each_other_but_not_other_windows(
 @torch.no_grad()
 def test_channels_last_gives_the_same_result() -> None:
     model = shaken(Denoiser(small(), num_classes=3))
-    x, t, heights = inputs(small())
-    expected = model(x, t, heights, 3)
-    found = to_channels_last(model)(x.contiguous(memory_format=torch.channels_last), t, heights, 3)
+    batch = inputs(small())
+    expected = batch.to(model, 3)
+    found = batch.to(to_channels_last(model), 3)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -96,12 +93,6 @@ def test_parameters_split_into_plane_and_volumetric() -> None:
     assert slices | planes == {id(p) for p in model.parameters()}
     of_modules = [m for m in model.modules() if isinstance(m, PseudoConv | PseudoAttention)]
     assert slices == {id(p) for m in of_modules for p in m.slices.parameters()}
-
-
-def test_a_position_embedding_needs_heights() -> None:
-    x, t, _ = inputs(small())
-    with pytest.raises(ValueError, match="heights"):
-        Denoiser(small(), num_classes=3)(x, t)
 
 
 @pytest.mark.parametrize(

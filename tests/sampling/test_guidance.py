@@ -15,7 +15,7 @@ from engine.sampling.sampler import Sampler
 from engine.sampling.schedule import Level
 from engine.sampling.windows import Window
 from models.autoencoder import Autoencoder
-from models.conditioning import concatenate
+from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.presets import DenoiserSpec
 from models.weights import Manifest, load_autoencoder, load_denoiser, read_manifest
@@ -60,23 +60,16 @@ def item(known: Tensor, x: Tensor, t: int = 600) -> DenoiseItem:
 @torch.no_grad()
 def outputs_by_hand(sampler: Sampler, known: Tensor, x: Tensor, t: int = 600) -> list[Tensor]:
     """The network's output for slices 2 to 7 of the request, with conditions and without."""
-    model, preset = sampler.model, sampler.manifest.preset
-    conditions = model.encode(request())
-    mask, seen = conditions.mask[2 : 2 + WINDOW], conditions.appearance.expand(WINDOW, -1, -1)
-    informed = conditions.informed.expand(WINDOW, -1, -1, -1)
-    alpha = torch.full((WINDOW,), LEVEL.alpha)
-    given = concatenate(x, mask, informed, known, alpha, seen, preset)
-    latent, num_mask = preset.autoencoder.latent_channels, mask.shape[1]
-    flag = 2 * latent + num_mask
-    nothing = torch.zeros_like(given)
-    nothing[:, :latent], nothing[:, flag] = given[:, :latent], given[:, flag]
-    assert torch.equal(given[:, flag].amax(dim=(1, 2)), known.float())
-    heights = torch.stack([torch.arange(2, 2 + WINDOW) / 14, torch.full((WINDOW,), 0.5)], dim=1)
-    times = torch.full((WINDOW,), t)
-    return [
-        sampler.model.denoiser(stack, times, heights, WINDOW, appearance)
-        for stack, appearance in ((given, seen), (nothing, torch.zeros_like(seen)))
-    ]
+    told = sampler.model.encode(request()).window(2, 2 + WINDOW, known)
+    nothing = Conditions(
+        mask=torch.zeros_like(told.mask),
+        informed=torch.zeros_like(told.informed),
+        heights=told.heights,
+        known=known,
+        appearance=torch.zeros_like(told.appearance),
+    )
+    times, alpha = torch.full((WINDOW,), t), torch.full((WINDOW,), LEVEL.alpha)
+    return [sampler.model.denoiser(x, times, alpha, c, WINDOW)[0] for c in (told, nothing)]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -102,9 +95,9 @@ def test_scale_1_evaluates_one_half_and_changes_no_bit(
     lengths: list[int] = []
     real = sampler.model._evaluate
 
-    def watched(stacked: Tensor, *rest: Any) -> Any:
-        lengths.append(len(stacked))
-        return real(stacked, *rest)
+    def watched(x_t: Tensor, *rest: Any) -> Any:
+        lengths.append(len(x_t))
+        return real(x_t, *rest)
 
     monkeypatch.setattr(sampler.model, "_evaluate", watched)
     found = sampler.sample(request()).image

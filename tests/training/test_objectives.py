@@ -28,6 +28,7 @@ from engine.training.progress import Pace, learning_rate_factor
 from engine.training.randomness import example_generators
 from engine.training.timesteps import TimestepDraw, loss_weights
 from engine.training.windows_dataset import DenoiserBatch
+from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.presets import PRESETS
 
@@ -48,19 +49,15 @@ class Oracle(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(1))
         self.timesteps: list[Tensor] = []
 
-    def normalise_appearance(self, appearance: Tensor) -> Tensor:
-        return appearance
-
     def forward(
-        self, x: Tensor, t: Tensor, heights: Tensor, num_slices: int | None, appearance: Tensor
-    ) -> Tensor:
+        self, x_t: Tensor, t: Tensor, alpha: Tensor, conditions: Conditions, num_slices: int | None
+    ) -> tuple[Tensor, None]:
         self.timesteps.append(t)
-        x_t = x[:, :8]
         alpha, sigma = (a[:, None, None, None].float() for a in SCHEDULE.alpha_sigma(t))
         eps = (x_t - alpha * self.x_0) / sigma
         v = training_target(SCHEDULE, self.x_0, eps, t)
         v[self.wrong] += self.error
-        return v
+        return v, None
 
 
 def draw_of(data: DenoiserBatch, dropout: float = 0.0) -> NoiseDraw:
@@ -82,7 +79,7 @@ def batch(known: list[int]) -> DenoiserBatch:
     flags = torch.zeros(6, dtype=torch.bool)
     flags[known] = True
     mask, seen = torch.zeros(6, 16, 16, 16), torch.zeros(6, 2, 1)
-    return DenoiserBatch(x_0, mask, x_0, torch.rand(6, 2), flags, seen, 3)
+    return DenoiserBatch(x_0, Conditions(mask, x_0, torch.rand(6, 2), flags, seen), 3)
 
 
 def test_a_perfect_network_has_no_loss_and_one_timestep_a_window() -> None:
@@ -176,12 +173,11 @@ def test_dropped_conditions_are_blank_and_by_example() -> None:
     assert draw.drop.tolist() == [bool(d) for d in draw.drop[::3] for _ in range(3)]
     forced = NoiseDraw(draw.t, draw.eps, torch.tensor([True] * 3 + [False] * 3))
     model = Denoiser(PRESET, 1)
-    seen: list[Tensor] = []
-    model.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    seen: list[Conditions] = []
+    model.register_forward_pre_hook(lambda _module, args: seen.append(args[3]))
     denoiser_loss(model, SCHEDULE, data, forced, Objective())
-    informed = slice(8 + 16, 16 + 16)
-    assert (seen[0][:3, informed] == 0).all()
-    torch.testing.assert_close(seen[0][3:, informed], data.informed[3:])
+    assert (seen[0].informed[:3] == 0).all()
+    torch.testing.assert_close(seen[0].informed[3:], data.conditions.informed[3:])
 
 
 def test_slice_gradients_count_what_differs_between_neighbours() -> None:

@@ -33,6 +33,7 @@ from engine.training.perceptual import load_feature_loss
 from engine.training.precision import LossScale
 from engine.training.randomness import example_generators
 from engine.training.windows_dataset import DenoiserBatch
+from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.presets import PRESETS
 
@@ -216,12 +217,9 @@ class PerfectTeacher(nn.Module):
         self.preset, self.num_classes = DEMO.model_copy(update={"denoiser": spec}), 1
         self.x_0, self.anchor = x_0, nn.Parameter(torch.zeros(1))
 
-    def normalise_appearance(self, appearance: Tensor) -> Tensor:
-        return appearance
-
-    def forward(self, x: Tensor, t: Tensor, *_: object) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *_: object) -> tuple[Tensor, None]:
         alpha, sigma = (v[:, None, None, None].float() for v in SCHEDULE.alpha_sigma(t))
-        return training_target(SCHEDULE, self.x_0, (x[:, :8] - alpha * self.x_0) / sigma, t)
+        return training_target(SCHEDULE, self.x_0, (x_t - alpha * self.x_0) / sigma, t), None
 
 
 SCHEDULE = make_schedule(ScheduleConfig(zero_terminal_snr=True, prediction_type="v"))
@@ -232,7 +230,7 @@ def window(known: list[int]) -> DenoiserBatch:
     flags = torch.zeros(6, dtype=torch.bool)
     flags[known] = True
     mask, seen = torch.zeros(6, 16, 16, 16), torch.zeros(6, 2, 1)
-    return DenoiserBatch(x_0, mask, x_0, torch.rand(6, 2), flags, seen, 3)
+    return DenoiserBatch(x_0, Conditions(mask, x_0, torch.rand(6, 2), flags, seen), 3)
 
 
 def test_a_perfect_teacher_distils_into_x_0_at_every_step_of_the_ladder() -> None:

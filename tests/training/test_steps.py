@@ -27,6 +27,7 @@ from models.weights import (
     load_position,
     read_manifest,
 )
+from tests.models.made import given
 
 pytestmark = pytest.mark.usefixtures("process_group")
 Copy = Callable[[Path], Path]
@@ -73,12 +74,10 @@ def test_stage_2_starts_with_stage_1s_output(
     folder = copied(tmp_path)
     stage, _ = build_stage(make_config(folder, stage="volume"))
     reference = load_denoiser(folder / "weights", read_manifest(folder / "weights"))
-    x = torch.randn(4, reference.preset.input_channels(5), 16, 16)
-    t, heights = torch.tensor([5, 5, 5, 5]), torch.rand(4, 2)
+    told = given(reference.preset, 4, num_classes=5)
     with torch.no_grad():
-        torch.testing.assert_close(
-            stage.net(x, t, heights, 4), reference(x, t, heights, None), atol=1e-4, rtol=1e-4
-        )
+        window, flat = told.to(stage.net, 4), told.to(reference)
+        torch.testing.assert_close(window, flat, atol=1e-4, rtol=1e-4)
 
 
 def test_frozen_layers_get_no_gradient_and_no_place_in_the_optimiser(

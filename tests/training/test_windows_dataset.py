@@ -27,14 +27,15 @@ def test_windows_are_contiguous_and_mask_and_heights_belong_to_them() -> None:
     for step in range(20):
         batch = data.batch(numbers(step, 2))
         assert batch.num_slices == 8
+        told = batch.conditions
         z = batch.x_0[:, 0, 0, 0]
-        torch.testing.assert_close(batch.mask[:, 0, 0, 0], z)
-        torch.testing.assert_close(batch.heights[:, 0], z / 29)
+        torch.testing.assert_close(told.mask[:, 0, 0, 0], z)
+        torch.testing.assert_close(told.heights[:, 0], z / 29)
         torch.testing.assert_close(z.reshape(2, 8).diff(dim=1), torch.ones(2, 7))
-        informed = batch.informed[:, 0, 0, 0]
-        torch.testing.assert_close(batch.heights[:, 1], informed / 29)
+        informed = told.informed[:, 0, 0, 0]
+        torch.testing.assert_close(told.heights[:, 1], informed / 29)
         assert (informed.reshape(2, 8).diff(dim=1) == 0).all()
-        seen = batch.appearance[:, 0, 0]
+        seen = told.appearance[:, 0, 0]
         assert (((seen - informed).abs() < 1e-4) | (seen == 0)).all(), "its own, or not known"
 
 
@@ -42,7 +43,7 @@ def test_known_slices_lie_at_the_ends_and_never_fill_a_window() -> None:
     data = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={})
     seen = set()
     for step in range(200):
-        known = data.batch(numbers(step, 1)).known
+        known = data.batch(numbers(step, 1)).conditions.known
         seen.add((bool(known[0]), bool(known[-1])))
         assert not known.all()
         assert known[:4].int().diff().max() <= 0, "known at the left end only as a block"
@@ -55,7 +56,7 @@ def test_single_slices_are_never_known() -> None:
     data = LatentDataset([case("a", 5)], window=1, max_overlap=3, weight={})
     batch = data.batch(numbers(0, 6))
     assert batch.num_slices is None
-    assert not batch.known.any()
+    assert not batch.conditions.known.any()
     assert batch.x_0.shape == (6, 2, 4, 4)
 
 
@@ -86,9 +87,10 @@ def test_examples_depend_on_their_number_and_not_on_their_batch() -> None:
     data = LatentDataset([case("a", 40), case("b", 30)], 8, 3, {})
     together = data.batch(numbers(3, 4))
     apart = [data.batch([g]) for g in numbers(3, 4)]
-    for name in ("x_0", "mask", "informed", "heights", "known", "appearance"):
-        parts = torch.cat([getattr(batch, name) for batch in apart])
-        assert torch.equal(getattr(together, name), parts)
+    assert torch.equal(together.x_0, torch.cat([batch.x_0 for batch in apart]))
+    for name in ("mask", "informed", "heights", "known", "appearance"):
+        parts = torch.cat([getattr(batch.conditions, name) for batch in apart])
+        assert torch.equal(getattr(together.conditions, name), parts)
 
 
 def test_moved_copies_have_the_weight_of_their_case() -> None:
@@ -99,4 +101,4 @@ def test_moved_copies_have_the_weight_of_their_case() -> None:
 
 def test_windows_of_three_have_no_known_slices() -> None:
     batch = LatentDataset([case("a", 9)], 3, 4, {}).batch(numbers(0, 50))
-    assert not batch.known.any()
+    assert not batch.conditions.known.any()
