@@ -33,9 +33,10 @@ from engine.storage.places import Place, PlaceField, file_to_write
 from engine.volumes.labels.contour_class import organ_names
 from engine.volumes.labels.drawn import Drawing, Numbering, drawn_mask, drawn_meaning
 from engine.volumes.manifest import PreparedManifest, read_manifest
-from engine.volumes.nifti import check_same_grid, read_labels, write_nifti
+from engine.volumes.nifti import check_same_grid, write_nifti
 from engine.volumes.prepare import mask_to_prepared
 from engine.volumes.prepared_store import read_prepared
+from engine.volumes.reading import read_labels
 from engine.volumes.volume import PreparedCase, Volume
 
 log = get_logger(__name__)

@@ -23,13 +23,12 @@ from engine.volumes.contours import find_contour
 from engine.volumes.grids import Orientation
 from engine.volumes.intensities import check_intensities, rescaled
 from engine.volumes.layouts import check_case_id
-from engine.volumes.nifti import read_image
+from engine.volumes.layouts.naming import split_name
 from engine.volumes.prepare import prepare_case
 from engine.volumes.prepare_config import PrepareConfig
 from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.reading import read_image
 from engine.volumes.volume import Array, Volume
-
-_SUFFIXES = (".nii", ".nii.gz")
 
 
 def find_slices(
@@ -58,7 +57,7 @@ def find_slices(
     files: dict[str, Path] = {}
     for text in wanted:
         name, z = _split(text)
-        if name.endswith(_SUFFIXES):
+        if split_name(name) is not None:
             path = path_to_read(Path(name))
             if files.setdefault(_stem(path), path) != path:
                 raise ConfigError(
@@ -68,7 +67,7 @@ def find_slices(
             digests[path.name] = hash_file(path)
         elif name not in facts:
             raise ConfigError(
-                f"informed slice {text!r}: neither a case of the data nor a .nii or .nii.gz file; "
+                f"informed slice {text!r}: neither a case of the data nor an image file (.nii.gz); "
                 f"the data holds {', '.join(sorted(facts)[:20])}"
             )
         elif not facts[name].has_image:
@@ -90,7 +89,8 @@ def _split(text: str) -> tuple[str, int | None]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    parts = split_name(path.name)
+    return path.name if parts is None else parts[0]
 
 
 def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tuple[str, str], int]:

@@ -16,12 +16,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import FrozenConfig, validate
-from engine.errors import MalformedFileError, RunError, StoreError
+from engine.errors import MalformedFileError, RunError, StoreError, VolumeError
 from engine.storage.checked_files import MAX_LIST_BYTES, read_bytes, read_json
 from engine.storage.files import append
 from engine.volumes.layouts import CaseFiles
 from engine.volumes.manifest import SETTINGS_NAME, PreparedEntry
 from engine.volumes.prepare import PrepareConfig
+from engine.volumes.reading import source_files
 from engine.volumes.store import hash_tree
 
 Row = dict[str, Any]
@@ -81,11 +82,13 @@ def row_of(case: CaseFiles, dataset: str) -> Row:
         StoreError: a source file cannot be looked at.
     """
     files = {"image": case.image, "mask": case.mask, "brain_mask": case.brain_mask}
+    stamps = [_stamp(part) for file in files.values() if file for part in _parts(file)]
     return {
         "case_id": case.case_id,
         "dataset": dataset,
         "split": case.split,
-        "stamp": json.dumps([_stamp(file) for file in files.values() if file is not None]),
+        "channel": case.channel,
+        "stamp": json.dumps(stamps if case.channel is None else [*stamps, case.channel]),
         **{role: str(file.resolve()) if file else "" for role, file in files.items()},
     }
 
@@ -131,6 +134,14 @@ def read_records(out: Path) -> dict[str, CaseRecord]:
             if (out / f"{record.case_id}.zarr").is_dir():
                 records[record.case_id] = record
     return records
+
+
+def _parts(file: Path) -> tuple[Path, ...]:
+    """A file, and what belongs to it; one whose header is wrong is refused when it is read."""
+    try:
+        return source_files(file)
+    except VolumeError:
+        return (file,)
 
 
 def _stamp(path: Path) -> list[str | int]:

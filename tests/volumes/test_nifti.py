@@ -163,3 +163,36 @@ def test_real_volumes_read_as_nibabel_reads_them(real_data: Path) -> None:
     read = read_image(image)
     assert np.array_equal(read.array, oracle.get_fdata(dtype=np.float32).transpose(2, 1, 0))
     assert np.array_equal(read.affine, oracle.affine)
+
+
+def four_d(path: Path, num_channels: int = 3, vector: bool = False) -> Path:
+    """A Decathlon image; with `vector`, channels on the fifth axis, as ITK writes them."""
+    array = np.stack([np.full((5, 4, 3), n, np.int16) for n in range(num_channels)], -1)
+    array[0, 0, 2] = 50 + np.arange(num_channels)
+    image = nib.Nifti1Image(array[:, :, :, None] if vector else array, np.diag([1.0, 2, 3, 1]))
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_channel_of_a_4d_file(vector: bool, tmp_path: Path) -> None:
+    path = four_d(tmp_path / "a.nii.gz", vector=vector)
+    for channel in range(3):
+        volume = read_image(path, channel=channel)
+        assert volume.size_zyx == (3, 4, 5)
+        assert volume.array[2, 0, 0] == 50 + channel
+        assert volume.array[0, 0, 0] == channel
+    with pytest.raises(VolumeError, match=r"give --channel 0 to 2 for one of its images, or write"):
+        read_image(path)
+    with pytest.raises(VolumeError, match=r"no channel 3, it holds channels 0 to 2"):
+        read_image(path, channel=3)
+    with pytest.raises(VolumeError, match=r"\dD \("):
+        read_labels(path)
+
+
+def test_channel_of_a_3d_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    write_nifti(path, Volume(np.ones((3, 4, 5), np.float32), np.diag([1.0, 1, 1, 1]), "a"))
+    assert read_image(path, channel=0).size_zyx == (3, 4, 5)
+    with pytest.raises(VolumeError, match=r"no channel 1, it holds one image \(channel 0\)"):
+        read_image(path, channel=1)

@@ -5,6 +5,7 @@ The orientation is judged in `orientation.py`. Knows no voxels.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import VolumeError
 from engine.volumes.bounded import ReadLimits
 from engine.volumes.nifti.orientation import read_affine, repaired
+from engine.volumes.voxels import by, check_size, choose_channel
 
 HEADER_BYTES = 348
 DATA_OFFSET = 352
@@ -45,6 +47,8 @@ class Header(NamedTuple):
     offset: int
     affine: NDArray[np.float64]
     fresh: bytes
+    channel: int = 0
+    num_channels: int = 1
 
 
 def check_suffix(path: Path) -> None:
@@ -62,14 +66,23 @@ def check_suffix(path: Path) -> None:
     raise VolumeError(f"{path}: not a NIfTI name; convert the file to .nii.gz (or .nii)")
 
 
-def parse(path: Path, head: bytes, limits: ReadLimits) -> Header:
+def parse(path: Path, head: bytes, limits: ReadLimits, channel: int | None = None) -> Header:
     """Judge the first bytes of a file.
+
+    Args:
+        path: for messages.
+        head: its first bytes.
+        limits: what it may ask of memory.
+        channel: which of several volumes is wanted; None is the only one.
 
     Raises:
         VolumeError: they are no header, or one that no volume can have.
     """
     kind, raw = _raw_header(path, head)
-    shape = _shape(path, raw, limits)
+    dims = _dims(path, raw)
+    shape = check_size(path, dims[:3], limits)
+    num_channels = math.prod(dims[3:])
+    chosen = choose_channel(path, dims, num_channels, channel)
     dtype = _dtype(path, kind, raw)
     with np.errstate(invalid="ignore"):
         slope, inter, offset = (float(raw[k]) for k in ("scl_slope", "scl_inter", "vox_offset"))
@@ -90,7 +103,8 @@ def parse(path: Path, head: bytes, limits: ReadLimits) -> Header:
         )
     raw = repaired(raw)
     affine = read_affine(path, raw)
-    return Header(shape, dtype, slope, inter, int(offset), affine, _sanitized(raw, shape))
+    fresh = _sanitized(raw, shape)
+    return Header(shape, dtype, slope, inter, int(offset), affine, fresh, chosen, num_channels)
 
 
 def _raw_header(path: Path, head: bytes) -> tuple[type[Any], Any]:
@@ -110,7 +124,8 @@ def _raw_header(path: Path, head: bytes) -> tuple[type[Any], Any]:
     return kind, kind(binaryblock=block, endianness=order, check=False)
 
 
-def _shape(path: Path, raw: Any, limits: ReadLimits) -> tuple[int, int, int]:
+def _dims(path: Path, raw: Any) -> list[int]:
+    """Sizes along x, y, z, and what comes behind; ITK puts channels on the fifth axis."""
     num_dims = int(raw["dim"][0])
     if not 1 <= num_dims <= 7:
         raise VolumeError(f"{path}: {num_dims} dimensions declared; write the file anew as 3D")
@@ -119,23 +134,7 @@ def _shape(path: Path, raw: Any, limits: ReadLimits) -> tuple[int, int, int]:
         dims.pop()
     if any(d < 1 for d in dims):
         raise VolumeError(f"{path}: size {by(dims)} has an axis without voxels; export it again")
-    if len(dims) > 3:
-        raise VolumeError(
-            f"{path}: {len(dims)}D ({by(dims)}); write each time point or channel to its own file"
-        )
-    if len(dims) < 3:
-        raise VolumeError(f"{path}: {len(dims)}D ({by(dims)}); stack the slices into a 3D file")
-    if max(dims) > limits.max_dim:
-        raise VolumeError(
-            f"{path}: size {by(dims)} exceeds {limits.max_dim} voxels along an axis; "
-            "crop or regrid the file, or raise max_dim"
-        )
-    if np.prod(dims, dtype=np.float64) > limits.max_voxels:
-        raise VolumeError(
-            f"{path}: size {by(dims)} exceeds {limits.max_voxels} voxels; "
-            "crop or regrid the file, or raise max_voxels"
-        )
-    return (dims[0], dims[1], dims[2])
+    return dims
 
 
 def _dtype(path: Path, kind: type[Any], raw: Any) -> np.dtype[Any]:
@@ -166,8 +165,3 @@ def _sanitized(raw: Any, shape_xyz: tuple[int, int, int]) -> bytes:
     for key in ("srow_x", "srow_y", "srow_z"):
         header[key] = raw[key]
     return bytes(header.structarr.tobytes())
-
-
-def by(size: tuple[int, ...] | list[int]) -> str:
-    """A size for a message: `12 x 10 x 8`."""
-    return " x ".join(str(n) for n in size)

@@ -15,6 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
+from engine.volumes.affines import check_affine
 
 _ROUNDING = 1e-3  # a unit quaternion's length, squared, may be so much over 1
 _QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
@@ -73,17 +74,7 @@ def read_affine(path: Path, raw: Any) -> NDArray[np.float64]:
         affine = np.asarray(raw.get_best_affine(), dtype=np.float64)
     except (ValueError, HeaderDataError) as error:
         raise VolumeError(f"{path}: invalid qform ({error}); set a valid sform or qform") from None
-    if not np.isfinite(affine).all():
-        raise VolumeError(f"{path}: the affine holds NaN or infinity; set a valid sform or qform")
-    edges = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(affine[:3, :3]))
-    if edges.min() <= 0 or volume < 1e-4 * np.prod(edges):
-        raise VolumeError(
-            f"{path}: the affine is singular (voxel edges {_mm(edges)}, volume {volume:.3g}); "
-            "set a valid sform or qform"
-        )
-    if edges.min() < 1e-3 or edges.max() > 1e3:
-        raise VolumeError(f"{path}: voxel edges of {_mm(edges)} cannot be mm; correct the affine")
+    check_affine(path, affine, "set a valid sform or qform")
     return affine
 
 
@@ -126,7 +117,3 @@ def _qform_from_sform(raw: Any) -> None:
     except (ValueError, HeaderDataError, np.linalg.LinAlgError):
         return
     raw["pixdim"][1:] = pixdim[1:]
-
-
-def _mm(edges: NDArray[np.float64]) -> str:
-    return " x ".join(f"{e:.3g}" for e in edges) + " mm"

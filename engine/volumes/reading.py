@@ -1,0 +1,49 @@
+"""An image or mask of any format that is read: its ending decides who reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.volumes import itk, nifti
+from engine.volumes.bounded import ReadLimits
+from engine.volumes.layouts.naming import ITK_ENDINGS, split_name
+from engine.volumes.volume import Volume
+
+
+def read_image(path: Path, limits: ReadLimits | None = None, channel: int | None = None) -> Volume:
+    """Read intensities: `z y x` float32, every voxel finite.
+
+    Args:
+        path: NIfTI, MetaImage or NRRD.
+        limits: what the file may ask of memory.
+        channel: of a file that holds several volumes; None takes the only one.
+
+    Raises:
+        VolumeError: the file is malformed; names it, what is wrong, and the remedy.
+    """
+    if _is_itk(path):
+        return itk.read_image(path, limits, channel)
+    return nifti.read_image(path, limits, channel)
+
+
+def read_labels(path: Path, limits: ReadLimits | None = None) -> Volume:
+    """Read a label map: `z y x` int32, none negative.
+
+    Raises:
+        VolumeError: see `read_image`; or its values are no labels.
+    """
+    return itk.read_labels(path, limits) if _is_itk(path) else nifti.read_labels(path, limits)
+
+
+def source_files(path: Path) -> tuple[Path, ...]:
+    """All files of a volume: a header may have its voxels in a file beside it.
+
+    Raises:
+        VolumeError: such a header cannot be read.
+    """
+    return itk.source_files(path) if _is_itk(path) else (path,)
+
+
+def _is_itk(path: Path) -> bool:
+    parts = split_name(path.name)
+    return parts is not None and parts[1] in ITK_ENDINGS
