@@ -5,6 +5,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+ifneq ($(words $(VENV)),1)
+$(error VENV="$(VENV)" has a space, which make cannot use; give a path without one)
+endif
 BIN := $(VENV)/bin
 # Installed when the stamp of exactly this lock and this pyproject is there.
 KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
@@ -32,10 +35,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@rm -f $(VENV)/.installed-* && touch $@
 
 demo: setup  ## resample a small cohort on a local Ray cluster and say where the report is
-	$(BIN)/python -m cluster.local run -- jobs/resample_abdomen.py --out $(DEMO_OUT)
+	$(BIN)/python -m cluster.local run -- jobs/resample_abdomen.py --out "$(DEMO_OUT)"
 
 clean-demo:  ## forget the demo's run, so that the next `make demo` works from the start
-	rm -rf $(DEMO_OUT)
+	rm -rf "$(DEMO_OUT)"
 
 test: setup  ## run all tests
 	$(TIDY) $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -52,14 +55,18 @@ fix: setup  ## format, and repair what ruff can repair
 
 REAL_CT ?= ../shared/data/Dataset002_AbdomenCT
 WEIGHTS_WORK := runs/demo_weights
+PHANTOMS ?= 64
+MINUTES ?=
 
-demo-weights: setup  ## train the demo's weights again, into runs/demo_weights/weights
-	$(BIN)/python jobs/make_phantoms.py --out $(WEIGHTS_WORK)/raw --num-phantoms 64
-	for data in $(WEIGHTS_WORK)/raw $(wildcard $(REAL_CT)); do \
+demo-weights: setup  ## train the demo's weights again (MINUTES=2 a stage, PHANTOMS=8 for a try)
+	$(BIN)/python jobs/make_phantoms.py --out $(WEIGHTS_WORK)/raw --num-phantoms $(PHANTOMS)
+	for data in $(WEIGHTS_WORK)/raw "$(REAL_CT)"; do \
+	  test -d "$$data" || continue; \
 	  $(TIDY) $(BIN)/python jobs/prepare_dataset.py --config jobs/configs/prepare_abdomen_ct.yaml \
 	    --root "$$data" --out $(WEIGHTS_WORK)/prepared; done
 	for stage in autoencoder slice volume decoder position; do \
-	  $(TIDY) $(BIN)/python jobs/train_model.py --config "jobs/configs/train_demo_$$stage.yaml"; done
+	  $(TIDY) $(BIN)/python jobs/train_model.py --config "jobs/configs/train_demo_$$stage.yaml" \
+	    $(if $(MINUTES),--max-minutes $(MINUTES)); done
 	@echo "weights and model card: $(WEIGHTS_WORK)/weights (the demo reads weights/demo_abdomen)"
 
 bench: setup  ## run the benchmarks; each prints one JSON object as its last line
