@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DEFAULT_OBJECT_STORE_MB = 512
+_OTHER_TOKEN = "RAY_AUTH_TOKEN"  # Ray would show it instead of the cluster's own  # noqa: S105
 # what `up` exports and nothing but its cluster needs
 _RAYS_NAMES = (
     "RAY_ADDRESS",
@@ -62,6 +63,8 @@ def up(options: Namespace) -> int:
         _say(f"Ray is already up; dashboard at {head.api}")
     for key, value in head.client_env().items():
         print(f"export {key}={shlex.quote(value)}")
+    if _OTHER_TOKEN in os.environ:
+        print(f"unset {_OTHER_TOKEN}")
     _say('paste these lines, or use `eval "$(python -m cluster.local up)"`; end it with `down`')
     return 0
 
@@ -110,6 +113,7 @@ def run(options: Namespace) -> int:
             _say("starting Ray on 127.0.0.1 ...")
             head = _start(folder, options, owner=os.getpid())
             os.environ.update(head.client_env())
+            os.environ.pop(_OTHER_TOKEN, None)
             code = _submit(head.api, entrypoint)
     except KeyboardInterrupt:
         _say("interrupted")

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from engine.paths import CHECKOUT
+from engine.volumes.prepare_config import PrepareConfig
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.weights import AUTOENCODER, DENOISER, read_manifest, save_weights
@@ -34,13 +35,13 @@ SHORTER = {
     "benchmarks/bench_sampling.py": "--quick --steps 1 --num-slices 16",
     "benchmarks/bench_steps.py": "--solvers ddim --steps 1 --num-cases 1",
 }
-DEMO = """
+_DEMO = """
 data: runs/prepared
-cases: [phantom0000]
+cases: [case0]
 sampling: {num_inference_steps: 1}
 gate: {policy: "off"}
 quality: {policy: "off"}
-"""  # instead of the eight phantoms of `make demo` and of jobs that are submitted without options
+"""
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,25 @@ def make_brain(root: Path) -> None:
     )
     for name in ("a", "b", "brain"):
         make_data(root / "prepared" / name, num_cases=2, prepare=brain)
-    weights = make_weights(root / "runs" / "weights", brain)
-    manifest = read_manifest(weights)
+    _make_small_weights(root / "runs" / "weights", brain)
+
+
+def make_small_demo(root: Path) -> None:
+    """One small case instead of the eight phantoms of a demo without options."""
+    make_data(root / "runs" / "prepared", num_cases=2)
+    _make_small_weights(root / "weights" / "demo_abdomen", PREPARE)
+    configured = root / "jobs" / "configs" / "resample_abdomen.yaml"
+    configured.write_text(_DEMO, encoding="utf-8")
+
+
+def _make_small_weights(folder: Path, prepare: PrepareConfig) -> None:
+    """Random weights, which sample fast and badly."""
+    shutil.rmtree(folder, ignore_errors=True)  # the demo's own, in the copy
+    manifest = read_manifest(make_weights(folder, prepare))
     torch.manual_seed(0)
     denoiser = Denoiser(manifest.preset, manifest.num_classes)
-    save_weights(weights / DENOISER, denoiser.state_dict())
-    save_weights(weights / AUTOENCODER, Autoencoder(manifest.preset.autoencoder).state_dict())
+    save_weights(folder / DENOISER, denoiser.state_dict())
+    save_weights(folder / AUTOENCODER, Autoencoder(manifest.preset.autoencoder).state_dict())
 
 
 def a_patient_of_some(plan: Path) -> str:

@@ -14,12 +14,12 @@ import ray
 from tests.readme_checkout import (
     BLOCK,
     CHECKOUT,
-    DEMO,
     SHORTER,
     Checkout,
     a_patient_of_some,
     copy_checkout,
     make_brain,
+    make_small_demo,
     shortened,
 )
 
@@ -78,17 +78,15 @@ def test_benchmarks(checkout: Checkout) -> None:
     assert (checkout.root / "runs" / "steps" / "steps.csv").is_file()
 
 
-def test_a_cluster_on_this_computer(checkout: Checkout) -> None:
-    """After `test_your_own_data...`, whose prepared data stands for the demo's."""
-    configured = checkout.root / "jobs" / "configs" / "resample_abdomen.yaml"
-    configured.write_text(DEMO, encoding="utf-8")
-    if not (checkout.root / "runs" / "prepared").is_dir():
-        pytest.skip("runs with test_your_own_data_from_nifti_to_nnunet only")
+def test_a_cluster_on_this_computer_and_the_demo(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path / "my clones" / "gem3d-engine")  # a space, too
+    make_small_demo(checkout.root)
     said = checkout.type(block("cluster.local up"))
     assert said.count("1 of 1 volumes, 0 failed") == 2
     assert (checkout.root / "runs" / "own" / "report.html").is_file()
-    demo = block("make demo").replace("make test", ": make test")
-    assert "1 of 1 volumes, 0 failed" in checkout.type(demo)
+    said = checkout.type(block("make demo").replace("make test", ": make test"))
+    assert "1 of 1 volumes, 0 failed" in said
+    assert "Installing" not in said
     assert (checkout.root / "runs" / "demo" / "report.html").is_file()
 
 

@@ -181,3 +181,16 @@ def test_a_folder_with_a_space_or_too_long_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "my folder", tmp_path / ("long" * 20)):
         with pytest.raises(head.ClusterError, match=r"set TMPDIR \(and GEM3D_CLUSTER_DIR\)"):
             head.start(folder, num_cpus=1, object_store_mb=128, owner=None)
+
+
+def test_a_token_in_the_shell_gives_way_to_that_of_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = head.Head(tmp_path, 1, 2, 3, 4.0)
+    monkeypatch.setattr(local, "find", lambda _folder: running)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another's")
+    assert local.main(["up"]) == 0
+    assert "unset RAY_AUTH_TOKEN" in capsys.readouterr().out.splitlines()
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    assert local.main(["up"]) == 0
+    assert "unset" not in capsys.readouterr().out

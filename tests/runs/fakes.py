@@ -127,6 +127,8 @@ def make_data(
     for number in range(num_cases):
         name = f"case{number}"
         image, labels = make_case(number)
+        if prepare.contour == "brain":
+            image = _stripped(image)
         case = prepare_case(image, labels, prepare, name)
         if name in without_image:
             case = type(case)(**{**vars(case), "image": None})
@@ -164,3 +166,9 @@ def make_case(seed: int) -> tuple[Volume, Volume]:
         Volume(image.astype(np.float32), affine, f"fake{seed}"),
         Volume(labels.astype(np.int32), affine, f"fake{seed}"),
     )
+
+
+def _stripped(image: Volume) -> Volume:
+    """The same intensities as of a skull-stripped MR: positive, zero outside."""
+    array = np.where(image.array > -500.0, image.array + 1100.0, 0.0)
+    return Volume(array.astype(np.float32), image.affine, image.source)
