@@ -65,3 +65,14 @@ def test_cluster_commands_exist() -> None:
             [sys.executable, "-m", "cluster.local", action, "--help"], cwd=ROOT, capture_output=True
         )
         assert done.returncode == 0, action
+
+
+def test_demo_weights_pass_the_minutes_on() -> None:
+    def shown(*variables: str) -> str:
+        command = ["make", "--dry-run", "demo-weights", *variables]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    quick = shown("MINUTES=2", "PHANTOMS=3")
+    assert re.search(r"train_model\.py [^;]*--max-minutes 2;", quick)
+    assert "--num-phantoms 3" in quick
+    assert "--max-minutes" not in shown()
