@@ -4,18 +4,26 @@ import gzip
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 import engine.runs.prepare_dataset as prepare_module
 from engine.errors import ConfigError, EngineError, LayoutError, RunError, StoreError
-from engine.runs.prepare_dataset import PrepareJob, PrepareWorker, prepare_dataset, run_job
+from engine.runs.prepare_dataset import (
+    DataSource,
+    PrepareJob,
+    PrepareWorker,
+    prepare_dataset,
+    run_job,
+)
 from engine.runs.prepare_records import tree_digest
 from engine.volumes.manifest import read_manifest
-from engine.volumes.nifti import write_nifti
+from engine.volumes.nifti import read_image, write_nifti
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig
 from engine.volumes.prepared_store import list_prepared, read_prepared
 from engine.volumes.volume import Volume
@@ -198,6 +206,45 @@ def test_files_that_are_not_read_are_named(tmp_path: Path, inline: None) -> None
     assert (summary.planned, summary.prepared) == (2, 1)  # c.NII.GZ is read
     assert list_prepared(out) == list(read_manifest(out).cases) == ["a", "c"]
     assert read_manifest(out).failed == summary.failed
+
+
+def test_channel_of_decathlon_images_is_chosen_and_recorded(tmp_path: Path, inline: None) -> None:
+    """Another channel is another image: the case is prepared anew."""
+    root = dataset(tmp_path / "D", "a")
+    path = root / "imagesTr/a_0000.nii.gz"
+    first = read_image(path)
+    both = np.stack([first.array, first.array + 100]).transpose(3, 2, 1, 0)
+    nib.save(nib.Nifti1Image(both, first.affine), root / "imagesTr/a.nii.gz")
+    path.unlink()
+    row = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}
+    raw = {"modality": {"0": "T2", "1": "ADC"}, "training": [row]}
+    (root / "dataset.json").write_text(json.dumps(raw))
+    out = tmp_path / "out"
+    said = prepare_dataset(root, tmp_path / "none", CONFIG).failed["a"]
+    assert "give --channel 0 to 1" in said
+    means = []
+    for channel in (0, 1):
+        source = DataSource(root=root, channel=channel)
+        assert prepare_dataset(source, out, CONFIG).prepared == 1
+        assert prepare_dataset(source, out, CONFIG).kept == 1
+        assert f"image/a.nii.gz#channel{channel}" in read_manifest(out).cases["a"].sources
+        image = read_prepared(out / "a.zarr").image
+        assert image is not None
+        means.append(float(image[read_prepared(out / "a.zarr").mask == 1].mean()))
+    assert means[1] - means[0] == pytest.approx(100 / 250, abs=0.15)
+
+
+def test_mixed_endings_are_read_or_named(
+    tmp_path: Path, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = dataset(tmp_path / "D", "a", "b", "c")
+    for name, ending in (("b", ".mha"), ("c", ".NII.GZ")):
+        for file in (root / f"imagesTr/{name}_0000", root / f"labelsTr/{name}"):
+            file.with_name(f"{file.name}.nii.gz").rename(file.with_name(f"{file.name}{ending}"))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    summary = prepare_dataset(root, tmp_path / "out", CONFIG)
+    assert (summary.planned, summary.prepared, list(summary.failed)) == (3, 2, ["b"])
+    assert "pip install 'gem3d-engine[itk]'" in summary.failed["b"]
 
 
 def test_two_folders_without_a_root(
