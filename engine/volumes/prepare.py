@@ -16,6 +16,7 @@ from engine.volumes.contours import find_contour
 from engine.volumes.grids import AxisMap, Orientation, prepared_affine, regrid, regrid_classes
 from engine.volumes.intensities import check_intensities, rescaled
 from engine.volumes.labels.counts import count_labels
+from engine.volumes.mask_fit import mirrored
 from engine.volumes.nifti import check_same_grid, fresh_header, header_notes
 from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PRESETS, PrepareConfig
 from engine.volumes.volume import Array, NativeGrid, PreparedCase, Volume
@@ -66,7 +67,7 @@ def prepare_case(
     classes = orientation.to_canonical(classes_of(labels, config))
     pixels, background = None, None
     if image is not None:
-        notes = (*notes, *check_intensities(image, config))
+        notes = (*notes, *check_intensities(image, config), *_mirror_notes(image, labels))
         pixels = orientation.to_canonical(rescaled(image, config).array)
         background = find_background(pixels)
     affine = orientation.canonical_affine(labels.affine)
@@ -182,6 +183,17 @@ def classes_of(labels: Volume, config: PrepareConfig) -> NDArray[np.uint8]:
     for raw, target in named.items():
         classes[labels.array == raw] = target
     return classes
+
+
+def _mirror_notes(image: Volume, labels: Volume) -> tuple[str, ...]:
+    """A doubt, no refusal: the headers agree, and anatomy is nearly symmetric."""
+    along = mirrored(image.array, labels.array)
+    if not along:
+        return ()
+    return (
+        f"the labels fit the image much better flipped {along} than as they are, although both "
+        "headers agree: look at them in a viewer before this mask is used",
+    )
 
 
 def _refuse_constant(image: Volume) -> None:
