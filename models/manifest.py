@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ CONFIG, AUTOENCODER, DENOISER = "config.json", "autoencoder.safetensors", "denoi
 POSITION, IMAGE_ENCODER = "position.safetensors", "image_encoder.safetensors"
 _MAX_CONFIG_BYTES = 16 << 20
 OPTIONAL = (POSITION, IMAGE_ENCODER)
+_SEAL = re.compile(
+    rb',\s*"sha256":\s*\{[^{}]*\}(\s*\}\s*)$'
+)  # last in the file; holds digests only
 
 
 class Manifest(BaseModel):
@@ -40,6 +44,8 @@ class Manifest(BaseModel):
         image_encoder: architecture of the vision tower that the denoiser was trained with, where it
             attends to image tokens (`DenoiserSpec.image_token_width`).
         stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.
+        sha256: of each tensor file, and of `config.json` without this entry, as they were written;
+            empty in folders of version 0.1.0, which are not checked (`refuse_damage`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +61,7 @@ class Manifest(BaseModel):
     solver: str | None = None
     image_encoder: TowerSpec | None = None
     stages: dict[str, dict[str, Any]] = {}
+    sha256: dict[str, str] = {}
 
     @property
     def condition_dropout(self) -> float:
@@ -89,17 +96,25 @@ def _is_small(path: Path) -> bool:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `config.json` whole or not at all."""
+    """Write `config.json` whole or not at all, with the digests of the tensor files beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     staged = folder / f".{CONFIG}.new"
-    staged.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    text = manifest.model_dump_json(indent=2, exclude={"sha256"})
+    names = (AUTOENCODER, DENOISER, *OPTIONAL)
+    digests = {
+        CONFIG: hashlib.sha256(f"{text}\n".encode()).hexdigest(),
+        **{name: _hash_file(folder / name) for name in names if (folder / name).is_file()},
+    }
+    seal = json.dumps(digests, indent=2).replace("\n", "\n  ")
+    staged.write_text(f'{text[:-2]},\n  "sha256": {seal}\n}}\n', encoding="utf-8")
     staged.replace(folder / CONFIG)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of each file of a weights folder by name, in a fixed order, read in blocks.
 
-    A position model and a vision tower count where there are any.
+    A position model and a vision tower count where there are any. `config.json` is hashed without
+    the digests that it holds, so that writing them down changes no folder's identity.
 
     Raises:
         WeightsFileError: the folder holds no complete model.
@@ -110,9 +125,35 @@ def hash_files(folder: Path) -> dict[str, str]:
         path = folder / name
         if not path.is_file():
             raise WeightsFileError(f"{path}: not found; give a folder made by train_model")
-        with path.open("rb") as file:
-            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes[name] = _hash_file(path)
     return hashes
+
+
+def refuse_damage(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare the files of a weights folder with the digests that its `config.json` holds.
+
+    Args:
+        folder: the weights folder.
+        files: what `hash_files` found there.
+
+    Raises:
+        WeightsFileError: a file is not the one that was written; names it.
+    """
+    for name, written in read_manifest(folder).sha256.items():
+        found = files.get(name, "")
+        if found != written:
+            state = f"sha256 {found[:12]}..., written as {written[:12]}..." if found else "missing"
+            raise WeightsFileError(
+                f"{folder / name}: damaged or exchanged ({state}); restore the folder from where "
+                f'it was trained, or, if the change is meant, take "sha256" out of {CONFIG}'
+            )
+
+
+def _hash_file(path: Path) -> str:
+    if path.name == CONFIG:
+        return hashlib.sha256(_SEAL.sub(rb"\1", path.read_bytes())).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(hashes: Mapping[str, str]) -> str:

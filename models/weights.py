@@ -9,12 +9,14 @@ and computed with as float32.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from models.autoencoder import Autoencoder
@@ -55,21 +57,36 @@ __all__ = [
 ]
 
 
-def load_autoencoder(folder: Path, manifest: Manifest) -> Autoencoder:
-    """Autoencoder in float32 evaluation mode."""
+def load_autoencoder(
+    folder: Path, manifest: Manifest, files: Mapping[str, str] | None = None
+) -> Autoencoder:
+    """Autoencoder in float32 evaluation mode.
+
+    Args:
+        folder: the weights.
+        manifest: of the weights.
+        files: what `hash_files` found; bytes that are others by now are refused. None does not ask.
+
+    Raises:
+        WeightsFileError: the file cannot be used.
+    """
     model = Autoencoder(manifest.preset.autoencoder)
-    _load_into(model, folder / AUTOENCODER)
+    _load_into(model, folder / AUTOENCODER, files)
     return model.eval()
 
 
-def load_denoiser(folder: Path, manifest: Manifest) -> Denoiser:
-    """EMA denoiser in float32 evaluation mode."""
+def load_denoiser(
+    folder: Path, manifest: Manifest, files: Mapping[str, str] | None = None
+) -> Denoiser:
+    """EMA denoiser in float32 evaluation mode; see `load_autoencoder`."""
     model = Denoiser(manifest.preset, manifest.num_classes)
-    _load_into(model, folder / DENOISER)
+    _load_into(model, folder / DENOISER, files)
     return model.eval()
 
 
-def load_position(folder: Path, manifest: Manifest) -> PositionModel:
+def load_position(
+    folder: Path, manifest: Manifest, files: Mapping[str, str] | None = None
+) -> PositionModel:
     """EMA position model in float32 evaluation mode.
 
     Raises:
@@ -81,11 +98,13 @@ def load_position(folder: Path, manifest: Manifest) -> PositionModel:
             "stage position first"
         )
     model = PositionModel(manifest.preset)
-    _load_into(model, folder / POSITION)
+    _load_into(model, folder / POSITION, files)
     return model.eval()
 
 
-def load_tower(folder: Path, manifest: Manifest) -> ImageTower | None:
+def load_tower(
+    folder: Path, manifest: Manifest, files: Mapping[str, str] | None = None
+) -> ImageTower | None:
     """The frozen vision tower that the denoiser was trained with; None where it takes no tokens.
 
     Raises:
@@ -94,7 +113,7 @@ def load_tower(folder: Path, manifest: Manifest) -> ImageTower | None:
     if manifest.preset.denoiser.image_token_width is None:
         return None
     tower = ImageTower(_tower_spec(folder, manifest))
-    _load_into(tower, folder / IMAGE_ENCODER)
+    _load_into(tower, folder / IMAGE_ENCODER, files)
     return tower.requires_grad_(False).eval()
 
 
@@ -173,9 +192,28 @@ def _compare(
         )
 
 
-def _load_into(model: nn.Module, path: Path) -> None:
-    with _opened(path) as stored:
-        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+def _load_into(model: nn.Module, path: Path, files: Mapping[str, str] | None) -> None:
+    """Load a file; where `files` names its sha256, only the bytes that have it."""
+    state = _state(path) if files is None else _checked_state(path, files)
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     _compare(path, shapes, {name: tuple(t.shape) for name, t in model.state_dict().items()})
     model.load_state_dict({name: value.float() for name, value in state.items()})
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    with _opened(path) as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+
+
+def _checked_state(path: Path, files: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != files.get(path.name):
+            raise WeightsFileError(
+                f"{path}: changed while it was loaded; wait until nothing writes to the folder"
+            )
+        return load(data)
+    except OSError as error:
+        raise WeightsFileError(f"{path}: cannot be read ({error.strerror})") from None
+    except SafetensorError as error:
+        raise WeightsFileError(f"{path}: not a safetensors file ({error})") from None

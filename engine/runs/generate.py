@@ -34,6 +34,7 @@ from engine.runs.identity import (
     hash_weights,
 )
 from engine.runs.inputs import (
+    check_digests,
     check_fit,
     check_tensors,
     find_folder,
@@ -191,6 +192,7 @@ def generate(
         check_fit(intent.manifests, weights)
         if not folder.identity.exists():  # else it names the same files, which were checked then
             aside(check_tensors, weights)
+            check_digests(weights, identity.weights)
         settle_identity(folder, identity)
         settle_plan(folder, lambda: with_digests(intent.rows(), folder.root, intent.data))
         census = take_census(folder)

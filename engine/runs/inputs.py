@@ -18,7 +18,7 @@ from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 from engine.volumes.layouts import Split, check_case_id
 from engine.volumes.manifest import MANIFEST_NAME, PreparedManifest
-from models.manifest import POSITION, WeightsFileError
+from models.manifest import POSITION, WeightsFileError, refuse_damage
 from models.manifest import read_manifest as read_weights_manifest
 
 log = get_logger(__name__)
@@ -130,6 +130,22 @@ def of_splits(facts: Mapping[str, CaseFacts], splits: tuple[Split, ...]) -> tupl
             " ".join((*splits, *others)),
         )
     return names
+
+
+def check_digests(weights: Path, files: Mapping[str, str]) -> None:
+    """The weights' files must be those that their config.json names.
+
+    Args:
+        weights: the folder.
+        files: sha256 of each file (`identity.hash_weights`).
+
+    Raises:
+        WeightsError: a file is damaged or exchanged; names it.
+    """
+    try:
+        refuse_damage(weights, files)
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
 
 
 def check_tensors(weights: Path) -> None:

@@ -19,18 +19,20 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from engine.errors import EngineError, SamplingError, StoreUnreachableError
+from engine.errors import EngineError, SamplingError, StoreUnreachableError, WeightsError
 from engine.log import get_logger
 from engine.parallel.nodes import this_node
 from engine.runs import ledger
 from engine.runs.feed import SamplerFeed, SamplerStoppedError
 from engine.runs.folder import RunFolder, try_lock_from_here
+from engine.runs.identity import hash_weights
 from engine.runs.maker import RejectedError, VolumeMaker, Work, WorkerTask, peak_memory_mb
 from engine.runs.plan import PlanRow
 from engine.runs.progress import write_event
 from engine.runs.records import Attempt
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
+from models.manifest import CONFIG
 
 __all__ = ["FullWorker", "LoadSampler", "ResampleWorker", "WorkerTask", "peak_memory_mb"]
 
@@ -70,6 +72,25 @@ def load_sampler(weights: Path, config: SamplingConfig, device: str) -> SamplerL
     return Sampler.load(weights, config, device=device)
 
 
+def _refuse_other_weights(task: WorkerTask, sampler: SamplerLike) -> None:
+    """What this worker has loaded must be what the run is made with; its copy may be another.
+
+    A sampler that does not say what it loaded is asked by its folder.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    loaded = getattr(sampler, "weights_sha256", "")
+    if not loaded and (task.weights / CONFIG).is_file():
+        loaded, _ = hash_weights(task.weights)
+    if loaded and task.weights_sha256 and loaded != task.weights_sha256:
+        raise WeightsError(
+            f"{task.weights} on {socket.gethostname()}: other weights than the run was planned "
+            f"with (sha256 {loaded[:12]}..., planned with {task.weights_sha256[:12]}...); put the "
+            "same weights on every machine and start the job again"
+        )
+
+
 class _Rows:
     """What both workers do with a row before and after sampling."""
 
@@ -85,6 +106,7 @@ class _Rows:
         self.maker = VolumeMaker(task)
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.sampler = load(task.weights, task.sampling, device)
+        _refuse_other_weights(task, self.sampler)
 
     def begin(self, plan: PlanRow, *, alone: bool) -> Attempt | dict[str, Any]:
         """An attempt, or the status of a row that needs none."""

@@ -27,6 +27,7 @@ from engine.sampling.solvers import make_solver
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.image_encoder import ImageTower
+from models.manifest import digest_of, hash_files, refuse_damage
 from models.weights import (
     Manifest,
     WeightsFileError,
@@ -36,7 +37,6 @@ from models.weights import (
     load_position,
     load_tower,
     read_manifest,
-    weights_sha256,
 )
 
 __all__ = ["Outcome", "SampleRequest", "SampledVolume", "Sampler", "SamplingConfig"]
@@ -90,7 +90,7 @@ class Sampler:
 
     @classmethod
     def load(cls, weights: Path, config: SamplingConfig, device: str = "cpu") -> Sampler:
-        """Load a weights folder.
+        """Load a weights folder; `weights_sha256` is of the very bytes that were loaded.
 
         Raises:
             ConfigError: settings that this model cannot do; nothing has been loaded by then.
@@ -100,15 +100,17 @@ class Sampler:
             manifest = read_manifest(weights)
             config.resolved(manifest)
             check_files(weights, manifest)
+            files = hash_files(weights)
+            refuse_damage(weights, files)
             return cls(
                 manifest,
-                load_autoencoder(weights, manifest),
-                load_denoiser(weights, manifest),
+                load_autoencoder(weights, manifest, files),
+                load_denoiser(weights, manifest, files),
                 config,
                 device,
-                weights_sha256(weights),
-                load_tower(weights, manifest),
-                partial(load_position, weights, manifest),
+                digest_of(files),
+                load_tower(weights, manifest, files),
+                partial(load_position, weights, manifest, files),
             )
         except WeightsFileError as error:
             raise WeightsError(str(error)) from None

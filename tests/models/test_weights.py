@@ -9,6 +9,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.manifest import POSITION, hash_files, refuse_damage
 from models.presets import PRESETS
 from models.weights import (
     AUTOENCODER,
@@ -57,6 +58,57 @@ def test_the_digest_changes_with_any_file(folder: Path) -> None:
     config["class_names"] = ["a", "c"]
     (folder / CONFIG).write_text(json.dumps(config))
     assert weights_sha256(folder) != before
+
+
+def test_written_digests_change_no_identity(folder: Path) -> None:
+    before = hash_files(folder)  # its manifest was written before its tensors: it names none
+    write_manifest(folder, read_manifest(folder))
+    assert hash_files(folder) == before
+    assert read_manifest(folder).sha256 == before
+    refuse_damage(folder, before)
+
+
+@pytest.mark.parametrize("name", [AUTOENCODER, DENOISER])
+@pytest.mark.parametrize("at", [9, -5])
+def test_a_flipped_bit_is_found(folder: Path, name: str, at: int) -> None:
+    write_manifest(folder, read_manifest(folder))
+    data = bytearray((folder / name).read_bytes())
+    data[at] ^= 0x40
+    (folder / name).write_bytes(data)
+    with pytest.raises(WeightsFileError, match=rf"{name}: damaged or exchanged \(sha256"):
+        refuse_damage(folder, hash_files(folder))
+
+
+def test_an_edited_configuration_is_found_unless_it_is_meant(folder: Path) -> None:
+    write_manifest(folder, read_manifest(folder))
+    path = folder / CONFIG
+    path.write_text(path.read_text().replace('"spacing_mm_yx": 3.0', '"spacing_mm_yx": 2.0'))
+    with pytest.raises(WeightsFileError, match=r'config\.json: damaged .* take "sha256" out'):
+        refuse_damage(folder, hash_files(folder))
+    raw = json.loads(path.read_text())
+    del raw["sha256"]
+    path.write_text(json.dumps(raw))
+    refuse_damage(folder, hash_files(folder))
+
+
+def test_a_file_that_is_gone_is_found(folder: Path) -> None:
+    (folder / POSITION).write_bytes(b"tensors")
+    write_manifest(folder, read_manifest(folder))
+    (folder / POSITION).unlink()
+    with pytest.raises(WeightsFileError, match=r"position\.safetensors: .* \(missing"):
+        refuse_damage(folder, hash_files(folder))
+
+
+def test_only_the_bytes_that_were_hashed_are_loaded(folder: Path) -> None:
+    manifest, files = read_manifest(folder), hash_files(folder)
+    loaded = load_denoiser(folder, manifest, files).state_dict()
+    for name, value in load_denoiser(folder, manifest).state_dict().items():
+        assert torch.equal(loaded[name], value)
+    with (folder / DENOISER).open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    with pytest.raises(WeightsFileError, match="changed while it was loaded"):
+        load_denoiser(folder, manifest, files)
 
 
 def test_a_pickle_named_safetensors_is_refused(folder: Path) -> None:

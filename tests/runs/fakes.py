@@ -103,7 +103,6 @@ def make_weights(folder: Path, prepare: PrepareConfig = PREPARE) -> Path:
         spacing_mm_yx=prepare.spacing_mm_yx,
         modality=prepare.modality,
     )
-    write_weights_manifest(folder, manifest)
     with torch.device("meta"):
         models = {
             AUTOENCODER: Autoencoder(manifest.preset.autoencoder),
@@ -112,6 +111,7 @@ def make_weights(folder: Path, prepare: PrepareConfig = PREPARE) -> Path:
     for name, model in models.items():
         shapes = {key: value.shape for key, value in model.state_dict().items()}
         save_weights(folder / name, {key: torch.zeros(shape) for key, shape in shapes.items()})
+    write_weights_manifest(folder, manifest)
     return folder
 
 

@@ -43,7 +43,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = read_manifest(folder)
     preset = manifest.preset.model_copy(update={"position": SMALL_POSITION})
     manifest = manifest.model_copy(update={"preset": preset})
-    write_manifest(folder, manifest)
     torch.manual_seed(1)
     networks = {
         AUTOENCODER: Autoencoder(manifest.preset.autoencoder),
@@ -54,6 +53,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in network.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape)
         save_weights(folder / name, network.state_dict())
+    write_manifest(folder, manifest)
     return folder
 
 

@@ -193,6 +193,18 @@ def test_weights_for_other_classes_are_refused(config: ResampleConfig) -> None:
         run(config)
 
 
+def test_a_flipped_bit_in_the_weights_is_found_before_the_first_volume(
+    config: ResampleConfig,
+) -> None:
+    path = config.weights / "denoiser.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"denoiser\.safetensors: damaged or exchanged"):
+        run(config)
+    assert not RunFolder(config.out).plan.exists()
+
+
 def test_cross_needs_another_case(config: ResampleConfig, tmp_path: Path) -> None:
     alone = config.model_copy(
         update={"data": make_data(tmp_path / "alone", num_cases=1), "informed": ("cross",)}

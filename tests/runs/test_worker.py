@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.errors import WeightsError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow
@@ -13,19 +14,21 @@ from engine.volumes.nifti import check_same_grid
 from engine.volumes.prepare import to_native
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.store import hash_tree, read_ome_zarr
+from models.manifest import weights_sha256
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> WorkerTask:
     RunFolder(tmp_path / "run").create()
+    weights = make_weights(tmp_path / "weights")
     return WorkerTask(
         root=tmp_path / "run",
         data=make_data(tmp_path / "data", without_image=("case2",)),
-        weights=make_weights(tmp_path / "weights"),
+        weights=weights,
         sampling=SamplingConfig(),
         settings_sha256="settings",
-        weights_sha256="weights",
+        weights_sha256=weights_sha256(weights),
         code="code",
         num_threads=1,
     )
@@ -61,7 +64,7 @@ def test_a_row_becomes_a_committed_volume_on_the_masks_own_grid(task: WorkerTask
     assert (window["low"], window["high"], window["unit"]) == (-200.0, 300.0, "HU")
     assert "bone and metal 300" in window["note"]
     assert attributes["provenance"]["seed"] == 5
-    assert attributes["provenance"]["weights_sha256"] == "weights"
+    assert attributes["provenance"]["weights_sha256"] == task.weights_sha256
     assert (commit.joins, commit.num_windows, commit.target_z) == ((5, 10), 3, 7)
     assert image.size_zyx == commit.size_zyx == (14, 26, 28)
     assert image.array.min() >= -200.0
@@ -145,3 +148,15 @@ def test_the_native_volume_is_the_sampled_one(task: WorkerTask) -> None:
     smooth = to_native(case, np.broadcast_to(0.6 * case.image[row.informed_z], case.image.shape))
     body = case.native_mask > 0
     assert np.corrcoef(image.array[body], smooth.array[body])[0, 1] > 0.5
+
+
+def test_a_worker_with_other_weights_refuses_to_work(task: WorkerTask) -> None:
+    """Its machine has another copy, or somebody exchanged the file after planning."""
+
+    def exchanged(weights: Path, *_: object) -> FakeSampler:
+        path = weights / "denoiser.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+        return FakeSampler()
+
+    with pytest.raises(WeightsError, match="other weights than the run was planned with"):
+        ResampleWorker(task, exchanged)
