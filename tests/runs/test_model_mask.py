@@ -16,15 +16,17 @@ from engine.runs.ome import ome_faults
 from engine.runs.own_files import settle_identity, settle_plan
 from engine.runs.plan import iter_plan
 from engine.runs.planning import CaseFacts, build_plan
+from engine.runs.resample import ResampleConfig, resample
 from engine.runs.summary import JobFacts, summarize
 from engine.runs.verify import VerifyJob, verify_run
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
+from engine.volumes.class_loss import ClassLoss
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepare import mask_to_native
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.store import hash_tree, read_model_mask, read_ome_zarr
-from tests.runs.fakes import IDENTITY, PREPARE, LoadFake, make_data
+from tests.runs.fakes import IDENTITY, PREPARE, LoadFake, make_data, make_weights
 
 NAMES = [f"case{n}-r00" for n in range(2)]
 COARSE = PREPARE.model_copy(update={"spacing_mm_yx": 7.0})
@@ -149,3 +151,18 @@ def test_the_same_grid_needs_no_second_mask(own_run: Path) -> None:
     assert attributes["mask_seen"]["label"] == "mask"
     assert not (path / "labels" / "mask_model").exists()
     np.testing.assert_array_equal(read_model_mask(path), mask.array)
+
+
+def test_the_report_shows_what_was_lost(tmp_path: Path, no_ray: None) -> None:
+    config = ResampleConfig(
+        data=make_data(tmp_path / "data", num_cases=1, prepare=COARSE),
+        weights=make_weights(tmp_path / "weights", COARSE),
+        out=tmp_path / "run",
+        informed=("own",),
+    )
+    resample(config, LoadFake())
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "What the model saw of the masks" in page
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    spleen = ClassLoss.model_validate(summary["grid_loss"]["spleen"])
+    assert f"<td>{100 * spleen.share:.1f} %</td>" in page
