@@ -155,7 +155,7 @@ def _write_data(data: Path) -> None:
     case = prepared_phantom(_FIRST_PHANTOM)
     write_prepared(data / f"{case.case_id}.zarr", case)
     entry = PreparedEntry(
-        dataset="phantoms", split="test", sha256="0" * 64, size_zyx=case.size_zyx, has_image=True,
+        dataset="phantoms", split="train", sha256="0" * 64, size_zyx=case.size_zyx, has_image=True,
         sources={},
     )  # fmt: skip
     names = ABDOMEN_CT.all_class_names
