@@ -1,5 +1,7 @@
 """Random histories of plan, work, crash, damage and rerun, over a fake sampler and a real disk.
 
+Samples are deleted (repair), cases withdrawn, and workers of dead jobs commit late, whenever.
+
 Whatever happens, an undisturbed rerun ends with every planned volume that is not quarantined, each
 once, each as it was meant; nobody is quarantined who did not fail three times. Jobs die at any step
 that touches the disk. HYPOTHESIS_PROFILE=thorough runs 500 histories, ten_thousand what it says.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -24,14 +26,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from engine.errors import RunError
+from engine.errors import RunError, StoreError
 from engine.runs import ledger
 from engine.runs.census import Census, take_census
 from engine.runs.examine import examine_volume
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, RunLock, lock_number
 from engine.runs.plan import PlanRow, iter_plan, write_plan
 from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.records import Commit
+from engine.runs.records import Attempt, Commit
+from engine.runs.withdrawal import remember
 from engine.storage.files import append, put, sync_folder
 from engine.volumes.store import hash_tree
 from tests.runs.test_ledger import MEASURES
@@ -108,6 +111,9 @@ class Histories(RuleBasedStateMachine):
         self.open: dict[str, bool] = {}  # attempts of killed workers -> were they alone
         self.least: dict[str, int] = {}
         self.most: dict[str, int] = {}
+        self.lock = 0  # number of the job's holding of the run
+        self.late: list[tuple[str, Attempt, Path]] = []  # staged, by workers that hang
+        self.withdrawn: set[str] = set()
 
     def teardown(self) -> None:
         try:
@@ -140,8 +146,15 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.census is None)
     @rule()
     def start(self) -> None:
+        self.take_lock()
         self.census = take_census(self.folder)
         self.open.clear()  # went down with the job: forgiven
+
+    def take_lock(self) -> None:
+        """A new holding; the job's death gives it back, its number stays."""
+        with RunLock(self.folder) as lock:
+            assert lock.number > self.lock
+            self.lock = lock.number
 
     @precondition(lambda self: self.census is not None)
     @rule()
@@ -173,19 +186,85 @@ class Histories(RuleBasedStateMachine):
                 self.census = None
                 self.open.clear()
 
-    def attempt(self, name: str, good: bool, alone: bool) -> None:
+    @precondition(lambda self: self.census is not None and self.census.pending)
+    @rule(which=st.integers(0, 99), alone=st.booleans())
+    def hang(self, which: int, alone: bool) -> None:
+        """A worker stops before its commit; another one may try the sample meanwhile."""
+        assert self.census is not None
+        name = self.census.pending[which % len(self.census.pending)][1]
+        self.attempt(name, True, alone or ledger.needs_alone(self.folder, name), hangs=True)
+
+    @precondition(lambda self: self.late)
+    @rule(which=st.integers(0, 99), due=SOON)
+    def commit_late(self, which: int, due: int | None) -> None:
+        """It goes on: its job may be at work, dead, or followed by others."""
+        name, attempt, staged = self.late.pop(which % len(self.late))
+        before = ledger.existing(self.folder, name)
+        try:
+            with self.disk.dies_at(due):
+                ledger.commit(self.folder, attempt, staged, hash_tree, lambda f: record(name, f))
+        except KilledError:
+            return
+        except (RunError, StoreError) as error:
+            assert "took this run over" in str(error) or not staged.exists(), error
+            after = ledger.existing(self.folder, name)
+            assert before == after, "a worker that was refused changed what exists"
+        else:
+            assert attempt.lock == self.lock, "a worker of a job that lost the run committed"
+            self.open.pop(name, None)
+
+    @precondition(lambda self: self.census is None)
+    @rule(which=st.integers(0, 99), due=SOON)
+    def delete(self, which: int, due: int | None) -> None:
+        """Repair deletes a sample; it may be killed at any step."""
+        name = self.rows[which % len(self.rows)].sample_id
+        self.take_lock()
+        try:
+            with self.disk.dies_at(due):
+                ledger.delete(self.folder, name)
+        except KilledError:
+            return
+        assert ledger.existing(self.folder, name) is None
+        assert not self.folder.volume(name).exists()
+
+    @precondition(lambda self: self.census is None)
+    @rule(which=st.integers(0, 99), due=SOON, rare=st.integers(0, 3))
+    def withdraw(self, which: int, due: int | None, rare: int) -> None:
+        """A case is withdrawn; when this is cut short, no rerun makes it, and a call ends it."""
+        if rare:
+            return
+        case_id = self.rows[which % len(self.rows)].case_id
+        self.withdrawn.add(case_id)
+        with suppress(KilledError), self.disk.dies_at(due):
+            self.take_away(case_id)
+        self.lock = max(self.lock, lock_number(self.folder))
+
+    def take_away(self, case_id: str) -> None:
+        """What withdrawal does to volumes: remember the case, delete all that it is part of."""
+        with RunLock(self.folder):
+            remember(self.folder, case_id)
+            for row in self.rows:
+                if row.uses(case_id):
+                    ledger.delete(self.folder, row.sample_id)
+
+    def attempt(self, name: str, good: bool, alone: bool, *, hangs: bool = False) -> None:
         if ledger.existing(self.folder, name):
             return
         if self.open.pop(name, False):
             self.most[name] += 1
         try:
-            attempt = ledger.begin_attempt(self.folder, name, "w", alone=alone)
+            attempt = ledger.begin_attempt(self.folder, name, "w", alone=alone, lock=self.lock)
         except RunError:
             assert self.most[name] >= ledger.MAX_FAILURES, f"{name} is barred without reason"
             return
         staged = ledger.staging_place(self.folder, attempt)
+        assert isinstance(staged, Path)
         staged.mkdir()
         (staged / "zarr.json").write_text(name)
+        if hangs:
+            self.late.append((name, attempt, staged))
+            self.open[name] = alone
+            return
         if not good:
             self.most[name] += 1
             ledger.fail(self.folder, attempt, "told to fail")
@@ -212,25 +291,30 @@ class Histories(RuleBasedStateMachine):
             assert kinds <= {"not OME-Zarr 0.5"}, "the fake store writes no OME-Zarr"
 
     def finish(self) -> None:
-        """One more job, without a disturbance."""
+        """One more job, without a disturbance; workers of the jobs before are on their way."""
+        for case_id in self.withdrawn:
+            self.take_away(case_id)
+        self.take_lock()
         census = take_census(self.folder)
         for _, name, _ in census.pending:
             self.open.pop(name, None)
             self.attempt(name, good=True, alone=True)
+        while self.late:
+            self.commit_late(0, None)
         after = take_census(self.folder)
         assert not after.pending
-        planned = {row.sample_id for row in self.rows}
+        planned = {r.sample_id for r in self.rows if not any(map(r.uses, self.withdrawn))}
+        barred = set(after.barred)
         committed = ledger.committed_ids(self.folder, whole=True)
-        assert committed == planned - set(after.barred)
-        assert {path.name for path in (self.folder.root / "volumes").iterdir()} >= {
-            f"{name}.ome.zarr" for name in committed
-        }
+        assert committed == planned - barred
+        assert {path.name for path in (self.folder.root / "volumes").iterdir()} == {
+            f"{name}.ome.zarr" for name in committed | ledger.stored_ids(self.folder) & barred
+        }, "what was withdrawn is gone"
         for name in committed:
             assert (self.folder.volume(name) / "zarr.json").read_text() == name
         for name in planned:
-            barred = name in after.barred
-            assert self.most[name] >= ledger.MAX_FAILURES or not barred
-            assert self.least[name] < ledger.MAX_FAILURES or barred
+            assert self.most[name] >= ledger.MAX_FAILURES or name not in barred
+            assert self.least[name] < ledger.MAX_FAILURES or name in barred
         assert not list(self.folder.staging.iterdir())
 
 
