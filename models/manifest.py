@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Mapping
@@ -96,7 +97,10 @@ def _is_small(path: Path) -> bool:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `config.json` whole or not at all, with the digests of the tensor files beside it."""
+    """Write `config.json` whole or not at all, with the digests of the tensor files beside it.
+
+    Also after a power cut.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     staged = folder / f".{CONFIG}.new"
     text = manifest.model_dump_json(indent=2, exclude={"sha256"})
@@ -107,7 +111,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     }
     seal = json.dumps(digests, indent=2).replace("\n", "\n  ")
     staged.write_text(f'{text[:-2]},\n  "sha256": {seal}\n}}\n', encoding="utf-8")
+    sync(staged)
     staged.replace(folder / CONFIG)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """A file's bytes, or the names in a folder, down to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def hash_files(folder: Path) -> dict[str, str]:

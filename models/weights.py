@@ -31,6 +31,7 @@ from models.manifest import (
     POSITION,
     Manifest,
     read_manifest,
+    sync,
     weights_sha256,
     write_manifest,
 )
@@ -120,7 +121,12 @@ def load_tower(
 def save_weights(
     path: Path, state: dict[str, torch.Tensor], dtype: torch.dtype = torch.float16
 ) -> None:
-    """Store floating tensors as `dtype`, whole or not at all."""
+    """Store floating tensors as `dtype`, whole or not at all, also after a power cut.
+
+    Raises:
+        WeightsFileError: the file reads back otherwise than it was written.
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
@@ -129,7 +135,26 @@ def save_weights(
     staged = path.with_name(f".{path.name}.new")
     save_file(stored, staged)
     staged.chmod(0o644)  # safetensors makes files that only their owner can read
+    sync(staged)
+    _read_back(staged, stored)
     staged.replace(path)
+    sync(path.parent)
+
+
+def _read_back(path: Path, stored: dict[str, torch.Tensor]) -> None:
+    """Compare a file with what was written to it."""
+    with _opened(path) as found:
+        names = set(found.keys())
+        same = names == stored.keys() and all(
+            torch.equal(
+                found.get_tensor(name).view(-1).view(torch.uint8), value.view(-1).view(torch.uint8)
+            )
+            for name, value in stored.items()
+        )
+    if not same:
+        raise WeightsFileError(
+            f"{path}: reads back otherwise than it was written; check the disk, and start again"
+        )
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

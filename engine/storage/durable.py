@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import EngineError, MalformedFileError, StoreError
+from engine.storage.files import sync_folder
 from engine.storage.places import Place
+
+_OLD = "replaced"
 
 
 @contextmanager
@@ -38,11 +41,54 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     with store_writing(path, staged):
+        finish_replacing(path)
         yield staged
         flush_tree(staged)
-        if path.exists():
-            shutil.rmtree(path)
+        replace_folder(staged, path)
+
+
+def replace_folder(staged: Path, path: Path) -> None:
+    """Let a flushed folder take the place of another; a power cut leaves one of them whole.
+
+    The old folder is renamed, then the new one; only when that is on the disk is the old one
+    deleted. `finish_replacing` puts it back when the second rename never came.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    old = path.with_name(f".{path.name}.{_OLD}")
+    if path.exists():
+        if old.exists():
+            shutil.rmtree(old)  # of an earlier time; `path` is whole
+        path.rename(old)
+    try:
         staged.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_replacing(path: Path) -> None:
+    """Put back the folder that was taken away for another one which never came."""
+    old = path.with_name(f".{path.name}.{_OLD}")
+    if not old.is_dir():
+        return
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.rename(path)
+
+
+def sync_file(path: Path) -> None:
+    """A file's bytes down to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -65,8 +111,4 @@ def flush_tree(path: Path) -> None:
     """Everything under `path` down to the disk: files first, then the folders that name them."""
     entries = sorted(path.rglob("*"), reverse=True)
     for entry in [*entries, path, path.parent]:
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(entry)

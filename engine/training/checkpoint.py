@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ from torch import Tensor
 from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.paths import resolve_paths
-from engine.storage.durable import flush_tree
+from engine.storage.checked_files import read_json
+from engine.storage.durable import finish_replacing, flush_tree, replace_folder
 from engine.training.config import TrainConfig
 from models.presets import Preset
 
@@ -120,9 +122,7 @@ class CheckpointWriter:
             }
             (staged / _STATE).write_text(json.dumps(record), encoding="utf-8")
             flush_tree(staged)
-            final = self.root / f"step_{step:08d}"
-            shutil.rmtree(final, ignore_errors=True)
-            staged.rename(final)
+            replace_folder(staged, self.root / f"step_{step:08d}")
         except BaseException as error:
             shutil.rmtree(staged, ignore_errors=True)
             if isinstance(error, OSError) or not isinstance(error, Exception):
@@ -190,14 +190,35 @@ def _absolute(then: Mapping[str, Any], config: TrainConfig) -> dict[str, str]:
 
 def _listed(root: Path) -> list[Checkpoint]:
     """Checkpoints whose `state.json` can be read, oldest first."""
+    for old in root.glob(".step_*.replaced"):  # the power was cut while it was replaced
+        finish_replacing(root / old.name[1:].removesuffix(".replaced"))
     found = []
     for path in sorted(root.glob(f"step_*/{_STATE}")):
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Checkpoint(path.parent, int(state["step"]), state["score"], state))
-        except (OSError, ValueError, KeyError):
+            found.append(_read(path))
+        except (OSError, ValueError):
             log.warning("%s: half-written or damaged; passed over", path.parent)
     return found
+
+
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint by its `state.json`.
+
+    Raises:
+        OSError: it cannot be read, or is not JSON of a bounded size and depth.
+        ValueError: it is not what `CheckpointWriter` writes, or of another step than its folder.
+    """
+    state = read_json(path)
+    if not isinstance(state, dict):
+        raise ValueError("not a checkpoint's state")
+    step, score = state.get("step"), state.get("score")
+    if type(step) is not int or path.parent.name != f"step_{step:08d}":
+        raise ValueError("of another step than its folder")
+    if score is not None and not (type(score) in (int, float) and math.isfinite(score)):
+        raise ValueError("a score that is no number")
+    if not isinstance(state.get("identity"), dict):
+        raise ValueError("it names no settings")
+    return Checkpoint(path.parent, step, score, state)
 
 
 def _intact(found: Checkpoint) -> bool:

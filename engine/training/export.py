@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from engine.errors import TrainingError
+from engine.storage.durable import flush_tree
 from engine.training.autoencoder_stage import AutoencoderStage
 from engine.training.batching import Batching
 from engine.training.card import write_card
@@ -27,9 +28,11 @@ def export_stage(
 ) -> None:
     """Write the stage's EMA weights, its settings and its entry in the folder's manifest.
 
+    All of it is on the disk and was read back when this returns: then checkpoints may go.
+
     Raises:
-        TrainingError: the folder cannot be written; what was there is untouched, and so are the
-            checkpoints, from which the same command goes on.
+        TrainingError: the folder cannot be written or reads back otherwise; the checkpoints, from
+            which the same command goes on, are untouched.
     """
     state = ema.full_state(stage.net)
     if isinstance(stage, AutoencoderStage):
@@ -55,6 +58,7 @@ def export_stage(
             update |= recommended
         write_manifest(config.weights, manifest.model_copy(update=update))
         write_card(config.weights)
+        flush_tree(config.weights)
     except OSError as error:
         raise TrainingError(
             f"{config.weights}: the weights cannot be written ({error}); free some space and start "

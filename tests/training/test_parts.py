@@ -132,6 +132,50 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(
         check_identity(found, config, other)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda good: "null",
+        lambda good: "[]",
+        lambda good: "[" * 100_000,
+        lambda good: "\0" * len(good),
+        lambda good: good[:40],
+        lambda good: good.replace('"step": 2', '"step": null'),
+        lambda good: good.replace('"step": 2', '"step": 9'),
+        lambda good: good.replace('"step": 2', '"step": true'),
+        lambda good: good.replace('"score": 0.5', '"score": NaN'),
+        lambda good: good.replace('"score": 0.5', '"score": "low"'),
+        lambda good: good.replace('"identity": {', '"other": {'),
+    ],
+)
+def test_a_state_that_cannot_be_is_passed_over_for_an_older_one(
+    make_config: MakeConfig, tmp_path: Path, harm: Callable[[str], str]
+) -> None:
+    config = make_config(tmp_path)
+    put(config, {1: 0.7, 2: 0.5})
+    state = config.work / "checkpoints" / config.stage / "step_00000002" / "state.json"
+    good = state.read_text()
+    state.write_text(harm(good))
+    assert state.read_text() != good
+    for found in (newest_checkpoint(config), best_checkpoint(config)):
+        assert found is not None
+        assert found.step == 1
+
+
+def test_a_power_cut_while_a_checkpoint_is_replaced_leaves_one(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path)
+    put(config, {1: None})
+    final = config.work / "checkpoints" / config.stage / "step_00000001"
+    final.rename(final.with_name(".step_00000001.replaced"))
+    found = newest_checkpoint(config)
+    assert found is not None
+    assert found.step == 1
+    put(config, {1: None})
+    assert [p.name for p in final.parent.iterdir()] == [final.name]
+
+
 def test_a_full_disk_keeps_the_older_checkpoint(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
