@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +70,7 @@ class TryBook:
                 f"there; give workers more memory, leave it out, or remove {place} to have it "
                 "tried again"
             )
-        who = {"worker": f"{socket.gethostname()}:{os.getpid()}", "node": this_node()}
+        who = {"node": this_node()}
         put(place / f"{time.time_ns():020d}{_OPEN}", json.dumps(who))
         return place
 

@@ -8,6 +8,7 @@ minus commits minus quarantine, long volumes first. Knows no command line and no
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from engine.runs.identity import (
     code_commit,
     code_versions,
     hash_weights,
+    read_identity,
 )
 from engine.runs.inputs import (
     check_digests,
@@ -42,6 +44,7 @@ from engine.runs.inputs import (
     resolved_for,
     run_place,
 )
+from engine.runs.names_only import names_only
 from engine.runs.own_files import settle_identity, settle_plan
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, stored_name
@@ -63,7 +66,7 @@ from engine.runs.worker import (
 )
 from engine.sampling.config import SamplingConfig
 from engine.storage.checked_files import read_model
-from engine.storage.files import gather, put, whole_file
+from engine.storage.files import PRIVATE_UMASK, gather, put, whole_file
 from engine.storage.places import Place, PlaceField
 from engine.volumes.layouts import Split
 from engine.volumes.manifest import PreparedManifest
@@ -72,7 +75,7 @@ log = get_logger(__name__)
 
 _PLACES = ("data", "weights", "out")
 _LATER = ("splits", "informed_splits")  # absent at their default: older runs have none
-_MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout")
+_MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout", "private")
 
 
 class GenerationConfig(FrozenConfig):
@@ -91,6 +94,7 @@ class GenerationConfig(FrozenConfig):
         stall_timeout: seconds after which a worker that makes no step (a window, a read, a write)
             is ended, and its volumes move to another; give more than the slowest window takes. None
             only names such a worker.
+        private: whether only you may read the run's files (modes 0600 and 0700).
         sampling: how volumes are sampled.
         splits: cases of these are sampled where none are named: "train", "test". Test masks stay
             test masks in an export.
@@ -108,6 +112,7 @@ class GenerationConfig(FrozenConfig):
     rows_at_once: int | None = Field(None, ge=1, le=64)
     num_pictured: int = Field(24, ge=0, le=MAX_LISTED)
     stall_timeout: float | None = Field(None, ge=10)
+    private: bool = False
     splits: tuple[Split, ...] = Field(("train",), min_length=1)
     informed_splits: tuple[Split, ...] = Field(("train",), min_length=1)
     sampling: SamplingConfig = SamplingConfig()
@@ -183,6 +188,8 @@ def generate(
     folder = RunFolder(run_place(config.out))
     weights = find_folder(config.weights, "weights", WeightsError)
     refuse_inside(folder.root, [weights])
+    if config.private:
+        os.umask(PRIVATE_UMASK)
     folder.create()
     with RunLock(folder) as lock, RaySession() as session:
         log.info("run folder %s", folder.root)
@@ -194,6 +201,8 @@ def generate(
             aside(check_tensors, weights)
             check_digests(weights, identity.weights)
         settle_identity(folder, identity)
+        kept = read_identity(folder.identity).settings  # of a run that still holds whole paths
+        identity = identity.model_copy(update={"settings": kept})
         settle_plan(folder, lambda: with_digests(intent.rows(), folder.root, intent.data))
         census = take_census(folder)
         earlier = _earlier_summary(folder)
@@ -227,6 +236,7 @@ def _identity(
     places = {key: settings.pop(key) for key in (*_PLACES, *intent.machine) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
     machine["data"], machine["weights"] = str(intent.data), str(weights)
+    settings, machine = names_only(settings), names_only(machine)
     return RunIdentity(
         job=intent.job,
         settings=settings,
@@ -255,6 +265,7 @@ def _task(
         settings_sha256=identity.settings_sha256,
         weights_sha256=identity.weights_sha256,
         code=identity.code,
+        private=config.private,
         num_threads=1,
         quality=config.quality,
         cohort=_cohort(folder, intent, config.quality, config.informed_splits),

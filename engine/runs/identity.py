@@ -20,6 +20,7 @@ from engine.config import FrozenConfig, load_yaml
 from engine.errors import RunError, StoreError, StoreUnreachableError, WeightsError
 from engine.runs.digests import hash_file as hash_file
 from engine.runs.digests import sha256_of as sha256_of
+from engine.runs.names_only import names_only
 from engine.storage.checked_files import read_text
 from engine.storage.files import put
 from engine.storage.places import Place
@@ -166,8 +167,8 @@ def code_commit() -> str:
 def _differences(old: RunIdentity, new: RunIdentity) -> list[str]:
     differences = []
     for title in ("job", "settings", "weights", "data"):
-        before = _flat(title, getattr(old, title))
-        after = _flat(title, getattr(new, title))
+        before = _flat(title, names_only(getattr(old, title)))
+        after = _flat(title, names_only(getattr(new, title)))
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
                 was, now = (_short(side.get(key, "nothing")) for side in (before, after))

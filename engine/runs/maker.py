@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from engine.runs import ledger
 from engine.runs.digests import hash_file
 from engine.runs.folder import RunFolder
 from engine.runs.gate import GateConfig, judge_drawn
+from engine.runs.identity import code_commit
 from engine.runs.measure import measure
 from engine.runs.plan import PlanRow, in_run, retry_seed, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
@@ -59,6 +60,7 @@ class WorkerTask:
         cohort: what real volumes are like.
         gate: what a generated informed slice must be like.
         rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
+        private: whether only this user may read what is written.
         lock: number of the run's lock that the job holds; 0 is unknown.
     """
 
@@ -74,6 +76,7 @@ class WorkerTask:
     cohort: CohortStatistics = field(default_factory=CohortStatistics)
     gate: GateConfig = field(default_factory=GateConfig)
     rows_at_once: int = 1
+    private: bool = False
     lock: int = 0
 
 
@@ -255,6 +258,7 @@ class VolumeMaker:
                 row_sha256=plan.sha256,
                 grid_loss=loss,
                 committed_at=round(time.time(), 3),
+                code=_own_code(),
             )
 
         ledger.commit(self._folder, work.attempt, staged, partial(hash_tree, expected=sent), record)
@@ -319,6 +323,12 @@ def _refuse_other_unit(plan: PlanRow, case: PreparedCase, source: PreparedCase) 
             f"{source.intensity.unit}, the case in {case.intensity.unit}; give a slice of the same "
             "modality"
         )
+
+
+@cache
+def _own_code() -> str:
+    """The code that this process runs; a cluster's computers can hold different ones."""
+    return code_commit()
 
 
 def peak_memory_mb() -> float:

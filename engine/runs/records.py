@@ -70,6 +70,7 @@ class Commit(FrozenConfig):
         joins: z on the prepared grid where slices z - 1 and z come from different windows.
         timings_s: seconds by stage.
         peak_memory_mb: of the worker process until then.
+        code: commit of the code that the worker ran; empty in runs of earlier versions.
         row_sha256: of the plan row that it was made by (`PlanRow.sha256`); empty in records of
             version 0.1.0.
         grid_loss: what the model's grid loses of the mask; empty in records of version 0.1.0.
@@ -97,6 +98,7 @@ class Commit(FrozenConfig):
     measures: Measures
     quality: Quality = Quality()
     committed_at: float
+    code: str = ""
     row_sha256: str = ""
     grid_loss: dict[str, ClassLoss] = Field(default_factory=dict)
     volume: str = Field("", pattern=r"^([0-9]+\.[0-9a-f]+\.ome\.zarr)?$")

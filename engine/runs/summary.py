@@ -31,6 +31,7 @@ class VolumeSummary(FrozenConfig):
         ms_ssim: to the mask's own real volume; fidelity for informed "own", a contrast for others.
         class_errors: generated minus real mean of each class; informed "own" only.
         seconds: read, sample, measure and write.
+        code: commit of the code that its worker ran.
         flags: what the quality gate found wrong with it.
         gate: what the compatibility gate said of its informed slice.
         lost: classes of its mask of which the model's grid loses all, or more than half.
@@ -51,6 +52,7 @@ class VolumeSummary(FrozenConfig):
     class_errors: dict[str, float]
     seconds: float
     attempt: int
+    code: str = ""
     flags: tuple[str, ...] = ()
     gate: str = "unchecked"
     lost: tuple[str, ...] = ()
@@ -243,6 +245,7 @@ def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> Volum
         informed_case=commit.informed_case,
         informed_z=commit.informed_z,
         num_windows=commit.num_windows,
+        code=commit.code,
         seam_ratio=measures.seam_ratio,
         seam_ratio_real=measures.seam_ratio_real,
         z_roughness=relative,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +26,13 @@ from engine.runs.feed import SamplerFeed, SamplerStoppedError
 from engine.runs.folder import RunFolder, try_lock_from_here
 from engine.runs.identity import hash_weights
 from engine.runs.maker import RejectedError, VolumeMaker, Work, WorkerTask, peak_memory_mb
+from engine.runs.names_only import without_folders, worker_name
 from engine.runs.plan import PlanRow
 from engine.runs.progress import write_event
 from engine.runs.records import Attempt
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
+from engine.storage.files import PRIVATE_UMASK
 from models.manifest import CONFIG
 
 __all__ = ["FullWorker", "LoadSampler", "ResampleWorker", "WorkerTask", "peak_memory_mb"]
@@ -97,6 +98,9 @@ class _Rows:
     def __init__(self, task: WorkerTask, load: LoadSampler) -> None:
         import torch  # not at the top: the driver names workers, and shall not load it
 
+        if task.private:
+            os.umask(PRIVATE_UMASK)
+
         self.num_threads = max(1, min(task.num_threads, os.cpu_count() or 1))
         torch.set_num_threads(self.num_threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,7 +108,8 @@ class _Rows:
         try_lock_from_here(self.folder)
         self.lock = task.lock
         self.maker = VolumeMaker(task)
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = worker_name()
+        self._folders = (task.root, task.data, task.weights)
         self.sampler = load(task.weights, task.sampling, device)
         _refuse_other_weights(task, self.sampler)
 
@@ -147,6 +152,8 @@ class _Rows:
         counted = work is not None or not isinstance(error, EngineError)
         message = f"{type(error).__name__}: {error}"
         log.error("%s failed: %s", plan.sample_id, message, exc_info=error)
+        told = message
+        message = without_folders(message, self._folders)
         try:
             if isinstance(error, SamplerStoppedError) and not attempt.alone:
                 ledger.lose(self.folder, attempt, message)
@@ -155,8 +162,8 @@ class _Rows:
                 ledger.fail(self.folder, attempt, message, final=final, counted=counted)
             write_event(self.folder.progress, "failed", plan.sample_id)
         except OSError as second:
-            message = f"{message} (nor could this be recorded: {second})"
-        return _status(plan.sample_id, "failed", message)
+            told = f"{told} (nor could this be recorded: {second})"
+        return _status(plan.sample_id, "failed", told)
 
     def tell_window(self, sample_id: str, done: int, total: int) -> None:
         write_event(self.folder.progress, "window", sample_id, done, total)

@@ -20,6 +20,9 @@ from typing import TextIO
 from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 
+PRIVATE_UMASK = 0o077
+"""For processes whose files only their user may read."""
+
 
 def put(path: Place, text: str) -> None:
     """Write a whole file; see `whole_file`."""

@@ -6,7 +6,9 @@ The last two are imported only when they are asked for. Knows nothing of what th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,11 +33,21 @@ class TrackerSink(Protocol):
         """Write what is left."""
 
 
+@contextmanager
+def _no_host_name() -> Iterator[None]:
+    before, socket.gethostname = socket.gethostname, lambda: "host"
+    try:
+        yield
+    finally:
+        socket.gethostname = before
+
+
 class TensorBoard:
     """Event files in the work folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = SummaryWriter(folder)
+        with _no_host_name():  # it becomes part of the files' names
+            self.writer = SummaryWriter(folder)
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Record named numbers."""
