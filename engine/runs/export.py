@@ -29,7 +29,7 @@ from engine.runs.plan import iter_plan
 from engine.storage.checked_files import read_json
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
-from engine.volumes.nifti import header_notes, write_nifti
+from engine.volumes.nifti import header_notes, remove_parts, write_nifti
 from engine.volumes.store import hash_tree, read_model_mask, read_ome_zarr, seen_label
 
 log = get_logger(__name__)
@@ -187,8 +187,15 @@ def _export(stored: Place, name: str, target: ExportTarget, files: dict[str, str
     array = read_model_mask(stored) if target.masks == "model" else mask.array
     mask = replace(mask, array=numbers.of(array))
     for path, volume in ((target.mask(name), mask), (target.image(name), image)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_nifti(path, volume)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_parts(path.parent)
+            write_nifti(path, volume)
+        except OSError as error:
+            raise StoreError(
+                f"{path}: cannot be written ({error.strerror or error}); free disk space, or make "
+                "the folder writable, and export again: what is there is kept"
+            ) from None
 
 
 def _differs(stored: Place) -> StoreError:

@@ -5,6 +5,7 @@ What the files mean is the business of `ledger.py`, `plan.py`, `identity.py` and
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -127,6 +128,12 @@ class RunFolder:
                 f"{self.root}: cannot make a run folder here ({error.strerror}); "
                 "choose another place with --out"
             ) from None
+        for path in (self.root, *self._parts()):
+            if isinstance(path, Path) and not os.access(path, os.W_OK | os.X_OK):
+                raise RunError(
+                    f"{path}: cannot be written to; ask its owner to share the run "
+                    "(chmod -R g+rwX), or choose another place with --out"
+                )
 
     def refuse_links(self) -> None:
         """Refuse a run whose folders lie elsewhere: jobs delete in them.

@@ -260,3 +260,24 @@ def test_an_export_begins_beside_what_systems_leave_and_one_at_a_time(
         pytest.raises(RunError, match="another export writes here"),
     ):
         export_run(ExportJob(run=own_run, out=out))
+
+
+def test_an_export_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "full"
+    (out / "images").mkdir(parents=True)
+    killed = out / "images" / f".case0-r00.nii.gz.{2**22 + 1}.part"
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    out.joinpath("images").rmdir()
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="free disk space"):
+        patch.setattr("engine.volumes.nifti.write.os.fsync", full)
+        export_run(ExportJob(run=own_run, out=out))
+    assert not list(out.rglob("*.part"))
+    killed.parent.mkdir(exist_ok=True)
+    killed.write_bytes(b"torn")
+    assert export_run(ExportJob(run=own_run, out=out))
+    assert not killed.exists()

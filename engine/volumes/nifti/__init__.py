@@ -6,7 +6,7 @@ Knows nothing of cases, classes or models.
 from engine.volumes.bounded import ReadLimits
 from engine.volumes.nifti.notes import header_notes
 from engine.volumes.nifti.read import read_image, read_labels
-from engine.volumes.nifti.write import fresh_header, write_nifti
+from engine.volumes.nifti.write import fresh_header, remove_parts, write_nifti
 from engine.volumes.same_grid import check_same_grid
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "header_notes",
     "read_image",
     "read_labels",
+    "remove_parts",
     "write_nifti",
 ]

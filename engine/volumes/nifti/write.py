@@ -13,6 +13,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 
 from engine.errors import VolumeError
 from engine.volumes.nifti.header import DATA_OFFSET, HEADER_BYTES, READABLE, check_suffix
@@ -45,6 +46,7 @@ def write_nifti(path: Path, volume: Volume, header: bytes | None = None) -> None
 
     Raises:
         VolumeError: another suffix, a type NIfTI-1 readers do not share, or a foreign header.
+        OSError: it cannot be written; nothing is left of it.
     """
     check_suffix(path)
     native = _native_header(header or volume.header or fresh_header(volume))
@@ -66,11 +68,15 @@ def write_nifti(path: Path, volume: Volume, header: bytes | None = None) -> None
     if path.name.lower().endswith(".gz"):
         payload = gzip.compress(payload, compresslevel=4, mtime=0)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _native_header(block: bytes) -> Any:
@@ -90,3 +96,11 @@ def _add_qform(header: Any) -> None:
     sform = header.get_sform()
     if header["sform_code"] > 0 and header["qform_code"] <= 0 and shear_deg(sform) > SHEAR_DEG:
         header.set_qform(sform, code=int(header["sform_code"]), strip_shears=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what calls of `write_nifti` that were killed left in a folder."""
+    for part in folder.glob(".*.part"):
+        process = part.name.removesuffix(".part").rpartition(".")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            part.unlink(missing_ok=True)
