@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.sampling.slices import draw_slice
+from engine.sampling.networks.slices import draw_slice
 from engine.volumes.cohort import COHORT_SEED, prepared_phantom
 from engine.volumes.volume import PreparedCase
 from models.weights import load_autoencoder, load_position, read_manifest

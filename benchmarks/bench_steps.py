@@ -19,7 +19,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,8 +27,8 @@ import torch
 
 from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity import class_means, mean_errors, ms_ssim
-from engine.sampling.config import SolverName
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
+from engine.sampling.solvers.methods import METHODS
 from engine.volumes.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.volume import PreparedCase
 from models.weights import read_manifest
@@ -69,10 +69,10 @@ def main(args: Sequence[str]) -> int:
 def parse(args: Sequence[str]) -> Namespace:
     """The command line."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    solvers = [name for name in get_args(SolverName) if name not in ("euler", "heun")]
+    solvers = [name for name, method in METHODS.items() if "cosine" in method.schedules]
     add = parser.add_argument
     add("--weights", type=Path, default=DEFAULT_WEIGHTS)
-    add("--solvers", nargs="+", default=solvers, choices=get_args(SolverName))
+    add("--solvers", nargs="+", default=solvers, choices=tuple(METHODS))
     add("--steps", nargs="+", type=int, default=list(STEPS))
     add("--known-slices", nargs="+", default=["auto"])
     add("--reuse-features", nargs="+", type=int, default=[1])

@@ -35,13 +35,13 @@ class Manifest(BaseModel):
         preset: the whole architecture.
         num_classes: mask classes, background not counted.
         class_names: names of classes 1..num_classes.
-        schedule: settings of the diffusion (engine.sampling.schedule.ScheduleConfig as a mapping).
+        schedule: settings of the diffusion (the engine's ScheduleConfig as a mapping).
         spacing_mm_yx: in-plane spacing of the training grid.
         modality: "ct" or "mr".
         num_inference_steps: denoising steps a window at which these weights were found best; 5
             until somebody has looked (benchmarks/results: more were never better).
         solver: with which they were found best, or which they were distilled for
-            (engine.sampling.config.SolverName); None leaves it to the sampler.
+            (a name in engine.sampling.solvers.methods); None leaves it to the sampler.
         image_encoder: architecture of the vision tower that the denoiser was trained with, where it
             attends to image tokens (`DenoiserSpec.image_token_width`).
         stages: how each stage was trained (iterations, cases, condition_dropout ...), by name.

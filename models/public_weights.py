@@ -26,7 +26,7 @@ from models.levels import Level, levels_of
 from models.presets import PRESETS, Preset
 from models.tensor_files import read_tensors, refuse_misfits
 
-# What the weights were trained with, in the words of engine.sampling.schedule.ScheduleConfig.
+# What the weights were trained with, in the words of engine.sampling.diffusion's ScheduleConfig.
 PUBLIC_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,

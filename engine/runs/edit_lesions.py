@@ -28,11 +28,11 @@ from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, plan_rows
 from engine.runs.resample import data_digest, make_gate
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
-from engine.sampling.mask_augmentation import MaskChange, apply_change
 from engine.storage.places import Place, PlaceField, file_to_write
 from engine.volumes.labels.contour_class import organ_names
 from engine.volumes.labels.drawn import Drawing, Numbering, drawn_mask, drawn_meaning
 from engine.volumes.manifest import PreparedManifest, read_manifest
+from engine.volumes.mask_changes import MaskChange, apply_change
 from engine.volumes.nifti import check_same_grid, write_nifti
 from engine.volumes.prepare import mask_to_prepared
 from engine.volumes.prepared_store import read_prepared

@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from engine.config import FrozenConfig
 from engine.runs.plan import GateNote, PlanRow
-from engine.sampling.mask_augmentation import MaskChange
 from engine.storage.places import Place
 from engine.volumes.labels.contour_class import is_organ
+from engine.volumes.mask_changes import MaskChange
 from engine.volumes.prepared_store import read_prepared_mask
 
 DARK = -0.9  # of [-1, 1]: background is not brighter

@@ -31,10 +31,10 @@ from engine.runs.plan import PlanRow, in_run, retry_seed, stored_at
 from engine.runs.quality import CohortStatistics, QualityConfig, judge
 from engine.runs.records import Attempt, Commit, Measures, Quality
 from engine.sampling.config import SamplingConfig
-from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.storage.places import Place, local_file
 from engine.volumes.grid_loss import grid_loss, model_mask
+from engine.volumes.mask_changes import apply_change
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepare import to_native as image_to_native

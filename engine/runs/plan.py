@@ -15,12 +15,12 @@ from pydantic import Field, ValidationError
 
 from engine.config import FrozenConfig
 from engine.errors import MalformedFileError, RunError, StoreError
-from engine.sampling.mask_augmentation import MaskChange
-from engine.sampling.seeds import noise_seed
+from engine.seeds import noise_seed
 from engine.storage.checked_files import iter_lines
 from engine.storage.files import whole_file
 from engine.storage.places import Place
 from engine.volumes.layouts import Split
+from engine.volumes.mask_changes import MaskChange
 
 _IN_RUN = "run:"
 

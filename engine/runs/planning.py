@@ -13,9 +13,9 @@ from itertools import permutations
 
 from engine.errors import SamplingError
 from engine.runs.plan import MAX_SAMPLE_ID, POSITION_MODEL, InformedSource, PlanRow
-from engine.sampling.mask_augmentation import MaskChange
-from engine.sampling.seeds import noise_seed
+from engine.seeds import noise_seed
 from engine.volumes.layouts import Split
+from engine.volumes.mask_changes import MaskChange
 
 
 @dataclass(frozen=True)

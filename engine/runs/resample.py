@@ -36,7 +36,9 @@ from engine.runs.plan import InformedSource, PlanRow, stored_at
 from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
 from engine.runs.session import RaySession
 from engine.runs.worker import LoadSampler, load_sampler
-from engine.sampling.mask_augmentation import (
+from engine.storage.places import Place, PlaceField
+from engine.volumes.manifest import PreparedManifest, read_manifest
+from engine.volumes.mask_changes import (
     ABDOMEN,
     BRAIN,
     MaskChange,
@@ -44,8 +46,6 @@ from engine.sampling.mask_augmentation import (
     draw_change,
     way_to_centre,
 )
-from engine.storage.places import Place, PlaceField
-from engine.volumes.manifest import PreparedManifest, read_manifest
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 

@@ -73,7 +73,7 @@ def local_precisions() -> tuple[str, ...]:
     """What this computer's device can do; imports torch, so call it `aside` in a driver."""
     import torch
 
-    from engine.sampling.precision import device_precisions
+    from engine.sampling.networks.precision import device_precisions
 
     return device_precisions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 

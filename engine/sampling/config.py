@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from engine.config import FrozenConfig, validate
 from engine.errors import ConfigError
-from engine.sampling.schedule_config import ScheduleConfig, ScheduleKind, check_schedule_config
-from engine.sampling.spacing import TimestepSpacing, check_spacing, check_steps
+from engine.sampling.diffusion.schedule_config import (
+    ScheduleConfig,
+    check_schedule_config,
+)
+from engine.sampling.diffusion.spacing import TimestepSpacing, check_spacing, check_steps
+from engine.sampling.solvers.methods import METHODS, SolverName, check_solver, default_solver
 from models.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
 
-SolverName = Literal[
-    "ddpm",
-    "ddim",
-    "dpmpp_2m",
-    "dpmpp_3m",
-    "dpmpp_2m_sde",
-    "dpmpp_3m_sde",
-    "unipc",
-    "euler",
-    "heun",
-]
-FLOW_SOLVERS: tuple[SolverName, ...] = ("euler", "heun")
-DEFAULT_SOLVER: SolverName = "dpmpp_2m"
-DEFAULT_FLOW_SOLVER: SolverName = "euler"
 OVERLAP_CONDITIONED = 4  # slices; models that are told what is known were trained with up to this
 OVERLAP_PAPER = 1
 WINDOWS_CPU = 2  # one volume's UP and DOWN; larger batches leave the caches
@@ -106,9 +96,9 @@ class SamplingConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _options_fit_the_solver(self) -> SamplingConfig:
-        if self.eta > 0.0 and self.solver not in (None, "ddim"):
+        if self.eta > 0.0 and self.solver and not METHODS[self.solver].takes_eta:
             raise ValueError(f"eta {self.eta} needs solver ddim, not {self.solver}")
-        if self.num_resamples > 1 and self.solver == "heun":
+        if self.num_resamples > 1 and self.solver and not METHODS[self.solver].can_resample:
             raise ValueError("num_resamples above 1 needs a solver of one evaluation a step")
         if self.num_resamples > 1 and self.known_slices == "conditioned":
             raise ValueError("num_resamples above 1 belongs to known_slices replacement")
@@ -212,23 +202,20 @@ class SamplingConfig(FrozenConfig):
         self.check_schedule(schedule_of(manifest))
 
 
-def recommended_solver(manifest: Manifest) -> SolverName:
+def recommended_solver(manifest: Manifest) -> str:
     """The solver that these weights name, else the usual one for their schedule.
 
     Raises:
         ConfigError: they name one that is not known.
     """
     if manifest.solver is None:
-        is_flow = schedule_of(manifest).kind == "flow"
-        return DEFAULT_FLOW_SOLVER if is_flow else DEFAULT_SOLVER
-    known: tuple[SolverName, ...] = get_args(SolverName)
-    for name in known:
-        if name == manifest.solver:
-            return name
-    raise ConfigError(
-        f"the weights' config.json recommends solver {manifest.solver!r}, which is not known; give "
-        f"one of {', '.join(known)}"
-    )
+        return default_solver(schedule_of(manifest).kind)
+    if manifest.solver not in METHODS:
+        raise ConfigError(
+            f"the weights' config.json recommends solver {manifest.solver!r}, which is not known; "
+            f"give one of {', '.join(METHODS)}"
+        )
+    return manifest.solver
 
 
 def schedule_of(manifest: Manifest) -> ScheduleConfig:
@@ -238,16 +225,3 @@ def schedule_of(manifest: Manifest) -> ScheduleConfig:
         ConfigError: it is not one.
     """
     return validate(ScheduleConfig, manifest.schedule, where="the weights' config.json, schedule")
-
-
-def check_solver(solver: SolverName, kind: ScheduleKind) -> None:
-    """Refuse a solver that does not know the schedule.
-
-    Raises:
-        ConfigError: `euler` or `heun` on a schedule that is not `flow`.
-    """
-    if solver in FLOW_SOLVERS and kind != "flow":
-        raise ConfigError(
-            f"solver {solver} follows the straight lines of flow matching, but these weights were "
-            f"trained on a {kind} schedule; use dpmpp_2m, unipc or ddim"
-        )

@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 
 from engine.errors import WeightsError
+from engine.sampling.batching.decoding import Finisher
+from engine.sampling.batching.loop import OnWindow, VolumeLoop
 from engine.sampling.config import SamplingConfig
-from engine.sampling.decoding import Finisher
-from engine.sampling.inpainting import resampling_walk
-from engine.sampling.loop import OnWindow, VolumeLoop
-from engine.sampling.model import LatentModel, LoadPosition
-from engine.sampling.propagation import Denoising
+from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule
+from engine.sampling.make_solver import make_solver
+from engine.sampling.networks.latent_model import LatentModel, LoadPosition
+from engine.sampling.propagation.inpainting import resampling_walk
+from engine.sampling.propagation.volume_state import Denoising
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
-from engine.sampling.schedule import ScheduleConfig, make_schedule
-from engine.sampling.solvers import make_solver
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.image_encoder import ImageTower

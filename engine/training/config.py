@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
 from engine.paths import READ, WRITTEN
-from engine.sampling.schedule import ScheduleConfig
+from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.volumes.layouts import Split
 
 Stage = Literal["autoencoder", "slice", "volume", "position", "distill", "decoder"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from engine.sampling.schedule import Schedule
+from engine.sampling.diffusion.schedule import Schedule
 from engine.training.config import TrainConfig
 from engine.training.distillation import DistillDraw, Rounds, distill_loss, draw_distill
 from engine.training.ema import Ema

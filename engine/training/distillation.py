@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from engine.sampling.schedule import Schedule, predicted_x_0, training_target
-from engine.sampling.timesteps import spaced_timesteps
+from engine.sampling.diffusion.schedule import Schedule, predicted_x_0, training_target
+from engine.sampling.diffusion.timesteps import spaced_timesteps
 from engine.training.objectives import (
     DenoiserLoss,
     NoiseDraw,

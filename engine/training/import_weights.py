@@ -20,7 +20,7 @@ from torch import nn
 from engine.config import FrozenConfig
 from engine.errors import ConfigError, WeightsError
 from engine.paths import READ, WRITTEN
-from engine.sampling.schedule import ScheduleConfig
+from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.storage.durable import whole_folder
 from engine.training.autoencoder_stage import AutoencoderStage
 from engine.training.card import render_card

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from engine.sampling.schedule import Schedule, add_noise, training_target
+from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
 from engine.training.config import TrainConfig
 from engine.training.randomness import normal
 from engine.training.timesteps import TimestepDraw, loss_weights

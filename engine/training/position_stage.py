@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Generator, Tensor
 
 from engine.errors import TrainingError
-from engine.sampling.schedule import Schedule, add_noise, training_target
+from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
 from engine.training.config import TrainConfig
 from engine.training.encoding import LatentCase
 from engine.training.randomness import below, normal

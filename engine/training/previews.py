@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.sampling.config import SamplingConfig
+from engine.sampling.networks.slices import sample_slices
 from engine.sampling.sampler import Sampler, SampleRequest
-from engine.sampling.slices import sample_slices
 from engine.training.cases import find_cases
 from engine.training.config import TrainConfig
 from engine.training.denoiser_stage import DistillStage

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.errors import TrainingError, WeightsError
 from engine.log import get_logger
-from engine.sampling.schedule import ScheduleConfig, make_schedule
+from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule
 from engine.training.autoencoder_stage import AutoencoderStage, DecoderStage
 from engine.training.cases import check_cases, find_cases
 from engine.training.config import PIXEL_STAGES, TrainConfig

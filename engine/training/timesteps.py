@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from engine.sampling.schedule import Schedule
+from engine.sampling.diffusion.schedule import Schedule
 from engine.training.config import TrainConfig
 
 

@@ -322,6 +322,6 @@ def test_the_papers_preset_is_covered_name_by_name() -> None:
 
 
 def test_the_schedule_is_one_that_the_engine_knows() -> None:
-    from engine.sampling.schedule import ScheduleConfig
+    from engine.sampling.diffusion.schedule import ScheduleConfig
 
     assert ScheduleConfig.model_validate(PUBLIC_SCHEDULE).prediction_type == "eps"

@@ -14,7 +14,7 @@ from engine.runs.plan import POSITION_MODEL, read_plan
 from engine.runs.resample import ResampleConfig, resample
 from engine.runs.verify import VerifyJob, verify_run
 from engine.sampling.config import SamplingConfig
-from engine.sampling.slices import draw_slice
+from engine.sampling.networks.slices import draw_slice
 from engine.volumes.store import read_informed, read_ome_zarr
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser

@@ -26,8 +26,8 @@ from engine.runs.identity import read_identity
 from engine.runs.plan import read_plan
 from engine.runs.quality import QualityConfig
 from engine.runs.resample import BrainConfig, ResampleConfig, resample, resample_brain
-from engine.sampling.mask_augmentation import apply_change
 from engine.sampling.request import SampledVolume, SampleRequest
+from engine.volumes.mask_changes import apply_change
 from engine.volumes.nifti import write_nifti
 from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.store import read_ome_zarr

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from engine.sampling.batcher import Batcher
+from engine.sampling.batching.batcher import Batcher
 from engine.sampling.config import SamplingConfig
-from engine.sampling.inpainting import resampling_walk
-from engine.sampling.propagation import DenoiseItem, Denoising, VolumeState
-from engine.sampling.schedule import ScheduleConfig, make_schedule
-from engine.sampling.solvers import make_solver
-from engine.sampling.windows import Window, WindowPlan
+from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule
+from engine.sampling.make_solver import make_solver
+from engine.sampling.propagation.inpainting import resampling_walk
+from engine.sampling.propagation.volume_state import DenoiseItem, Denoising, VolumeState
+from engine.sampling.propagation.windows import Window, WindowPlan
 
 SHAPE = (2, 3, 3)
 VP_SOLVERS = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "dpmpp_3m_sde", "unipc")

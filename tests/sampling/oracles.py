@@ -18,8 +18,9 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from engine.sampling.config import SamplingConfig
-from engine.sampling.schedule import ScheduleConfig, make_schedule, predicted_x_0
-from engine.sampling.solvers import Solver, SolverState, make_solver
+from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule, predicted_x_0
+from engine.sampling.make_solver import make_solver
+from engine.sampling.solvers.state import Solver, SolverState
 
 NAMES = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample", "flow": "flow_prediction"}
 KINDS = {"scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}

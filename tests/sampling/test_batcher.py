@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.sampling.batcher import Batcher, Job
-from engine.sampling.windows import Window, plan_windows
+from engine.sampling.batching.batcher import Batcher, Job
+from engine.sampling.propagation.windows import Window, plan_windows
 
 volumes = st.lists(
     st.tuples(st.integers(1, 120), st.integers(1, 6), st.integers(0, 120), st.booleans()),

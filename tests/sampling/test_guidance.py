@@ -10,10 +10,10 @@ from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.propagation import DenoiseItem
+from engine.sampling.diffusion.schedule import Level
+from engine.sampling.propagation.volume_state import DenoiseItem
+from engine.sampling.propagation.windows import Window
 from engine.sampling.sampler import Sampler
-from engine.sampling.schedule import Level
-from engine.sampling.windows import Window
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
 from models.denoiser import Denoiser

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.sampling.inpainting import KnownSlices, renoise, resampling_walk
-from engine.sampling.propagation import DenoiseItem
-from engine.sampling.schedule import Level
-from engine.sampling.windows import plan_windows
+from engine.sampling.diffusion.schedule import Level
+from engine.sampling.propagation.inpainting import KnownSlices, renoise, resampling_walk
+from engine.sampling.propagation.volume_state import DenoiseItem
+from engine.sampling.propagation.windows import plan_windows
 from tests.sampling.harness import SHAPE, VP_SOLVERS, denoising, run_volume
 
 

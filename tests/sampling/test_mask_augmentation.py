@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import SamplingError
-from engine.sampling.mask_augmentation import (
+from engine.volumes.mask_changes import (
     ABDOMEN,
     BRAIN,
     MaskChange,

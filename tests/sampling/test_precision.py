@@ -12,7 +12,7 @@ import torch
 
 from engine.errors import ConfigError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.precision import choose_precision, device_precisions
+from engine.sampling.networks.precision import choose_precision, device_precisions
 from engine.sampling.sampler import Sampler
 from tests.sampling.tiny_model import FAST, request
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.errors import SamplingError
-from engine.sampling.propagation import DenoiseItem
-from engine.sampling.windows import plan_windows
+from engine.sampling.propagation.volume_state import DenoiseItem
+from engine.sampling.propagation.windows import plan_windows
 from tests.sampling.harness import SHAPE, SOLVERS, denoising, run_volume
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from engine.evaluation.continuity import seam_ratio
 from engine.evaluation.fidelity import ms_ssim
-from engine.sampling.propagation import DenoiseItem
+from engine.sampling.propagation.volume_state import DenoiseItem
+from engine.sampling.propagation.windows import plan_windows
 from engine.sampling.sampler import Sampler
-from engine.sampling.windows import plan_windows
 from engine.volumes.phantom import make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case, to_native
 from models.autoencoder import Autoencoder

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.errors import SamplingError
-from engine.sampling.model import LatentModel
+from engine.sampling.networks.latent_model import LatentModel
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from tests.sampling.tiny_model import EDGE, FAST, request
 

@@ -192,5 +192,5 @@ def test_a_recommendation_that_cannot_be_followed_is_refused(weights: Path) -> N
     with pytest.raises(ConfigError, match=r"eta 0\.5 needs solver ddim, not dpmpp_2m"):
         SamplingConfig(eta=0.5).resolved(read_manifest(weights))
     heun = read_manifest(weights).model_copy(update={"solver": "heun"})
-    with pytest.raises(ConfigError, match="solver heun follows the straight lines"):
+    with pytest.raises(ConfigError, match="solver heun follows flow schedules"):
         SamplingConfig().resolved(heun)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.schedule import (
+from engine.sampling.diffusion.schedule import (
     CLEAN,
     ScheduleConfig,
     add_noise,
@@ -20,7 +20,7 @@ from engine.sampling.schedule import (
     predicted_x_0,
     training_target,
 )
-from engine.sampling.timesteps import make_ladder, spaced_timesteps
+from engine.sampling.diffusion.timesteps import make_ladder, spaced_timesteps
 from tests.sampling.oracles import scheduler
 
 PREDICTIONS = [

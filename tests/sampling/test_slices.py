@@ -9,9 +9,9 @@ import torch
 
 from engine.errors import SamplingError
 from engine.sampling.config import schedule_of
+from engine.sampling.diffusion.schedule import make_schedule
+from engine.sampling.networks.slices import draw_slice, sample_slices
 from engine.sampling.sampler import Sampler
-from engine.sampling.schedule import make_schedule
-from engine.sampling.slices import draw_slice, sample_slices
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.position import PositionModel

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.errors import ConfigError
-from engine.sampling.config import FLOW_SOLVERS, SamplingConfig, SolverName
-from engine.sampling.schedule import Level, ScheduleConfig, make_schedule
-from engine.sampling.solvers import Solver, SolverState, make_solver
+from engine.sampling.config import SamplingConfig
+from engine.sampling.diffusion.schedule import Level, ScheduleConfig, make_schedule
+from engine.sampling.make_solver import make_solver
+from engine.sampling.solvers.methods import METHODS
+from engine.sampling.solvers.state import Solver, SolverState
 from tests.sampling.oracles import give_sigmas, lay_out, noises, ours, start
 
-SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
+SOLVERS = tuple(METHODS)
+FLOW_SOLVERS = tuple(name for name, method in METHODS.items() if method.schedules == ("flow",))
 NOISY = ("ddpm", "dpmpp_2m_sde", "dpmpp_3m_sde")
 PLAIN = ScheduleConfig(prediction_type="x_0")
 FLOW = ScheduleConfig(kind="flow", prediction_type="flow")

@@ -15,7 +15,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from engine.sampling.schedule import ScheduleConfig
+from engine.sampling.diffusion.schedule import ScheduleConfig
 from tests.sampling.oracles import (
     DpmSolver,
     give_sigmas,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.sampling.windows import plan_windows
+from engine.sampling.propagation.windows import plan_windows
 
 sizes = st.tuples(
     st.integers(1, 200), st.integers(2, 40), st.integers(1, 39), st.integers(-20, 220)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from engine.sampling.config import SamplingConfig
+from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.sampling.request import SampleRequest
-from engine.sampling.schedule import ScheduleConfig
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.presets import PRESETS, Preset

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.sampling.schedule import (
+from engine.sampling.diffusion.schedule import (
     PredictionType,
     ScheduleConfig,
     make_schedule,

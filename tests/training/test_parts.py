@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from engine.errors import TrainingError, WeightsError
-from engine.sampling.schedule import (
+from engine.sampling.diffusion.schedule import (
     ScheduleConfig,
     make_schedule,
     predicted_x_0,

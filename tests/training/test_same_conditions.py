@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine.sampling.propagation import DenoiseItem
+from engine.sampling.diffusion.schedule import Level
+from engine.sampling.propagation.volume_state import DenoiseItem
+from engine.sampling.propagation.windows import Window
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
-from engine.sampling.schedule import Level
-from engine.sampling.windows import Window
 from engine.training.config import TrainConfig
 from engine.training.randomness import example_generators
 from engine.training.stages import build_stage

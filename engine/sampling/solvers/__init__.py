@@ -3,10 +3,6 @@
 A chain's life: `make_solver` -> `SolverState(noise)` -> for each evaluation: the network is told
 `solver.timesteps[state.index]`, its output becomes an estimate of x_0 (schedule.py), and
 `solver.step` gives the next state -> after `num_evaluations`, `state.x` is clean.
-Solvers work on estimates of x_0 and do not care how the network expressed them.
+Solvers work on estimates of x_0 and do not care how the network expressed them. Each file declares
+its own (`Method`); methods.py lists them by name.
 """
-
-from engine.sampling.solvers.make import make_solver
-from engine.sampling.solvers.state import Solver, SolverState
-
-__all__ = ["Solver", "SolverState", "make_solver"]

@@ -6,10 +6,12 @@ Both are written for any alpha and sigma, so they hold on flow schedules too.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from engine.sampling.solvers.state import Method, Solver, SolverState
 
-from engine.sampling.solvers.state import Solver, SolverState
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ddpm(solver: Solver, state: SolverState, x_0: Tensor, noise: Tensor | None) -> SolverState:
@@ -44,3 +46,9 @@ def ddim(solver: Solver, state: SolverState, x_0: Tensor, noise: Tensor | None) 
     if spread > 0.0 and noise is not None:
         x = x + spread * noise
     return SolverState(x, state.index + 1)
+
+
+METHODS = (
+    Method("ddpm", ddpm, noisy=True),
+    Method("ddim", ddim, takes_eta=True),
+)

@@ -12,10 +12,12 @@ Order 3 weighs D_2 with half of what Taylor's formula gives, as diffusers does, 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from engine.sampling.solvers.state import Method, Solver, SolverState
 
-from engine.sampling.solvers.state import Solver, SolverState
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHORT = 15  # below so many steps the order falls to 2 before the last, where h is large
 
@@ -77,3 +79,11 @@ def _order(solver: Solver, state: SolverState) -> int:
         return 1
     cap = 2 if left == 2 and solver.num_evaluations < SHORT else solver.order
     return min(cap, len(state.history) + 1)
+
+
+METHODS = (
+    Method("dpmpp_2m", dpmpp, order=2),
+    Method("dpmpp_3m", dpmpp, order=3),
+    Method("dpmpp_2m_sde", dpmpp_sde, order=2, noisy=True),
+    Method("dpmpp_3m_sde", dpmpp_sde, order=3, noisy=True),
+)

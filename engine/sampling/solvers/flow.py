@@ -5,9 +5,12 @@ For schedules with alpha + sigma = 1 only (kind `flow`), where the velocity is (
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from engine.sampling.solvers.state import Solver, SolverState
+from engine.sampling.solvers.state import Method, Solver, SolverState
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def euler(solver: Solver, state: SolverState, x_0: Tensor, noise: Tensor | None) -> SolverState:
@@ -34,3 +37,9 @@ def heun(solver: Solver, state: SolverState, x_0: Tensor, noise: Tensor | None) 
     second = (state.x - x_0) / now.sigma
     x = state.anchor + (now.sigma - before.sigma) * 0.5 * (first + second)
     return SolverState(x, state.index + 1)
+
+
+METHODS = (
+    Method("euler", euler, schedules=("flow",)),
+    Method("heun", heun, schedules=("flow",), two_stage=True, can_resample=False),
+)

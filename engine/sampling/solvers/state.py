@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch import Tensor
+from engine.sampling.diffusion.levels import Level
+from engine.sampling.diffusion.schedule_config import ScheduleKind
 
-from engine.sampling.schedule import Level
+if TYPE_CHECKING:  # settings name the solvers, and a driver that reads settings loads no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -87,4 +90,30 @@ class Solver:
         return SolverState(x, index + 1 if self.two_stage and index % 2 else index)
 
 
-Rule = Callable[[Solver, SolverState, Tensor, Tensor | None], SolverState]
+Rule: TypeAlias = "Callable[[Solver, SolverState, Tensor, Tensor | None], SolverState]"
+ALL_KINDS: tuple[ScheduleKind, ...] = ("scaled_linear", "cosine", "flow")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a solver says of itself; each file of this room declares its own, and nobody else does.
+
+    Attributes:
+        name: in settings.
+        rule: the update, a function of module level.
+        order: estimates of x_0 that one update combines at most.
+        schedules: kinds of schedule that it can follow.
+        noisy: every step adds noise.
+        takes_eta: `eta` turns it from deterministic to as noisy as DDPM.
+        two_stage: each level but the first and the clean end is evaluated twice.
+        can_resample: a chain may jump back to an earlier level (RePaint's resampling).
+    """
+
+    name: str
+    rule: Rule
+    order: int = 1
+    schedules: tuple[ScheduleKind, ...] = ALL_KINDS
+    noisy: bool = False
+    takes_eta: bool = False
+    two_stage: bool = False
+    can_resample: bool = True

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from engine.sampling.solvers.state import Method, Solver, SolverState
 
-from engine.sampling.solvers.state import Solver, SolverState
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def unipc(solver: Solver, state: SolverState, x_0: Tensor, noise: Tensor | None) -> SolverState:
@@ -51,3 +53,6 @@ def _corrected(solver: Solver, state: SolverState, anchor: Tensor, x_0: Tensor) 
         direction = last + weight_end * (x_0 - last)
         direction = direction + weight_earlier / r * (state.history[1] - last)
     return (now.sigma / before.sigma) * anchor + now.alpha * growth * direction
+
+
+METHODS = (Method("unipc", unipc, order=2),)

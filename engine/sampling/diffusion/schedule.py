@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.sampling.schedule_config import (
+from engine.sampling.diffusion.levels import CLEAN, Level
+from engine.sampling.diffusion.schedule_config import (
     PredictionType,
     ScheduleConfig,
     ScheduleKind,
@@ -48,22 +49,6 @@ __all__ = [
 # zero terminal SNR (diffusers' value), of alpha itself in flow matching (alpha + sigma stays 1).
 TINY_ALPHA = 2.0**-24
 MAX_COSINE_BETA = 0.999
-
-
-@dataclass(frozen=True)
-class Level:
-    """Amplitudes of one noise level; what the last step leads to is `CLEAN`."""
-
-    alpha: float
-    sigma: float
-
-    @property
-    def lam(self) -> float:
-        """log(alpha / sigma); infinite when clean."""
-        return math.log(self.alpha / self.sigma) if self.sigma > 0.0 else math.inf
-
-
-CLEAN = Level(1.0, 0.0)
 
 
 @dataclass(frozen=True)

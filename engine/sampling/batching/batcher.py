@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from engine.sampling.windows import Window, WindowPlan
+from engine.sampling.propagation.windows import Window, WindowPlan
 
 
 @dataclass(frozen=True)

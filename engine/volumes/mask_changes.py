@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from engine.config import FrozenConfig
 from engine.errors import SamplingError
-from engine.sampling.seeds import noise_seed
+from engine.seeds import noise_seed
 
 Mask = NDArray[np.uint8]
 Bools = NDArray[np.bool_]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.sampling.schedule import Level
+from engine.sampling.diffusion.schedule import Level
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from engine.errors import SamplingError
 from engine.sampling.config import SamplingConfig, schedule_of
-from engine.sampling.noise import draw_noise
-from engine.sampling.schedule import make_schedule, predicted_x_0
-from engine.sampling.solvers import SolverState, make_solver
+from engine.sampling.diffusion.noise import draw_noise
+from engine.sampling.diffusion.schedule import make_schedule, predicted_x_0
+from engine.sampling.make_solver import make_solver
+from engine.sampling.solvers.state import SolverState
 from models.autoencoder import Autoencoder
 from models.position import PositionModel
 from models.weights import Manifest

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.sampling.seeds import noise_seed
+from engine.seeds import noise_seed
 
 
 def draw_noise(shape: tuple[int, ...], seed: int, sample_id: str, z: int, purpose: str) -> Tensor:

@@ -20,13 +20,13 @@ from torch import Tensor
 from engine.errors import SamplingError
 from engine.log import get_logger
 from engine.memory import is_out_of_memory
-from engine.sampling.batcher import Batcher, Job
+from engine.sampling.batching.batcher import Batcher, Job
+from engine.sampling.batching.decoding import Finisher
 from engine.sampling.config import SamplingConfig
-from engine.sampling.decoding import Finisher
-from engine.sampling.model import LatentModel
-from engine.sampling.propagation import Denoising, VolumeState
+from engine.sampling.networks.latent_model import LatentModel
+from engine.sampling.propagation.volume_state import Denoising, VolumeState
+from engine.sampling.propagation.windows import WindowPlan, plan_windows
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
-from engine.sampling.windows import WindowPlan, plan_windows
 from models.conditions import Conditions
 
 OnWindow = Callable[[str, int, int], None]

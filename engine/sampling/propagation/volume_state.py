@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from engine.errors import SamplingError
-from engine.sampling.inpainting import KnownSlices, renoise
-from engine.sampling.noise import draw_noise
-from engine.sampling.schedule import Level
-from engine.sampling.solvers import Solver, SolverState
-from engine.sampling.windows import Window
+from engine.sampling.diffusion.noise import draw_noise
+from engine.sampling.diffusion.schedule import Level
+from engine.sampling.propagation.inpainting import KnownSlices, renoise
+from engine.sampling.propagation.windows import Window
+from engine.sampling.solvers.state import Solver, SolverState
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.sampling.schedule import Level, Schedule
-from engine.sampling.spacing import TimestepSpacing, check_spacing, check_steps
+from engine.sampling.diffusion.schedule import Level, Schedule
+from engine.sampling.diffusion.spacing import TimestepSpacing, check_spacing, check_steps
 
 KARRAS_RHO = 7.0
 LEADING_OFFSET = 1

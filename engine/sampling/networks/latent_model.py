@@ -17,11 +17,11 @@ from torch import Tensor
 
 from engine.errors import SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.precision import choose_precision
-from engine.sampling.propagation import DenoiseItem
+from engine.sampling.diffusion.schedule import ScheduleConfig, predicted_x_0
+from engine.sampling.networks.precision import choose_precision
+from engine.sampling.networks.slices import draw_slice
+from engine.sampling.propagation.volume_state import DenoiseItem
 from engine.sampling.request import SampleRequest
-from engine.sampling.schedule import ScheduleConfig, predicted_x_0
-from engine.sampling.slices import draw_slice
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions, guided
 from models.denoiser import Denoiser, to_channels_last

@@ -1,0 +1,1 @@
+"""The networks on one device; the only files of sampling that call them."""
