@@ -7,10 +7,10 @@ their settings agree and their case ids differ. Knows no model.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -26,11 +26,13 @@ from engine.paths import READ, WRITTEN, PathUse, path_to_write, resolve_paths
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.prepare_records import (
     CaseRecord,
+    files_of,
     is_kept,
     open_folder,
     read_records,
     refuse_taken,
     row_of,
+    source_digests,
     tree_digest,
 )
 from engine.runs.session import RaySession
@@ -43,7 +45,7 @@ from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
 from engine.volumes.prepared_store import write_prepared
-from engine.volumes.reading import read_image, read_labels, source_files
+from engine.volumes.reading import read_image, read_labels
 
 log = get_logger(__name__)
 
@@ -159,8 +161,10 @@ class PrepareWorker:
         return {**row, "entry": "", "error": message, "took_s": 0.0}
 
     def _prepare(self, row: Row) -> PreparedEntry:
-        files = {name: Path(row[name]) for name in ("image", "mask", "brain_mask") if row[name]}
-        channel: int | None = row.get("channel")
+        files, channel = files_of(row)
+        sources: dict[str, str] = {}
+        with suppress(EngineError, OSError):  # reading names what is wrong with a file
+            sources = source_digests(row)  # first, so that a file that changes meanwhile shows
         image = read_image(files["image"], channel=channel) if "image" in files else None
         brain = read_labels(files["brain_mask"]) if "brain_mask" in files else None
         labels = read_labels(files["mask"])
@@ -175,7 +179,7 @@ class PrepareWorker:
             sha256=tree_digest(path),
             size_zyx=case.size_zyx,
             has_image=case.image is not None,
-            sources=_sources(files, channel),
+            sources=sources,
             label_voxels=count_labels(labels.array),
             notes=(*case.notes, *loss_notes(loss)),
             grid_loss=loss,
@@ -336,18 +340,3 @@ def _pool(num_workers: int | None, num_rows: int) -> Pool:
     workers = max(1, min(num_workers or num_cpus - 1, num_rows))
     share = 1.0 if workers < num_cpus else max(0.01, (num_cpus - 0.5) / workers // 0.01 / 100)
     return Pool(workers, share, 0.0, 1)
-
-
-def _sources(files: Mapping[str, Path], channel: int | None) -> dict[str, str]:
-    """Role and name of every file that was read -> its sha256; a channel of a 4D file is named."""
-    found = {}
-    for role, file in files.items():
-        for part in source_files(file):
-            chosen = f"#channel{channel}" if role == "image" and channel is not None else ""
-            found[f"{role}/{part.name}{chosen}"] = _sha256(part)
-    return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from engine.config import FrozenConfig, validate
 from engine.errors import MalformedFileError, RunError, StoreError, VolumeError
+from engine.runs.digests import hash_file
 from engine.storage.checked_files import MAX_LIST_BYTES, read_bytes, read_json
 from engine.storage.files import append
 from engine.volumes.layouts import CaseFiles
@@ -116,10 +117,30 @@ def is_kept(out: Path, row: Row, before: dict[str, CaseRecord]) -> bool:
     record = before.get(row["case_id"])
     if record is None or (record.stamp, record.entry.split) != (row["stamp"], row["split"]):
         return False
-    try:
-        return tree_digest(out / f"{row['case_id']}.zarr") == record.entry.sha256
-    except StoreError:
+    try:  # size and time alone can be those of another file
+        return (
+            tree_digest(out / f"{row['case_id']}.zarr") == record.entry.sha256
+            and source_digests(row) == record.entry.sources
+        )
+    except (StoreError, VolumeError, OSError):
         return False
+
+
+def files_of(row: Row) -> tuple[dict[str, Path], int | None]:
+    """The source files of a row by their role, and the channel of a 4D image."""
+    files = {role: Path(row[role]) for role in ("image", "mask", "brain_mask") if row[role]}
+    return files, row.get("channel")
+
+
+def source_digests(row: Row) -> dict[str, str]:
+    """Role and name of every source file -> its sha256; a channel of a 4D file is named."""
+    files, channel = files_of(row)
+    found = {}
+    for role, file in files.items():
+        for part in source_files(file):
+            chosen = f"#channel{channel}" if role == "image" and channel is not None else ""
+            found[f"{role}/{part.name}{chosen}"] = hash_file(part)
+    return found
 
 
 def read_records(out: Path) -> dict[str, CaseRecord]:

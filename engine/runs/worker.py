@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,8 +86,8 @@ def _refuse_other_weights(task: WorkerTask, sampler: SamplerLike) -> None:
         loaded, _ = hash_weights(task.weights)
     if loaded and task.weights_sha256 and loaded != task.weights_sha256:
         raise WeightsError(
-            f"{task.weights} on {socket.gethostname()}: other weights than the run was planned "
-            f"with (sha256 {loaded[:12]}..., planned with {task.weights_sha256[:12]}...); put the "
+            f"{task.weights}: this worker loaded other weights than the run was planned with "
+            f"(sha256 {loaded[:12]}..., planned with {task.weights_sha256[:12]}...); put the "
             "same weights on every machine and start the job again"
         )
 

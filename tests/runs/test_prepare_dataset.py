@@ -129,6 +129,28 @@ def test_only_what_changed_is_made_anew(tmp_path: Path, inline: None) -> None:
     assert (third.prepared, third.kept) == (0, 4)
 
 
+def test_a_file_of_the_same_size_and_time_with_other_bytes_is_made_anew(
+    tmp_path: Path, inline: None
+) -> None:
+    root, out = dataset(tmp_path / "D", "a", "b"), tmp_path / "out"
+    for folder in ("imagesTr", "labelsTr"):
+        for path in (root / folder).glob("*.nii.gz"):  # plain files, to change one voxel in place
+            path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+            path.unlink()
+    assert prepare_dataset(root, out, CONFIG).prepared == 2
+    before = read_manifest(out).cases["b"]
+    mask = root / "labelsTr/b.nii"
+    times, data = mask.stat(), bytearray(mask.read_bytes())
+    data[-1 - data[::-1].index(1)] = 0  # the last voxel of the organ
+    mask.write_bytes(data)
+    os.utime(mask, ns=(times.st_atime_ns, times.st_mtime_ns))
+    summary = prepare_dataset(root, out, CONFIG)
+    assert (summary.prepared, summary.kept) == (1, 1)
+    after = read_manifest(out).cases["b"]
+    assert (after.sources == before.sources, after.sha256 == before.sha256) == (False, False)
+    assert prepare_dataset(root, out, CONFIG).kept == 2
+
+
 def test_lesions_that_the_grid_loses_are_named_case_by_case(tmp_path: Path, inline: None) -> None:
     """Case `both` keeps its liver, `only` has nothing but a lesion of 2 x 2 x 1 voxels of 1 mm."""
     root, affine = tmp_path / "D", np.diag([1.0, 1.0, 3.0, 1.0])
