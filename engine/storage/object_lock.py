@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -155,6 +156,9 @@ class ObjectLock:
         if not self._lost and (dead or silent_s > EXPIRES_S):
             self._try_to_renew()
             silent_s = time.monotonic() - self._renewed_s
+        elif not self._lost:
+            with suppress(EngineError, OSError, RuntimeError):  # one look that fails says nothing
+                self._lost = max(self._numbers(), default=0) > self._number
         if self._lost:
             raise RunError(
                 f"{self._place.parent}: another job took this run over, because the store did not "
