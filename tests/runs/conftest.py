@@ -1,20 +1,15 @@
 import shutil
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from engine.parallel.pipeline import Pool, Row
-from engine.runs import generate
 from engine.runs.folder import RunFolder
 from engine.runs.own_files import settle_identity, settle_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.resample import ResampleConfig
-from engine.runs.session import RaySession
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
-from tests.runs.fakes import IDENTITY, LoadFake, make_data, make_weights
+from tests.runs.fakes import IDENTITY, LoadFake, make_data, make_weights, work_here
 
 
 @pytest.fixture
@@ -31,17 +26,7 @@ def config(tmp_path: Path) -> ResampleConfig:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs work in this process, one row after the other: for tests of what a job makes."""
-
-    def in_turn(
-        rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
-    ) -> Iterator[Row]:
-        made = ResampleWorker(**settings)
-        for row in rows:
-            yield made(row)
-
-    monkeypatch.setattr(generate, "run_rows", in_turn)
-    monkeypatch.setattr(generate, "node_resources", lambda: [{"CPU": 2.0}])
-    monkeypatch.setattr(RaySession, "start", lambda *_: None)
+    work_here(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from engine.parallel.pipeline import Pool, Row
+from engine.runs import generate
 from engine.runs.identity import RunIdentity
+from engine.runs.session import RaySession
+from engine.runs.worker import ResampleWorker
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
@@ -89,6 +95,21 @@ class LoadFake:
         return self.sampler
 
 
+def work_here(patch: pytest.MonkeyPatch) -> None:
+    """Let jobs work in this process, one row after the other, without Ray."""
+
+    def in_turn(
+        rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
+    ) -> Iterator[Row]:
+        made = ResampleWorker(**settings)
+        for row in rows:
+            yield made(row)
+
+    patch.setattr(generate, "run_rows", in_turn)
+    patch.setattr(generate, "node_resources", lambda: [{"CPU": 2.0}])
+    patch.setattr(RaySession, "start", lambda *_: None)
+
+
 def make_weights(folder: Path, prepare: PrepareConfig = PREPARE) -> Path:
     """A weights folder as far as a run looks into it: names and shapes, all zeros."""
     demo = PRESETS["demo"]
@@ -96,7 +117,7 @@ def make_weights(folder: Path, prepare: PrepareConfig = PREPARE) -> Path:
         update={"base_channels": 32, "multipliers": (1,), "attention_px": ()}
     )
     manifest = Manifest(
-        preset=demo.model_copy(update={"size_px": SIZE_PX, "denoiser": denoiser}),
+        preset=demo.model_copy(update={"size_px": prepare.size_yx[0], "denoiser": denoiser}),
         num_classes=len(prepare.all_class_names),
         class_names=prepare.all_class_names,
         schedule={},
