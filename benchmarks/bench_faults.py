@@ -51,7 +51,8 @@ def child(fault: Fault, bench: Bench, out: Path, *, ray: bool) -> int:
     """What the process of a fault does."""
     marks = out.with_name(f"{out.name}.marks")
     marks.mkdir(exist_ok=True)
-    return run_job(bench.config(out), fault.inside(marks), ray=ray)
+    config = bench.config(out).model_copy(update={"rows_at_once": fault.rows_at_once})
+    return run_job(config, fault.inside(marks), ray=ray)
 
 
 def strike(bench: Bench, faults: Sequence[Fault]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Fault:
             a folder for marks; returns its sampler.
         needs_ray: whether it needs a cluster.
         spared: samples that need not exist afterwards, because they are rightly quarantined.
+        rows_at_once: volumes in a worker at once, of the child.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Fault:
     inside: Callable[[Path], FakeSampler] = FakeSampler
     needs_ray: bool = False
     spared: frozenset[str] = frozenset()
+    rows_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Bench:
             informed=("own",),
             replicas=REPLICAS,
             num_pictured=0,
+            stall_timeout=30.0,
         )
 
     def again(self, out: Path) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from engine.runs.folder import RunFolder
+from engine.runs.plan import iter_plan
 from engine.runs.verify import VerifyJob, verify_run
 from engine.storage.places import Place
 from faults.bench import Bench, Fault
@@ -50,6 +53,20 @@ def _halve_record(folder: RunFolder) -> None:
     record.write_text(record.read_text()[:300])
 
 
+def _edit_record(folder: RunFolder) -> None:
+    record = folder.commit(VICTIM)
+    fields = json.loads(record.read_text())
+    record.write_text(json.dumps({**fields, "seed": fields["seed"] + 1}, indent=1))
+
+
+def _move_in(folder: RunFolder) -> None:
+    """Another sample's files in a volume's place, by a copy that went to the wrong folder."""
+    other = next(row for row in iter_plan(folder.plan) if row.sample_id != VICTIM)
+    source, target = (Path(str(folder.volume(n))) for n in (other.sample_id, VICTIM))
+    shutil.rmtree(target)
+    shutil.copytree(source, target)
+
+
 FAULTS = tuple(
     Fault(name, partial(damaged, harm=harm))
     for name, harm in {
@@ -58,5 +75,7 @@ FAULTS = tuple(
         "empty": _empty,
         "bit": _flip,
         "half a record": _halve_record,
+        "edited record": _edit_record,
+        "another's files": _move_in,
     }.items()
 )

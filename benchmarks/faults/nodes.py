@@ -18,6 +18,8 @@ from unittest.mock import patch
 import ray
 from ray.cluster_utils import Cluster
 
+from engine.runs import ledger
+from engine.runs.folder import RunFolder
 from engine.sampling.request import SampledVolume, SampleRequest
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import FakeSampler
@@ -77,6 +79,15 @@ def _replace_the_only(marks: Path) -> FakeSampler:
 
     _when_busy(node, marks, replace)
     return _ready(cluster, marks)
+
+
+def blamed_nobody(bench: Bench, out: Path, fault: str) -> str:
+    """The sample that was alone on the lost node must not have a failure for it."""
+    trouble = changed_nodes(bench, out, fault)
+    folder = RunFolder(out)
+    names = sorted(ledger.attempted_ids(folder))
+    held = [name for name in names if ledger.num_failures(folder, name)]
+    return trouble or (f"it was held against {', '.join(held)}" if held else "")
 
 
 def joined_node(bench: Bench, out: Path, fault: str) -> str:
@@ -140,6 +151,13 @@ FAULTS = (
         partial(changed_nodes, fault="node replaced"),
         _replace_the_only,
         needs_ray=True,
+    ),
+    Fault(
+        "node lost, one row",
+        partial(blamed_nobody, fault="node lost, one row"),
+        _lose_one_of_two,
+        needs_ray=True,
+        rows_at_once=1,
     ),
     Fault("node joins", partial(joined_node, fault="node joins"), _join, needs_ray=True),
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from faults import damage, drivers, nodes, shortages, stores, workers
+from faults import clusters, damage, drivers, inputs, nodes, preparing, shortages, stores, workers
 from faults.bench import Fault
 
 FAMILIES: tuple[tuple[Fault, ...], ...] = (
     drivers.FAULTS,
     damage.FAULTS,
+    inputs.FAULTS,
     shortages.FAULTS,
     workers.FAULTS,
+    clusters.FAULTS,
+    preparing.FAULTS,
     nodes.FAULTS,
     stores.FAULTS,
 )

@@ -28,6 +28,8 @@ class FakeSampler:
         kill: samples that kill their process every time.
         once: samples that do so the first time.
         short: samples that run out of memory the first time.
+        stop: samples that stop their process the first time; it is not dead.
+        orphan: samples that wait, the first time, for the end of their raylet.
         seconds: that a volume takes.
     """
 
@@ -35,6 +37,8 @@ class FakeSampler:
     kill: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
     short: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    orphan: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def sample(
@@ -44,6 +48,10 @@ class FakeSampler:
         name = request.sample_id
         if name in self.kill or (name in self.once and self._first_time(name)):
             os.kill(os.getpid(), signal.SIGKILL)
+        if name in self.stop and self._first_time(name):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if name in self.orphan and self._first_time(name):
+            time.sleep(60.0)  # somebody waits for the mark; this process ends with the raylet
         if name in self.short and self._first_time(name):
             raise MemoryError("told to run out of memory")
         time.sleep(self.seconds)

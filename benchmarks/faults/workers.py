@@ -1,4 +1,4 @@
-"""A worker is killed in mid-volume, once or every time its case comes; on a local Ray."""
+"""A worker is killed in mid-volume, once or each time its case comes, or stopped; on local Ray."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def killed_worker(bench: Bench, out: Path, fault: str) -> str:
     return "" if process.returncode == 0 else "the job failed"
 
 
+def _stopped(marks: Path) -> FakeSampler:
+    return FakeSampler(marks, stop=(VICTIM,))
+
+
 def _once(marks: Path) -> FakeSampler:
     return FakeSampler(marks, once=(VICTIM,))
 
@@ -33,6 +37,7 @@ def _always(marks: Path) -> FakeSampler:
 
 
 FAULTS = (
+    Fault("stopped", partial(killed_worker, fault="stopped"), _stopped, needs_ray=True),
     Fault("worker", partial(killed_worker, fault="worker"), _once, needs_ray=True),
     Fault(
         "killer",

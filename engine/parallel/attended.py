@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,19 @@ from typing import Any
 from engine.errors import RunError
 from engine.parallel.pulse import Pulse
 from engine.parallel.tries import TryBook
+from engine.storage.files import PRIVATE_UMASK
 
 Row = dict[str, Any]
 Worker = type[Callable[[Row], Any]]
 
 
-def attended(worker: Worker, job: str, disk: Path | None, tries: TryBook | None) -> Worker:
+def attended(
+    worker: Worker,
+    job: str,
+    disk: Path | None,
+    tries: TryBook | None,
+    private: bool = False,
+) -> Worker:
     """A worker's class, with a pulse.
 
     Args:
@@ -28,11 +36,14 @@ def attended(worker: Worker, job: str, disk: Path | None, tries: TryBook | None)
         job: names the job whose driver listens to the pulse.
         disk: folder that the worker writes to, or None.
         tries: counts the workers that a row has killed; None where the rows have a ledger.
+        private: whether only this user may read what the worker writes.
     """
     base: Any = worker
 
     class Attended(base):  # type: ignore[misc]
         def __init__(self, **settings: Any) -> None:
+            if private:
+                os.umask(PRIVATE_UMASK)
             self._pulse = Pulse(job, disk)
             super().__init__(**settings)
 

@@ -52,6 +52,7 @@ class Pool:
         tries: for rows that have no ledger: ends what kills its worker.
         stall_timeout_s: a worker that makes no step for so long is ended, and its rows move; None
             only names it.
+        private: whether only this user may read what the workers write.
     """
 
     num_workers: int
@@ -64,6 +65,7 @@ class Pool:
     disk: Path | None = None
     tries: TryBook | None = None
     stall_timeout_s: float | None = None
+    private: bool = False
 
 
 def choose_pool(
@@ -138,7 +140,7 @@ def run_rows(
     # full workers and rows that wait: then a computer that joined gets a worker, too
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     job = uuid.uuid4().hex
-    held = attended(worker, job, pool.disk, pool.tries)
+    held = attended(worker, job, pool.disk, pool.tries, pool.private)
     try:
         with StallWatch(job, pool.stall_timeout_s):
             yield from _pipeline(rows, held, settings, pool)

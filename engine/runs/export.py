@@ -9,6 +9,7 @@ model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from engine.runs.identity import hash_file, sha256_of
 from engine.runs.own_files import check_run
 from engine.runs.plan import iter_plan
 from engine.storage.checked_files import read_json
+from engine.storage.files import PRIVATE_UMASK
 from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.exported import ExportedLabels, exported_labels
 from engine.volumes.nifti import header_notes, remove_parts, write_nifti
@@ -51,6 +53,7 @@ class ExportJob(FrozenConfig):
         masks: "drawn": masks as they were drawn, small structures that the model's grid lost
             included; "model": masks as the model saw them, which agree with the images.
         skip_flagged: leave out volumes that the quality gate marked.
+        private: whether only you may read what is written (modes 0600 and 0700).
     """
 
     run: Annotated[PlaceField, WRITTEN] | None = None
@@ -59,6 +62,7 @@ class ExportJob(FrozenConfig):
     contour: Literal["keep", "drop"] | None = None
     masks: ExportMasks = "drawn"
     skip_flagged: bool = False
+    private: bool = False
 
 
 def export_run(job: ExportJob) -> list[Path]:
@@ -74,6 +78,8 @@ def export_run(job: ExportJob) -> list[Path]:
     """
     if job.run is None:
         raise ConfigError("no run to export; give --run FOLDER")
+    if job.private:
+        os.umask(PRIVATE_UMASK)
     folder = RunFolder(job.run)
     if not any(path.is_file() for path in (folder.plan, folder.identity)):
         raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")

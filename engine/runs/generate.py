@@ -334,7 +334,7 @@ def _work(
     worker: type[Any] = FullWorker if pool.rows_at_once > 1 else ResampleWorker
     rows: list[Row] = [{"plan": text} for _, _, text in census.pending]
     disk = folder.staging if isinstance(folder.staging, Path) else None
-    pool = replace(pool, disk=disk, stall_timeout_s=config.stall_timeout)
+    pool = replace(pool, disk=disk, stall_timeout_s=config.stall_timeout, private=config.private)
     with ProgressWatch(folder.progress, tally) as watch:
         for status in run_rows(rows, worker, {"task": task, "load": load}, pool):
             lock.check()

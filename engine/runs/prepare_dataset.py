@@ -7,6 +7,7 @@ their settings agree and their case ids differ. Knows no model.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from engine.runs.prepare_records import (
     tree_digest,
 )
 from engine.runs.session import RaySession
+from engine.storage.files import PRIVATE_UMASK
 from engine.volumes.class_loss import describe_loss, loss_notes
 from engine.volumes.grid_loss import grid_loss, refuse_loss
 from engine.volumes.labels.beside import labels_beside
@@ -97,6 +99,7 @@ class PrepareJob(FrozenConfig):
         num_workers: processes; None takes all CPUs of the Ray cluster but one.
         stall_timeout: seconds after which a worker that is stuck in a case is ended, and the case
             tried again; None only names it.
+        private: whether only you may read what is written (modes 0600 and 0700).
         prepare: how; a preset's settings.
     """
 
@@ -110,6 +113,7 @@ class PrepareJob(FrozenConfig):
     trust_label_map: bool = False
     num_workers: int | None = Field(None, ge=1)
     stall_timeout: float | None = Field(None, ge=10)
+    private: bool = False
     prepare: PrepareConfig = ABDOMEN_CT
 
 
@@ -212,6 +216,7 @@ def run_job(job: PrepareJob) -> PrepareSummary:
         job.labels,
         job.trust_label_map,
         job.stall_timeout,
+        job.private,
     )
 
 
@@ -223,6 +228,7 @@ def prepare_dataset(
     labels: str | None = None,
     trust_label_map: bool = False,
     stall_timeout: float | None = None,
+    private: bool = False,
 ) -> PrepareSummary:
     """Prepare every case of a data set; refused cases are named in the summary.
 
@@ -234,6 +240,7 @@ def prepare_dataset(
         labels: whose names make the label map, see `resolve_labels`; None takes the preset's.
         trust_label_map: take the map even where the data set's own names contradict it.
         stall_timeout: seconds, see `PrepareJob`.
+        private: whether only this user may read what is written.
 
     Raises:
         ConfigError: `out` is a folder of the data set itself, or its labels are called otherwise
@@ -249,6 +256,8 @@ def prepare_dataset(
     _refuse_source(out, source, cases)
     declared = labels_beside(cases[0].mask, source.root)
     config = resolve_labels(config, labels, declared, trust_label_map)
+    if private:
+        os.umask(PRIVATE_UMASK)
     open_folder(out, config)
     with RunLock(RunFolder(out)):
         for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
@@ -259,7 +268,9 @@ def prepare_dataset(
         kept = {row["case_id"] for row in rows if is_kept(out, row, before)}
         todo = [row for row in rows if row["case_id"] not in kept]
         log.info("%d cases: %d to prepare, %d kept", len(rows), len(todo), len(kept))
-        made, failed = _run(todo, out, config, num_workers, stall_timeout) if todo else ({}, {})
+        made, failed = (
+            _run(todo, out, config, num_workers, stall_timeout, private) if todo else ({}, {})
+        )
         gone = set(failed) | _unlisted(before, found.left_out, source.name(cases))
         entries = {i: record.entry for i, record in before.items() if i not in gone} | made
         for case_id in gone:  # made from older files: no longer what the data set says
@@ -302,6 +313,7 @@ def _run(
     config: PrepareConfig,
     num_workers: int | None,
     stall_timeout: float | None,
+    private: bool,
 ) -> tuple[dict[str, PreparedEntry], dict[str, str]]:
     made: dict[str, PreparedEntry] = {}
     failed: dict[str, str] = {}
@@ -312,7 +324,9 @@ def _run(
         started_s = time.perf_counter()
         tries = TryBook(out.resolve() / "attempts", "case_id", "stamp")
         tries.forgive()
-        pool = replace(pool, disk=out.resolve(), tries=tries, stall_timeout_s=stall_timeout)
+        pool = replace(
+            pool, disk=out.resolve(), tries=tries, stall_timeout_s=stall_timeout, private=private
+        )
         for status in run_rows(rows, PrepareWorker, settings, pool):
             case_id = status["case_id"]
             if status["error"]:

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from engine.parallel.private_folder import fresh_folder
 log = get_logger(__name__)
 
 _LOCAL_ATTEMPTS = 3
+_LEAVING_S = 20.0
 _PATIENCE_S, _PATIENCE_OWN_S = 30.0, 1.0  # a cluster's control store may be restarted
 
 
@@ -132,6 +134,11 @@ def _watch(patience_s: float) -> ClusterWatch | None:
 
 def _abandon() -> None:
     """Let go of a cluster that is gone: Ray would wait for it, and end with another code."""
+    # Ray's hook for exceptions that nobody catches writes to the cluster, and waits for it
+    sys.excepthook = sys.__excepthook__
+    guard = threading.Timer(_LEAVING_S, _leave)  # Ray's core ends this process after 60 s, with 1
+    guard.daemon = True
+    guard.start()
     node: Any = ray._private.worker._global_node
     if node is not None and node.all_processes:
         with suppress(Exception):  # some are dead

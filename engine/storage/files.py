@@ -21,7 +21,7 @@ from engine.storage.object_path import ObjectPath
 from engine.storage.places import Place
 
 PRIVATE_UMASK = 0o077
-"""For processes whose files only their user may read."""
+"""For processes whose files only their user may read (modes 0600 and 0700)."""
 
 
 def put(path: Place, text: str) -> None:

@@ -46,6 +46,28 @@ def test_a_lost_cluster_ends_the_job_even_when_it_is_stuck(stuck: bool) -> None:
     )
 
 
+ABANDONED = """
+import sys, time
+from engine.runs import session
+session._LEAVING_S = 1.0
+sys.excepthook = lambda *_: time.sleep(60)  # as Ray's, which waits for the cluster
+session._abandon()
+if STUCK:
+    time.sleep(60)
+raise RuntimeError("nobody catches this")
+"""
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_leaving_a_lost_cluster_has_its_code_whoever_called(stuck: bool) -> None:
+    words = [sys.executable, "-c", ABANDONED.replace("STUCK", str(stuck))]
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=50
+    )
+    assert done.returncode == 3
+    assert ("nobody catches this" in done.stderr) is not stuck
+
+
 def test_doors_are_knocked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as server:

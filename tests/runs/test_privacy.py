@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.parallel.attended import attended
+from engine.runs.export import ExportJob, export_run
 from engine.runs.identity import RunIdentity, read_identity
 from engine.runs.names_only import names_only, without_folders
 from engine.runs.resample import ResampleConfig, resample
@@ -87,6 +89,32 @@ def test_a_private_run_is_its_users_alone(config: ResampleConfig) -> None:
         run(config.model_copy(update={"private": True, "num_pictured": 0}))
         root = Path(str(config.out))
         assert not [p for p in [root, *root.rglob("*")] if p.stat().st_mode & 0o077]
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_private_export_is_its_users_alone(config: ResampleConfig, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        run(config.model_copy(update={"num_pictured": 0}))
+        out = tmp_path / "exported"
+        export_run(ExportJob(run=config.out, out=out, private=True))
+        assert not [p for p in [out, *out.rglob("*")] if p.stat().st_mode & 0o077]
+    finally:
+        os.umask(before)
+
+
+def test_what_a_private_pools_workers_write_is_their_users_alone(tmp_path: Path) -> None:
+    class Writer:
+        def __call__(self, row: dict[str, str]) -> dict[str, str]:
+            (tmp_path / row["name"]).touch()
+            return row
+
+    before = os.umask(0o022)
+    try:
+        attended(Writer, "job", None, None, private=True)()({"name": "a"})
+        assert not (tmp_path / "a").stat().st_mode & 0o077
     finally:
         os.umask(before)
 
