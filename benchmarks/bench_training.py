@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from engine.training.config import TrainConfig
-from engine.training.denoiser_stage import DenoiserStage
-from engine.training.encoding import LatentCase, latent_arrays
-from engine.training.steps import Training
+from engine.training.examples.encoding import LatentCase, latent_arrays
+from engine.training.loop.training import Training
+from engine.training.stages.denoiser import DenoiserStage
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.prepared_store import read_prepared, write_prepared

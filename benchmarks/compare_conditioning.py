@@ -35,8 +35,8 @@ from engine.log import show_log
 from engine.runs.session import RaySession
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from engine.training.config import SpecValue, Stage, TrainConfig
-from engine.training.loop import train_stage
-from engine.training.perceptual import load_feature_loss
+from engine.training.loop.ray_train import train_stage
+from engine.training.losses.perceptual import load_feature_loss
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 from models.weights import AUTOENCODER, CONFIG, read_manifest

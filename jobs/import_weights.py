@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.training.import_weights import ImportJob, import_weights
+from engine.training.weights.import_weights import ImportJob, import_weights
 
 
 def main(args: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from engine.command import run_command
 from engine.config import parse_job
 from engine.runs.session import RaySession
 from engine.training.config import TrainConfig
-from engine.training.loop import check_stage, train_stage
+from engine.training.loop.ray_train import check_stage, train_stage
 
 
 def main(args: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.training.config import TrainConfig
-from engine.training.steps import run_stage
+from engine.training.loop.training import run_stage
 from engine.volumes.cohort import phantom_id
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from engine.training.config import TrainConfig
-from engine.training.export import losses_file
-from engine.training.stages import resolve_preset
-from engine.training.steps import run_stage
+from engine.training.loop.training import run_stage
+from engine.training.stages.build import resolve_preset
+from engine.training.weights.export import losses_file
 from tests.golden.compare import check_golden
 from tests.golden.models import NARROW, WAYS, write_model
 from tests.training.conftest import MakeConfig

@@ -12,9 +12,9 @@ import yaml
 
 import jobs.train_model as job
 from engine.runs.session import RaySession
-from engine.training.checkpoint import newest_checkpoint
 from engine.training.config import TrainConfig
-from engine.training.steps import run_stage
+from engine.training.loop.checkpoint import newest_checkpoint
+from engine.training.loop.training import run_stage
 from engine.volumes.prepared_store import read_prepared, write_prepared
 from engine.volumes.volume import PreparedCase
 from models.weights import CONFIG

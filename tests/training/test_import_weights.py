@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 import jobs.import_weights as import_job
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler, SampleRequest
-from engine.training import autoencoder_stage
 from engine.training.config import TrainConfig
-from engine.training.steps import run_stage
+from engine.training.loop.training import run_stage
+from engine.training.stages import autoencoder as autoencoder_stage
 from engine.volumes.prepared_store import read_prepared
 from models.interop import load_diffusers_autoencoder
 from models.presets import PRESETS, AutoencoderSpec, Preset

@@ -9,17 +9,17 @@ import torch
 
 from engine.errors import TrainingError
 from engine.storage.array_store import open_arrays
-from engine.training import latents as latents_module
-from engine.training.augment import InPlaneMove, apply_move, plan_move
 from engine.training.config import TrainConfig
-from engine.training.latents import (
+from engine.training.examples import cache as latents_module
+from engine.training.examples.augment import InPlaneMove, apply_move, plan_move
+from engine.training.examples.cache import (
     CachePlan,
     fill_here,
     fill_on_ray,
     open_latents,
     open_pixels,
 )
-from engine.training.stages import plan_cache, survey
+from engine.training.stages.build import plan_cache, survey
 from engine.volumes.prepared_store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS

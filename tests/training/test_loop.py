@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from engine.errors import TrainingError
-from engine.training.checkpoint import newest_checkpoint
 from engine.training.config import TrainConfig
-from engine.training.export import losses_file
-from engine.training.loop import train_stage
-from engine.training.steps import run_stage
+from engine.training.loop.checkpoint import newest_checkpoint
+from engine.training.loop.ray_train import train_stage
+from engine.training.loop.training import run_stage
+from engine.training.weights.export import losses_file
 from models.weights import read_manifest
 
 MakeConfig = Callable[..., TrainConfig]

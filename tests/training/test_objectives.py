@@ -14,8 +14,9 @@ from engine.sampling.diffusion.schedule import (
     training_target,
 )
 from engine.training.config import TrainConfig
-from engine.training.ema import Ema
-from engine.training.objectives import (
+from engine.training.examples.randomness import example_generators
+from engine.training.examples.windows import DenoiserBatch
+from engine.training.losses.objectives import (
     JOIN_WEIGHT,
     NoiseDraw,
     Objective,
@@ -24,10 +25,9 @@ from engine.training.objectives import (
     draw_noise,
     slice_gradient_error,
 )
-from engine.training.progress import Pace, learning_rate_factor
-from engine.training.randomness import example_generators
-from engine.training.timesteps import TimestepDraw, loss_weights
-from engine.training.windows_dataset import DenoiserBatch
+from engine.training.losses.timesteps import TimestepDraw, loss_weights
+from engine.training.optimisation.ema import Ema
+from engine.training.optimisation.pace import Pace, learning_rate_factor
 from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.presets import PRESETS

@@ -18,21 +18,21 @@ from engine.sampling.diffusion.schedule import (
     predicted_x_0,
     training_target,
 )
-from engine.training.adversarial import Adversary
-from engine.training.batching import divide, find_micro_batch, resolve_batching
-from engine.training.checkpoint import (
+from engine.training.config import TrainConfig
+from engine.training.examples.randomness import example_generators
+from engine.training.examples.windows import DenoiserBatch
+from engine.training.loop.checkpoint import (
     CheckpointWriter,
     best_checkpoint,
     check_identity,
     newest_checkpoint,
 )
-from engine.training.config import TrainConfig
-from engine.training.distillation import Rounds, distilled_x_0, draw_distill
-from engine.training.objectives import make_noisy, predict
-from engine.training.perceptual import load_feature_loss
-from engine.training.precision import LossScale
-from engine.training.randomness import example_generators
-from engine.training.windows_dataset import DenoiserBatch
+from engine.training.losses.adversarial import Adversary
+from engine.training.losses.distillation import Rounds, distilled_x_0, draw_distill
+from engine.training.losses.objectives import make_noisy, predict
+from engine.training.losses.perceptual import load_feature_loss
+from engine.training.optimisation.batching import divide, find_micro_batch, resolve_batching
+from engine.training.optimisation.precision import LossScale
 from models.conditions import Conditions
 from models.denoiser import Denoiser
 from models.presets import PRESETS
@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.training.checkpoint.save_file", full)
+    monkeypatch.setattr("engine.training.loop.checkpoint.save_file", full)
     with pytest.raises(TrainingError, match="older checkpoints are untouched"):
         put(config, {2: None, 3: None})
     found = newest_checkpoint(config)

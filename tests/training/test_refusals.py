@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from engine.errors import EngineError, StoreError, TrainingError, WeightsError
-from engine.training.checkpoint import newest_checkpoint
 from engine.training.config import TrainConfig
-from engine.training.steps import run_stage
+from engine.training.loop.checkpoint import newest_checkpoint
+from engine.training.loop.training import run_stage
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.prepared_store import read_prepared, write_prepared
@@ -145,7 +145,7 @@ def test_a_full_disk_ends_with_words_and_leaves_the_weights(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.training.export.save_weights", full)
+    monkeypatch.setattr("engine.training.weights.export.save_weights", full)
     config = make_config(folder, stage="slice", checkpoint_steps=1)
     with pytest.raises(TrainingError, match="free some space"):
         run_stage(config)

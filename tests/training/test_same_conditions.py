@@ -11,9 +11,9 @@ from engine.sampling.propagation.volume_state import DenoiseItem
 from engine.sampling.propagation.windows import Window
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from engine.training.config import TrainConfig
-from engine.training.randomness import example_generators
-from engine.training.stages import build_stage
-from engine.training.windows_dataset import LatentDataset
+from engine.training.examples.randomness import example_generators
+from engine.training.examples.windows import LatentDataset
+from engine.training.stages.build import build_stage
 from engine.volumes.prepared_store import read_prepared
 
 

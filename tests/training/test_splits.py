@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from engine.errors import TrainingError
-from engine.training.cases import find_cases
-from engine.training.checkpoint import stage_identity
 from engine.training.config import TrainConfig
-from engine.training.stages import resolve_preset
+from engine.training.examples.cases import find_cases
+from engine.training.loop.checkpoint import stage_identity
+from engine.training.stages.build import resolve_preset
 from engine.volumes.manifest import read_manifest, write_manifest
 from engine.volumes.prepared_store import list_prepared
 from tests.runs.fakes import make_data

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from engine.errors import WeightsError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler
-from engine.training.checkpoint import newest_checkpoint
 from engine.training.config import TrainConfig
-from engine.training.export import losses_file
-from engine.training.sharding import start_deepspeed
-from engine.training.stages import build_stage
-from engine.training.steps import Training, run_stage
+from engine.training.loop.checkpoint import newest_checkpoint
+from engine.training.loop.training import Training, run_stage
+from engine.training.optimisation.sharding import start_deepspeed
+from engine.training.stages.build import build_stage
+from engine.training.weights.export import losses_file
 from models.denoiser import Denoiser
 from models.weights import (
     AUTOENCODER,

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.errors import TrainingError
 from engine.training.config import TrainConfig
-from engine.training.monitor import progress_file
-from engine.training.steps import run_stage
-from engine.training.trackers import open_trackers
+from engine.training.loop.training import run_stage
+from engine.training.watch.monitor import progress_file
+from engine.training.watch.trackers import open_trackers
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from engine.errors import TrainingError
-from engine.training.encoding import LatentCase
-from engine.training.randomness import example_generators
-from engine.training.windows_dataset import LatentDataset
+from engine.training.examples.encoding import LatentCase
+from engine.training.examples.randomness import example_generators
+from engine.training.examples.windows import LatentDataset
 
 
 def numbers(step: int, count: int, seed: int = 0) -> list[torch.Generator]:

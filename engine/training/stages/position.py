@@ -15,11 +15,11 @@ from torch import Generator, Tensor
 from engine.errors import TrainingError
 from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
 from engine.training.config import TrainConfig
-from engine.training.encoding import LatentCase
-from engine.training.randomness import below, normal
-from engine.training.stage_model import StageModel
-from engine.training.timesteps import TimestepDraw, loss_weights
-from engine.training.windows_dataset import CaseDraw, draw_latent
+from engine.training.examples.encoding import LatentCase
+from engine.training.examples.randomness import below, normal
+from engine.training.examples.windows import CaseDraw, draw_latent
+from engine.training.losses.timesteps import TimestepDraw, loss_weights
+from engine.training.stages.base import StageModel
 from models.position import PositionModel
 from models.presets import Preset
 from models.weights import POSITION

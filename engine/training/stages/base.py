@@ -1,6 +1,6 @@
 """What the loop needs of a stage: examples by number, a loss, and what else a checkpoint must hold.
 
-The stages stand in autoencoder_stage.py, denoiser_stage.py, position_stage.py, distill_stage.py.
+The stages stand beside it: autoencoder.py, denoiser.py, position.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.training.config import TrainConfig
-from engine.training.ema import Ema
-from engine.training.precision import autocast
-from engine.training.randomness import example_generators
+from engine.training.examples.randomness import example_generators
+from engine.training.optimisation.ema import Ema
+from engine.training.optimisation.precision import autocast
 from models.presets import Preset
 
 NUM_PROBES = 8

@@ -10,19 +10,19 @@ from torch import Generator, Tensor
 
 from engine.sampling.diffusion.schedule import Schedule
 from engine.training.config import TrainConfig
-from engine.training.distillation import DistillDraw, Rounds, distill_loss, draw_distill
-from engine.training.ema import Ema
-from engine.training.encoding import LatentCase
-from engine.training.objectives import (
+from engine.training.examples.encoding import LatentCase
+from engine.training.examples.windows import DenoiserBatch, LatentDataset
+from engine.training.losses.distillation import DistillDraw, Rounds, distill_loss, draw_distill
+from engine.training.losses.objectives import (
     DenoiserLoss,
     NoiseDraw,
     Objective,
     denoiser_loss,
     draw_noise,
 )
-from engine.training.stage_model import StageModel
-from engine.training.timesteps import TimestepDraw
-from engine.training.windows_dataset import DenoiserBatch, LatentDataset
+from engine.training.losses.timesteps import TimestepDraw
+from engine.training.optimisation.ema import Ema
+from engine.training.stages.base import StageModel
 from models.denoiser import Denoiser
 from models.weights import DENOISER
 
@@ -91,7 +91,7 @@ class DenoiserStage(StageModel):
 
 
 class DistillStage(DenoiserStage):
-    """A student that needs half the steps of its teacher, round by round (distillation.py)."""
+    """A student that needs half the steps of its teacher, round by round."""
 
     def __init__(
         self,

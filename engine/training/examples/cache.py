@@ -21,9 +21,9 @@ from engine.log import get_logger
 from engine.parallel.pipeline import Pool, run_rows
 from engine.parallel.tries import TryBook
 from engine.storage.array_store import open_arrays, read_key
-from engine.training.augment import copy_name, plan_move
 from engine.training.config import TrainConfig
-from engine.training.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
+from engine.training.examples.augment import copy_name, plan_move
+from engine.training.examples.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
 from engine.volumes.prepared_store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower, load_image_tower

@@ -16,7 +16,9 @@ from torch import Generator, Tensor
 
 from engine.sampling.diffusion.schedule import Schedule, predicted_x_0, training_target
 from engine.sampling.diffusion.timesteps import spaced_timesteps
-from engine.training.objectives import (
+from engine.training.examples.randomness import below, normal
+from engine.training.examples.windows import DenoiserBatch
+from engine.training.losses.objectives import (
     DenoiserLoss,
     NoiseDraw,
     NoisyBatch,
@@ -25,8 +27,6 @@ from engine.training.objectives import (
     predict,
     weigh_errors,
 )
-from engine.training.randomness import below, normal
-from engine.training.windows_dataset import DenoiserBatch
 from models.denoiser import Denoiser
 
 

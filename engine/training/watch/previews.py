@@ -14,14 +14,14 @@ from torch import Tensor
 from engine.sampling.config import SamplingConfig
 from engine.sampling.networks.slices import sample_slices
 from engine.sampling.sampler import Sampler, SampleRequest
-from engine.training.cases import find_cases
 from engine.training.config import TrainConfig
-from engine.training.denoiser_stage import DistillStage
-from engine.training.ema import Ema
-from engine.training.position_stage import PositionStage
-from engine.training.randomness import generator_for
-from engine.training.stage_model import StageModel
-from engine.training.tower import training_tower
+from engine.training.examples.cases import find_cases
+from engine.training.examples.randomness import generator_for
+from engine.training.optimisation.ema import Ema
+from engine.training.stages.base import StageModel
+from engine.training.stages.denoiser import DistillStage
+from engine.training.stages.position import PositionStage
+from engine.training.stages.vision_tower import training_tower
 from engine.volumes.prepared_store import read_prepared
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder

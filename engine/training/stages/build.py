@@ -11,21 +11,21 @@ from torch import Tensor
 from engine.errors import TrainingError, WeightsError
 from engine.log import get_logger
 from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule
-from engine.training.autoencoder_stage import AutoencoderStage, DecoderStage
-from engine.training.cases import check_cases, find_cases
 from engine.training.config import PIXEL_STAGES, TrainConfig
-from engine.training.denoiser_stage import DenoiserStage, DistillStage
-from engine.training.encoding import LatentCase
-from engine.training.latents import (
+from engine.training.examples.cache import (
     CachePlan,
     open_latents,
     open_pixels,
     plan_latents,
     plan_pixels,
 )
-from engine.training.position_stage import PositionStage
-from engine.training.stage_model import StageModel
-from engine.training.tower import check_tower
+from engine.training.examples.cases import check_cases, find_cases
+from engine.training.examples.encoding import LatentCase
+from engine.training.stages.autoencoder import AutoencoderStage, DecoderStage
+from engine.training.stages.base import StageModel
+from engine.training.stages.denoiser import DenoiserStage, DistillStage
+from engine.training.stages.position import PositionStage
+from engine.training.stages.vision_tower import check_tower
 from engine.volumes.prepared_store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser

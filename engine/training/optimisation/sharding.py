@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.training.config import TrainConfig
-from engine.training.precision import LossScale
+from engine.training.optimisation.precision import LossScale
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _STEP = "optimizer_step"

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
 from engine.training.config import TrainConfig
-from engine.training.randomness import normal
-from engine.training.timesteps import TimestepDraw, loss_weights
-from engine.training.windows_dataset import DenoiserBatch
+from engine.training.examples.randomness import normal
+from engine.training.examples.windows import DenoiserBatch
+from engine.training.losses.timesteps import TimestepDraw, loss_weights
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
 from models.denoiser import Denoiser

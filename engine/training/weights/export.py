@@ -11,15 +11,15 @@ import yaml
 
 from engine.errors import TrainingError
 from engine.storage.durable import flush_tree
-from engine.training.autoencoder_stage import AutoencoderStage
-from engine.training.batching import Batching
-from engine.training.card import write_card
 from engine.training.config import TrainConfig
-from engine.training.denoiser_stage import DenoiserStage, DistillStage
-from engine.training.ema import Ema
-from engine.training.progress import Pace
-from engine.training.stage_model import StageModel
-from engine.training.tower import keep_tower
+from engine.training.optimisation.batching import Batching
+from engine.training.optimisation.ema import Ema
+from engine.training.optimisation.pace import Pace
+from engine.training.stages.autoencoder import AutoencoderStage
+from engine.training.stages.base import StageModel
+from engine.training.stages.denoiser import DenoiserStage, DistillStage
+from engine.training.stages.vision_tower import keep_tower
+from engine.training.weights.card import write_card
 from models.weights import AUTOENCODER, Manifest, read_manifest, save_weights, write_manifest
 
 

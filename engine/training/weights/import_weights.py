@@ -22,11 +22,11 @@ from engine.errors import ConfigError, WeightsError
 from engine.paths import READ, WRITTEN
 from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.storage.durable import whole_folder
-from engine.training.autoencoder_stage import AutoencoderStage
-from engine.training.card import render_card
 from engine.training.config import SpecValue, TrainConfig
-from engine.training.latents import open_pixels
-from engine.training.stages import plan_cache, survey
+from engine.training.examples.cache import open_pixels
+from engine.training.stages.autoencoder import AutoencoderStage
+from engine.training.stages.build import plan_cache, survey
+from engine.training.weights.card import render_card
 from engine.volumes.layouts import Split
 from models.autoencoder import Autoencoder
 from models.errors import WeightsFileError

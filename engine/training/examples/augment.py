@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.training.randomness import generator_for
+from engine.training.examples.randomness import generator_for
 
 MAX_ROTATION_DEG = 8.0
 MAX_SHIFT = 0.06

@@ -18,14 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import EngineError
 from engine.log import get_logger
-from engine.training.batching import Batching
 from engine.training.config import TrainConfig
-from engine.training.ema import Ema
-from engine.training.precision import LossScale
-from engine.training.previews import Previews
-from engine.training.progress import Pace
-from engine.training.stage_model import StageModel
-from engine.training.trackers import TrackerSink, open_trackers
+from engine.training.optimisation.batching import Batching
+from engine.training.optimisation.ema import Ema
+from engine.training.optimisation.pace import Pace
+from engine.training.optimisation.precision import LossScale
+from engine.training.stages.base import StageModel
+from engine.training.watch.previews import Previews
+from engine.training.watch.trackers import TrackerSink, open_trackers
 from models.weights import Manifest
 
 log = get_logger(__name__)

@@ -9,14 +9,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from engine.errors import TrainingError
-from engine.training.adversarial import Adversary
 from engine.training.config import TrainConfig
-from engine.training.ema import Ema
-from engine.training.objectives import autoencoder_loss, decoder_loss
-from engine.training.perceptual import FeatureLoss, load_feature_loss
-from engine.training.randomness import generator_for
-from engine.training.stage_model import StageModel
-from engine.training.windows_dataset import CropDataset
+from engine.training.examples.randomness import generator_for
+from engine.training.examples.windows import CropDataset
+from engine.training.losses.adversarial import Adversary
+from engine.training.losses.objectives import autoencoder_loss, decoder_loss
+from engine.training.losses.perceptual import FeatureLoss, load_feature_loss
+from engine.training.optimisation.ema import Ema
+from engine.training.stages.base import StageModel
 from models.autoencoder import Autoencoder
 from models.presets import Preset
 from models.weights import AUTOENCODER

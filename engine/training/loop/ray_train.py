@@ -1,7 +1,7 @@
 """Where training meets the cluster: Ray Train starts the workers and starts lost ones again.
 
 The same stage runs on two CPU cores and on a cluster of GPUs. What a worker then does stands in
-steps.py; this is the only Ray importer of the room.
+training.py; this is the only Ray importer of the room.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from engine.errors import EngineError, TrainingError
 from engine.log import show_log
 from engine.paths import resolve_paths
-from engine.training.checkpoint import discard_checkpoints
 from engine.training.config import TrainConfig
-from engine.training.export import read_stage_entry
-from engine.training.latents import fill_on_ray
-from engine.training.stages import plan_cache, survey
-from engine.training.steps import run_stage
+from engine.training.examples.cache import fill_on_ray
+from engine.training.loop.checkpoint import discard_checkpoints
+from engine.training.loop.training import run_stage
+from engine.training.stages.build import plan_cache, survey
+from engine.training.weights.export import read_stage_entry
 
 MAX_FAILURES = 3
 

@@ -1,7 +1,7 @@
 """One worker's training: build the stage, resume, step until done, export.
 
 DeepSpeed makes the steps; a process group exists by then. Knows neither Ray nor what a stage
-learns (stages.py).
+learns (stages/).
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ import torch
 
 from engine.errors import TrainingError
 from engine.log import get_logger
-from engine.training.autoencoder_stage import AutoencoderStage
-from engine.training.batching import checkpoint_activations, resolve_batching
-from engine.training.checkpoint import (
+from engine.training.config import TrainConfig
+from engine.training.loop.checkpoint import (
     Checkpoint,
     CheckpointWriter,
     best_checkpoint,
     check_identity,
     newest_checkpoint,
 )
-from engine.training.config import TrainConfig
-from engine.training.ema import Ema
-from engine.training.export import export_stage, measurements, write_losses
-from engine.training.monitor import Monitor
-from engine.training.precision import LossScale
-from engine.training.progress import Pace, learning_rate_factor
-from engine.training.sharding import (
+from engine.training.optimisation.batching import checkpoint_activations, resolve_batching
+from engine.training.optimisation.ema import Ema
+from engine.training.optimisation.pace import Pace, learning_rate_factor
+from engine.training.optimisation.precision import LossScale
+from engine.training.optimisation.sharding import (
     backward,
     cpu_copy,
     gather_state,
@@ -37,9 +34,12 @@ from engine.training.sharding import (
     start_deepspeed,
     take_step,
 )
-from engine.training.stage_model import StageModel
-from engine.training.stages import build_stage
-from engine.training.workers import Workers
+from engine.training.optimisation.workers import Workers
+from engine.training.stages.autoencoder import AutoencoderStage
+from engine.training.stages.base import StageModel
+from engine.training.stages.build import build_stage
+from engine.training.watch.monitor import Monitor
+from engine.training.weights.export import export_stage, measurements, write_losses
 from models.denoiser import Denoiser, to_channels_last
 from models.layers import PseudoAttention, ResBlock
 

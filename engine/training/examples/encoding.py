@@ -1,7 +1,7 @@
 """One case into what the stages train on: latents for the denoisers, pixels for the autoencoder.
 
 Means and log-variances are kept, never one draw, so that every epoch sees other posterior samples.
-Knows neither Ray nor when this is done (latents.py).
+Knows neither Ray nor when this is done (cache.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.storage.array_store import StoredArrays, write_arrays
-from engine.training.augment import InPlaneMove, apply_move
+from engine.training.examples.augment import InPlaneMove, apply_move
 from engine.volumes.prepared_store import read_prepared
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower

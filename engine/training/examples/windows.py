@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from engine.errors import TrainingError
-from engine.training.augment import case_of
-from engine.training.encoding import LatentCase
-from engine.training.randomness import below
+from engine.training.examples.augment import case_of
+from engine.training.examples.encoding import LatentCase
+from engine.training.examples.randomness import below
 from models.conditions import Conditions
 
 

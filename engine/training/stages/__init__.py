@@ -1,0 +1,1 @@
+"""The stages: each is one class that says what it needs, learns and leaves."""

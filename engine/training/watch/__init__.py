@@ -1,0 +1,1 @@
+"""What one sees of a training: log, progress file, trackers, pictures."""

@@ -1,0 +1,1 @@
+"""Weights folders: export of a stage, import of foreign weights, the model card."""
