@@ -48,7 +48,7 @@ class Checkpoint:
     Attributes:
         path: its folder.
         step: optimiser steps done.
-        score: probe loss, lower is better; None when it was not measured.
+        score: probe loss, lower is better; None when it was not measured or not finite.
         state: JSON values.
     """
 
@@ -116,7 +116,7 @@ class CheckpointWriter:
             record = {
                 **state,
                 "step": step,
-                "score": score,
+                "score": score if score is not None and math.isfinite(score) else None,
                 "identity": self.identity,
                 "sha256": _sha256(staged / _TENSORS),
             }
