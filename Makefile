@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 # Ends what the command leaves behind, above all Ray's processes.
 TIDY := $(BIN)/python -m cluster.reaper --
 
-.PHONY: help setup demo test check fix bench clean-demo demo-weights
+.PHONY: help setup demo test test-fast check coverage fix bench clean-demo demo-weights
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -43,11 +43,18 @@ clean-demo:  ## forget the demo's run, so that the next `make demo` works from t
 test: setup  ## run all tests
 	$(TIDY) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: setup  ## ruff, mypy strict, import-linter
+test-fast: setup  ## the tests that start no Ray and train nothing, in a minute or two
+	$(BIN)/python -m pytest -m "not ray and not slow" $(PYTEST_ARGS)
+
+coverage: setup  ## which lines of engine and models no test runs; not part of CI
+	$(TIDY) $(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+check: setup  ## ruff, mypy strict, import-linter, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 fix: setup  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
