@@ -40,7 +40,7 @@ from engine.runs.session import RaySession
 from engine.storage.files import PRIVATE_UMASK
 from engine.volumes.class_loss import describe_loss, loss_notes
 from engine.volumes.grid_loss import grid_loss, refuse_loss
-from engine.volumes.labels.beside import labels_beside
+from engine.volumes.labels.beside import labels_of
 from engine.volumes.labels.counts import count_labels, describe_labels
 from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
@@ -59,7 +59,7 @@ class DataSource(FrozenConfig):
 
     Attributes:
         root: the data set's folder; may be None where `masks` is given.
-        layout: "nnunet", "nnunet_v1", "msd", "folders", or "auto" to look.
+        layout: "nnunet", "nnunet_v1", "msd", "folders", "case_folders", "flat", or "auto" to look.
         images: layout "folders": the folder of images, from the current folder or below `root`.
         masks: layout "folders": the folder of masks, likewise.
         channel: which image of a case that has several (`_0000`, `_0001`, or of a 4D file).
@@ -87,7 +87,9 @@ class PrepareJob(FrozenConfig):
     Attributes:
         root: the data set's folder; required, unless `masks` is given.
         out: folder for the prepared cases; required.
-        layout: "nnunet", "nnunet_v1", "msd", "folders", or "auto" to look.
+        layout: "nnunet", "nnunet_v1", "msd", "folders", "case_folders" (a folder of each
+            case: BraTS, KiTS, TotalSegmentator), "flat" (images and masks side by side), or "auto"
+            to look.
         images: layout "folders": the folder of images, from the current folder or below `root`.
         masks: layout "folders": the folder of masks, likewise.
         channel: which image of a case that has several: `_0000`, `_0001`, ... or the channel of a
@@ -171,7 +173,8 @@ class PrepareWorker:
             sources = source_digests(row)  # first, so that a file that changes meanwhile shows
         image = read_image(files["image"], channel=channel) if "image" in files else None
         brain = read_labels(files["brain_mask"]) if "brain_mask" in files else None
-        labels = read_labels(files["mask"])
+        wanted = {*self._config.label_map} if self._config.other_labels == "background" else None
+        labels = read_labels(files["mask"], only=wanted)
         case = prepare_case(image, labels, self._config, row["case_id"], brain)
         loss = grid_loss(case)
         refuse_loss(row["mask"], loss, any_class=self._config.lost_classes == "refuse")
@@ -254,7 +257,7 @@ def prepare_dataset(
     found = source.listing()
     cases = found.cases
     _refuse_source(out, source, cases)
-    declared = labels_beside(cases[0].mask, source.root)
+    declared = labels_of(cases, source.root)
     config = resolve_labels(config, labels, declared, trust_label_map)
     if private:
         os.umask(PRIVATE_UMASK)
@@ -284,7 +287,7 @@ def prepare_dataset(
         )
         write_manifest(out, manifest)
     counts = [entries[row["case_id"]].label_voxels for row in rows if row["case_id"] in entries]
-    said = tuple(describe_labels(config, declared, counts))
+    said = tuple(describe_labels(config, declared, counts)) if counts else ()
     losses = {i: entries[i].grid_loss for row in rows if (i := row["case_id"]) in entries}
     return PrepareSummary(
         out, len(rows), len(made), len(kept), manifest.failed, said, tuple(describe_loss(losses))

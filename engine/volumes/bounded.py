@@ -21,6 +21,15 @@ from engine.storage.checked_files import open_regular
 
 HEAD_BYTES = 540  # the longest header there is (NIfTI-2)
 _MAX_TRAILING_BYTES = 2**20
+# what lies in place of a volume, by its first bytes, and what to do about it
+_STAND_INS = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the volume; `git lfs pull` gets it"),
+    (b"/annex/objects/", "a pointer of git-annex, not the volume; `datalad get` gets it"),
+    (b"../.git/annex/", "a pointer of git-annex, not the volume; `datalad get` gets it"),
+    (b"<!doctype html", "a web page, not a volume; download it again, logged in where needed"),
+    (b"<html", "a web page, not a volume; download it again, logged in where needed"),
+    (b"pk\x03\x04", "a zip archive, not a volume; unpack it"),
+)
 _DEFLATE_MAX_RATIO = 1032  # deflate cannot shrink by more (zlib's technical details)
 
 
@@ -102,6 +111,11 @@ def open_bounded(path: Path) -> Iterator[BoundedStream]:
             stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if zipped else file
             yield BoundedStream(path, stream.read(HEAD_BYTES), stored_bytes, zipped, stream)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise VolumeError(
+                f"{path}: a link whose target is missing; get it (`datalad get`, `git annex get`), "
+                "or restore the target"
+            ) from None
         raise VolumeError(f"{path}: no such file; correct the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(
@@ -119,8 +133,12 @@ def open_bounded(path: Path) -> Iterator[BoundedStream]:
 def _is_gzip(path: Path, file: IO[bytes], stored_bytes: int) -> bool:
     if stored_bytes == 0:
         raise VolumeError(f"{path}: empty file; copy or download it again")
-    zipped = file.read(2) == b"\x1f\x8b"
+    start = file.read(32)
+    zipped = start[:2] == b"\x1f\x8b"
     file.seek(0)
+    for begin, told in _STAND_INS:
+        if start.lstrip().lower().startswith(begin):
+            raise VolumeError(f"{path}: {told}")
     if path.name.lower().endswith(".gz") and not zipped:
         raise VolumeError(f"{path}: not gzip although its name says so; compress or rename it")
     if zipped and not path.name.lower().endswith(".gz"):

@@ -92,8 +92,9 @@ def choose_channel(path: Path, dims: Sequence[int], num: int, channel: int | Non
     """
     if channel is None and num > 1:
         raise VolumeError(
-            f"{path}: {len(dims)}D ({by(dims)}); give --channel 0 to {num - 1} for one of its "
-            "images, or write each time point or channel to its own file"
+            f"{path}: {len(dims)}D ({by(dims)}); of an image, give --channel 0 to {num - 1} for "
+            "one of its time points or channels, or write each to its own file; of a mask, merge "
+            "its parts into one 3D label map"
         )
     if channel is not None and channel >= num:
         there = f"channels 0 to {num - 1}" if num > 1 else "one image (channel 0)"

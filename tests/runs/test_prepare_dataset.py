@@ -77,7 +77,7 @@ def test_worker_returns_every_failure_as_a_row(tmp_path: Path) -> None:
     assert good["error"] == ""
     assert json.loads(good["entry"])["size_zyx"] == [4, 16, 16]
     assert "cut_0000.nii.gz: damaged or truncated" in cut["error"]
-    assert "not a NIfTI name" in odd["error"]
+    assert "no structure that TotalSegmentator names" in odd["error"]
     assert list_prepared(tmp_path / "out") == ["good"]
 
 

@@ -182,7 +182,7 @@ def test_channel_of_a_4d_file(vector: bool, tmp_path: Path) -> None:
         assert volume.size_zyx == (3, 4, 5)
         assert volume.array[2, 0, 0] == 50 + channel
         assert volume.array[0, 0, 0] == channel
-    with pytest.raises(VolumeError, match=r"give --channel 0 to 2 for one of its images, or write"):
+    with pytest.raises(VolumeError, match=r"give --channel 0 to 2 for one of its time points or"):
         read_image(path)
     with pytest.raises(VolumeError, match=r"no channel 3, it holds channels 0 to 2"):
         read_image(path, channel=3)

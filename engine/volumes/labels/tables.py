@@ -24,12 +24,14 @@ class LabelTable:
         title: of the data set.
         names: raw label -> what it is; background is left out.
         also: other spellings of `name`.
+        files: regular expression of `CASE_ID/MASK_NAME`, where its publishers' names are its own.
     """
 
     name: str
     title: str
     names: Mapping[int, str]
     also: tuple[str, ...] = ()
+    files: str = ""
 
 
 _KIDNEYS = {2: "right kidney", 3: "left kidney"}
@@ -45,13 +47,38 @@ _BTCV = {
     **_UPPER_ABDOMEN, 10: "portal vein and splenic vein", 11: "pancreas",
     12: "right adrenal gland", 13: "left adrenal gland",
 }  # fmt: skip
+_FLARE = {
+    1: "liver", 2: "right kidney", 3: "spleen", 4: "pancreas", 5: "aorta", 6: "inferior vena cava",
+    7: "right adrenal gland", 8: "left adrenal gland", 9: "gallbladder", 10: "esophagus",
+    11: "stomach", 12: "duodenum", 13: "left kidney",
+}  # fmt: skip
+_WORD = {
+    1: "liver", 2: "spleen", 3: "left kidney", 4: "right kidney", 5: "stomach", 6: "gallbladder",
+    7: "esophagus", 8: "pancreas", 9: "duodenum", 10: "colon", 11: "intestine", 12: "adrenal",
+    13: "rectum", 14: "bladder", 15: "left head of femur", 16: "right head of femur",
+}  # fmt: skip
+_CHAOS = {63: "liver", 126: "right kidney", 189: "left kidney", 252: "spleen"}
 
 TABLES = (
     LabelTable(
-        "abdomenct1k", "AbdomenCT-1K", {1: "liver", 2: "kidney", 3: "spleen", 4: "pancreas"}
+        "abdomenct1k",
+        "AbdomenCT-1K",
+        {1: "liver", 2: "kidney", 3: "spleen", 4: "pancreas"},
+        ("flare21", "flare2021"),
     ),
-    LabelTable("amos", "AMOS 2022", _AMOS, ("amos22", "amos2022")),
-    LabelTable("btcv", "BTCV (Synapse)", _BTCV, ("synapse",)),
+    LabelTable("amos", "AMOS 2022", _AMOS, ("amos22", "amos2022"), r"amos_\d{4}/.*"),
+    LabelTable("btcv", "BTCV (Synapse)", _BTCV, ("synapse",), r"label\d{4}/.*"),
+    LabelTable("chaos", "CHAOS (MR)", _CHAOS, ("chaos_mr",)),
+    LabelTable("flare22", "FLARE 2022", _FLARE, ("flare2022",), r"FLARE22_T[rs]_\d+/.*"),
+    LabelTable("flare23", "FLARE 2023", {**_FLARE, 14: "tumor"}, ("flare2023", "flare24")),
+    LabelTable(
+        "kits23",
+        "KiTS 2023",
+        {1: "kidney", 2: "tumor", 3: "cyst"},
+        ("kits", "kits19", "kits21"),
+        r"case_\d{5}/segmentation\..*",
+    ),
+    LabelTable("word", "WORD", _WORD, files=r"word_\d{4}/.*"),
     LabelTable("totalsegmentator1", "TotalSegmentator 1", VERSION_1, ("totalsegmentatorv1",)),
     LabelTable("totalsegmentator2", "TotalSegmentator 2", VERSION_2, ("totalsegmentatorv2",)),
     LabelTable(
@@ -59,12 +86,14 @@ TABLES = (
         "MSD Task01 BrainTumour",
         {1: "edema", 2: "non-enhancing tumor", 3: "enhancing tumour"},
         ("msd_braintumor", "msd_brain", "task01", "msd_task01", "task01_braintumour"),
+        r"BRATS_\d{3}/.*",
     ),
     LabelTable(
         "msd_liver",
         "MSD Task03 Liver",
         {1: "liver", 2: "cancer"},
         ("task03", "msd_task03", "task03_liver", "lits"),
+        r"segmentation-\d+/.*",
     ),
     LabelTable(
         "msd_pancreas",
@@ -101,12 +130,21 @@ TABLES = (
         "BraTS 2017 to 2021",
         {1: "necrotic and non-enhancing tumor core", 2: "edema", 4: "enhancing tumor"},
         ("brats2017", "brats2018", "brats2019", "brats2021", "brats21", "brats20"),
+        r"(?:BraTS20_Training_\d{3}|BraTS2021_\d{5}|Brats1[789]_.*|BraTS19_.*)/.*",
     ),
     LabelTable(
         "brats2023",
         "BraTS 2023",
         {1: "necrotic tumor core", 2: "edema", 3: "enhancing tumor"},
         ("brats23",),
+        r"BraTS-GLI-\d{5}-0\d\d/.*",
+    ),
+    LabelTable(
+        "brats2024",
+        "BraTS 2024 (after treatment)",
+        {1: "non-enhancing tumor core", 2: "edema", 3: "enhancing tumor", 4: "resection cavity"},
+        ("brats24",),
+        r"BraTS-GLI-\d{5}-1\d\d/.*",
     ),
 )
 

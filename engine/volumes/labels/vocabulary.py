@@ -72,7 +72,7 @@ ORGANS = {
     "prostate": (), "uterus": (), "prostate uterus": (), "rectum": (),
     "small bowel": ("small intestine",), "colon": ("large bowel", "large intestine"),
     "lung": (), "heart": (), "brain": (), "body": ("skin",), "liver vessel": (), "vessel": (),
-    "kidney vein": (), "kidney artery": (),
+    "kidney vein": (), "kidney artery": (), "intestine": ("bowel",), "femur head": (),
 }  # fmt: skip
 
 _CORE = ("non enhancing core", "tumor core", "whole tumor")

@@ -11,20 +11,22 @@ from typing import Literal, get_args
 
 from engine.errors import LayoutError
 from engine.log import get_logger
-from engine.volumes.layouts import folders, listed, nnunet
+from engine.volumes.layouts import folders, listed, nnunet, one_folder
 from engine.volumes.layouts.cases import CaseFiles, Listing, refuse_twice
 from engine.volumes.layouts.description import DESCRIPTION, has_description, read_description
 from engine.volumes.layouts.naming import list_folder, split_channel, subfolder
 
 log = get_logger(__name__)
 
-Layout = Literal["auto", "nnunet", "nnunet_v1", "msd", "folders"]
+Layout = Literal["auto", "nnunet", "nnunet_v1", "msd", "folders", "case_folders", "flat"]
 
 _READERS: dict[str, Callable[[Path, int | None], Listing]] = {
     "nnunet": nnunet.read,
     "nnunet_v1": listed.read,
     "msd": listed.read,
     "folders": folders.read_below,
+    "case_folders": one_folder.read_case_folders,
+    "flat": one_folder.read_flat,
 }
 _NNUNET_2 = {"channel_names", "file_ending", "dataset"}
 _SHOWN = 8
@@ -72,7 +74,8 @@ def list_data_set(
     if root is None and masks is None:
         raise LayoutError("no data set; give its folder with --root, or --images and --masks")
     if root is not None and not root.is_dir():
-        raise LayoutError(f"{root}: no such folder; give the data set's folder")
+        wrong = "a file, no folder" if root.is_file() else "no such folder"
+        raise LayoutError(f"{root}: {wrong}; give the data set's folder")
     if given or root is None:
         found = folders.read(root, images, masks, channel)
     else:
@@ -103,9 +106,14 @@ def recognise(root: Path) -> Layout:
         return "nnunet"
     if any(subfolder(root, name).is_dir() for name in ("masks", "labels")):
         return "folders"
+    if one_folder.looks_like_case_folders(root):
+        return "case_folders"
+    if one_folder.looks_flat(root):
+        return "flat"
     raise LayoutError(
         f"{root}: none of the known layouts (--layout nnunet: imagesTr and labelsTr; msd or "
-        "nnunet_v1: dataset.json with `training`; folders: --images and --masks); "
+        "nnunet_v1: dataset.json with `training`; folders: --images and --masks; case_folders: a "
+        "folder of each case; flat: names such as volume-1 and segmentation-1); "
         f"{_what_is_there(root, Listing([]))}"
     )
 
@@ -143,6 +151,12 @@ def _has_channels(folder: Path) -> bool:
     return any(split_channel(stem)[1] is not None for stem in list_folder(folder).files)
 
 
+def _has_dicom(folder: Path) -> bool:
+    return any(
+        path.suffix.lower() == ".dcm" or path.name == "DICOMDIR" for path in folder.iterdir()
+    )
+
+
 def _what_is_there(root: Path, found: Listing) -> str:
     """What a wrong folder holds, and which one may have been meant."""
     if found.left_out:
@@ -154,6 +168,12 @@ def _what_is_there(root: Path, found: Listing) -> str:
         return f"it holds the data sets {', '.join(sets[:_SHOWN])}: give one of them"
     if root.name.lower() in ("imagestr", "labelstr", "images", "labels", "masks"):
         return f"this is a folder of one: give {root.absolute().parent}"
+    if (root / "gt_segmentations").is_dir():
+        return "it is preprocessed by nnU-Net: give the raw data set (in nnUNet_raw)"
+    if subfolder(root, "imagesTr").is_dir():
+        return "it has imagesTr and no labelsTr: put the masks there, named ID.nii.gz"
+    if any(_has_dicom(folder) for folder in (root, *inner[:_SHOWN])):
+        return "it holds DICOM: convert each series to .nii.gz (dcm2niix), masks beside them"
     files = list_folder(root).files
     names = [f"{p.name}/" for p in inner] + sorted(file.name for file in files.values())
     if not names:

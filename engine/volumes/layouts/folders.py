@@ -10,6 +10,7 @@ from pathlib import Path
 from engine.errors import LayoutError
 from engine.volumes.layouts.cases import CaseFiles, Listing
 from engine.volumes.layouts.naming import Folder, list_folder, subfolder
+from engine.volumes.layouts.one_folder import read_flat
 from engine.volumes.layouts.pairing import pair
 
 
@@ -30,6 +31,8 @@ def read(
     given = images is not None
     images = find_given(images, root, "images") if images is not None else _images_of(root)
     masks = find_given(masks, root, "masks") if masks is not None else _masks_of(root)
+    if images is not None and images.resolve() == masks.resolve():
+        return read_flat(masks, channel)
     found = list_folder(masks)
     if images is None:
         cases = [CaseFiles(case_id, None, mask) for case_id, mask in found.files.items()]

@@ -81,7 +81,7 @@ def list_folder(path: Path) -> Folder:
         file = path / name
         if name.startswith(".") or _is_text(name) or _is_data(name, names):
             continue
-        parts = None if file.is_dir() else split_name(name)
+        parts = None if file.is_dir() or _is_broken(file) else split_name(name)
         if parts is None:
             folder.unread[name] = _reason(file)
             continue
@@ -142,9 +142,18 @@ def unread_reason(name: str) -> str:
 
 
 def _reason(file: Path) -> str:
+    if _is_broken(file):
+        return (
+            "a link whose target is missing: get it (`datalad get`, `git annex get`), or restore it"
+        )
     if file.is_dir():
         return "a folder among the volumes: convert what it holds to one .nii.gz, or move it away"
     return unread_reason(file.name)
+
+
+def _is_broken(file: Path) -> bool:
+    """A link to nowhere, as DataLad leaves for files that were not fetched."""
+    return file.is_symlink() and not file.exists()
 
 
 def _is_text(name: str) -> bool:

@@ -25,7 +25,7 @@ def header_notes(volume: Volume) -> tuple[str, ...]:
     degrees = shear_deg(volume.affine)
     if degrees > SHEAR_DEG:
         notes.append(
-            f"sheared grid (its axes meet at {90 - degrees:.4g} degrees): read and exported "
+            f"sheared grid (its axes meet at {90 - degrees:.6g} degrees): read and exported "
             "exactly by its sform, but ITK and nnU-Net know no shear and take the nearest "
             "orthogonal grid of the qform; regrid the case onto an orthogonal grid if they matter"
         )

@@ -170,9 +170,9 @@ WRONG = {
         "this is a folder of one: give .*data",
     ),
     "volumes side by side": (
-        lambda d: data(d, None, "a.nii.gz", "a_seg.nii.gz"),
+        lambda d: data(d, None, "a.nii.gz", "b.nii.gz"),
         {},
-        r"it holds a.nii.gz, a_seg.nii.gz: put images and masks into a folder each",
+        r"it holds a.nii.gz, b.nii.gz: put images and masks into a folder each",
     ),
     "a folder a case": (
         lambda d: data(d, None, "BraTS-1/BraTS-1-t1n.nii.gz", "BraTS-2/BraTS-2-t1n.nii.gz"),
