@@ -4,7 +4,7 @@
     python jobs/verify_run.py --run runs/mine
     python jobs/verify_run.py --run runs/mine --repair             # then start its job again
     python jobs/verify_run.py --run runs/mine --derived-from pat7  # which volumes is pat7 part of?
-    python jobs/verify_run.py --run runs/mine --withdraw pat7      # remove them for good
+    python jobs/verify_run.py --run runs/mine --withdraw pat7      # remove pat7 for good
 
 Exit code 0: nothing damaged is left. 1: damage was found (and not repaired). 2: refused.
 Codes of interruptions: `engine/command.py`.
@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from engine.command import run_command
 from engine.config import parse_job
 from engine.errors import printable
-from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run, withdraw
+from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run
+from engine.runs.withdraw import Withdrawal, withdraw_patient
 
 _SHOWN = 50
 
@@ -32,9 +33,7 @@ def _work(job: VerifyJob) -> int:
     if job.derived_from is not None:
         return _list(job, job.derived_from)
     if job.withdraw is not None:
-        gone = withdraw(open_run(job.run), job.withdraw)
-        print("\n".join(gone))
-        print(f"{len(gone)} volumes of {job.withdraw} withdrawn; copies elsewhere are yours")
+        _show_withdrawal(withdraw_patient(open_run(job.run), job.withdraw))
         return 0
     verdict = verify_run(job)
     _show(verdict)
@@ -49,6 +48,20 @@ def _list(job: VerifyJob, case_id: str) -> int:
         print(printable(f"{row.sample_id:40s} {uses}"))
     print(f"{len(rows)} planned volumes use {case_id}")
     return 0
+
+
+def _show_withdrawal(gone: Withdrawal) -> None:
+    patient = gone.patient
+    print(printable("\n".join(gone.samples)))
+    names = printable(", ".join(patient.names))
+    print(f"{len(gone.samples)} volumes of {printable(patient.name)} ({names}) withdrawn")
+    if patient.others:
+        print(printable(f"not withdrawn: {', '.join(patient.others)} of the same patient"))
+    print("report, summary and table are removed: the run's job makes them anew without them")
+    print(gone.kept)
+    print("outside the run, and yours to delete:")
+    for line in gone.outside:
+        print(printable(f"  {line}"))
 
 
 def _show(verdict: Verdict) -> None:

@@ -58,9 +58,12 @@ def take_census(folder: RunFolder) -> Census:
     committed = ledger.committed_ids(folder, whole=True)
     committed |= ledger.clear_staging(folder, committed)
     attempted = ledger.attempted_ids(folder)
+    back = ledger.committed_ids(folder) | ledger.stored_ids(folder) if gone else set()
     for row in iter_plan(folder.plan):
         if is_withdrawn(row, gone):
             census.withdrawn += 1
+            if row.sample_id in back:  # the withdrawal was cut off, or a worker was late
+                ledger.delete(folder, row.sample_id)
         elif is_skipped(row):
             census.skipped += 1
         else:

@@ -21,6 +21,7 @@ from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs import ledger
 from engine.runs.census import active_rows
+from engine.runs.export_places import record_export
 from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
 from engine.runs.export_target import ExportLayout, ExportMasks, ExportTarget, describe
 from engine.runs.folder import RunFolder
@@ -91,6 +92,7 @@ def export_run(job: ExportJob) -> list[Path]:
     if not names and not (target.out / RECORDS_NAME).is_file():
         raise RunError(_nothing(job))
     check_run(folder)  # a plan that was cut would give a part of the volumes
+    record_export(folder, target.out, target.layout)
     with open_records(target.out, hash_file(folder.plan)) as records:
         for stale in records.keep_only({name: target.files(name) for name in names}):
             log.info("removed, no longer part of the export: %s", target.out / stale)

@@ -78,6 +78,11 @@ class RunFolder:
         return self.root / "withdrawn.json"
 
     @property
+    def exports(self) -> Place:
+        """Folders that the run was exported to, a JSON line each."""
+        return self.root / "exports.jsonl"
+
+    @property
     def cohort(self) -> Place:
         """What the cohort's real volumes are like, for the gates."""
         return self.root / "cohort.json"

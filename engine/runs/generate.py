@@ -214,6 +214,7 @@ def generate(
             task = _task(config, folder, intent, identity, weights, sampling)
             _work(folder, census, task, load, config, lock)
         try:
+            _cohort(folder, intent, config.quality, config.informed_splits)
             return _finish(folder, intent, identity, config, started_s, after)
         except EngineError:
             raise  # says itself what to do

@@ -12,12 +12,14 @@ from typing import Literal
 
 import numpy as np
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, StoreError
 from engine.paths import path_to_read
 from engine.runs.folder import RunFolder
-from engine.runs.identity import hash_file
+from engine.runs.identity import hash_file, read_identity
+from engine.runs.patients import slice_files
 from engine.runs.plan import in_run
 from engine.runs.planning import CaseFacts, FixedSlice, stored_name
+from engine.runs.withdrawal import read_withdrawn
 from engine.volumes.backgrounds import find_background
 from engine.volumes.contours import find_contour
 from engine.volumes.grids import Orientation
@@ -55,14 +57,21 @@ def find_slices(
     """
     slices, digests = [], {}
     files: dict[str, Path] = {}
+    gone = read_withdrawn(folder)
+    owners = {digest: name for name, fact in facts.items() for digest in fact.sources}
     for text in wanted:
         name, z = _split(text)
-        if split_name(name) is not None:
+        is_file = split_name(name) is not None
+        if is_file:
             path = path_to_read(Path(name))
             if files.setdefault(_stem(path), path) != path:
                 raise ConfigError(
                     f"slices: {files[_stem(path)]} and {path} have one name; rename one of them"
                 )
+            if _stem(path) in gone:  # kept no more, and not needed: its volumes are withdrawn
+                digests[path.name] = _recorded(path, folder)
+                slices.append(FixedSlice(_stem(path), in_run(_source(_stem(path))), z or 0))
+                continue
             found, depth = _from_file(path, folder, config)
             digests[path.name] = hash_file(path)
         elif name not in facts:
@@ -74,12 +83,18 @@ def find_slices(
             raise ConfigError(f"informed slice {text!r}: this case has no image; name another")
         else:
             found, depth = (name, stored_name(facts, name)), facts[name].num_slices
-        if z is not None and not 0 <= z < depth:
-            raise ConfigError(
-                f"informed slice {text!r}: the case has slices 0 to {depth - 1}; give one of them"
-            )
-        slices.append(FixedSlice(*found, depth // 2 if z is None else z))
+        of = owners.get(digests[path.name], "") if is_file else ""
+        slices.append(FixedSlice(*found, _chosen(text, z, depth), of))
     return tuple(slices), digests
+
+
+def _chosen(text: str, z: int | None, depth: int) -> int:
+    """The slice that was named, or the middle one."""
+    if z is not None and not 0 <= z < depth:
+        raise ConfigError(
+            f"informed slice {text!r}: the case has slices 0 to {depth - 1}; give one of them"
+        )
+    return depth // 2 if z is None else z
 
 
 def _split(text: str) -> tuple[str, int | None]:
@@ -93,9 +108,22 @@ def _stem(path: Path) -> str:
     return path.name if parts is None else parts[0]
 
 
+def _source(name: str) -> str:
+    """Where the run folder keeps a slice file, relative to it."""
+    return f"informed/{name}.zarr"
+
+
+def _recorded(path: Path, folder: RunFolder) -> str:
+    """sha256 of a withdrawn slice file, which may be gone, as run.yaml has it."""
+    try:
+        return slice_files(read_identity(folder.identity))[path.name]
+    except (StoreError, KeyError):
+        return hash_file(path)
+
+
 def _from_file(path: Path, folder: RunFolder, config: PrepareConfig) -> tuple[tuple[str, str], int]:
     name = check_case_id(_stem(path), path)
-    source = f"informed/{name}.zarr"
+    source = _source(name)
     case_path = folder.root / source
     raw = read_image(path)
     check_intensities(raw, config)

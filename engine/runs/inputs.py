@@ -81,7 +81,10 @@ def case_facts(manifest: PreparedManifest, where: Place) -> dict[str, CaseFacts]
     """
     return {
         check_case_id(name, str(where)): CaseFacts(
-            entry.size_zyx[0], entry.has_image, split=entry.split
+            entry.size_zyx[0],
+            entry.has_image,
+            split=entry.split,
+            sources=frozenset(entry.sources.values()),
         )
         for name, entry in manifest.cases.items()
     }

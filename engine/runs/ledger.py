@@ -32,6 +32,7 @@ from engine.runs.object_commits import (
     sweep,
 )
 from engine.runs.records import Attempt, Commit
+from engine.runs.withdrawal import WithdrawnError, refuse_withdrawn
 from engine.storage.checked_files import parse_model, read_bytes
 from engine.storage.files import append, discard, put, sync_folder
 from engine.storage.folder_lock import hold_folder
@@ -337,20 +338,33 @@ def commit(
 
     Raises:
         RunError: another job took the run over: it makes the rest.
+        WithdrawnError: a withdrawn case is part of it; the volume is deleted.
         StoreError: the volume was swept away or cannot be read, or nothing can be written.
     """
     record = make_record(dict(hash_files(staged)))
     record = record.model_copy(update={"lock": attempt.lock}).sealed()
+    names = (record.case_id, record.informed_case)
+    try:
+        refuse_withdrawn(folder, record.sample_id, names)
+        settled = _settle(folder, attempt, staged, record)
+        refuse_withdrawn(folder, record.sample_id, names)  # listed meanwhile, and maybe looked for
+    except WithdrawnError:
+        delete(folder, record.sample_id)
+        discard(staged)
+        discard(folder.attempts / record.sample_id)
+        raise
+    _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
+    return settled
+
+
+def _settle(folder: RunFolder, attempt: Attempt, staged: Place, record: Commit) -> Commit:
     if isinstance(staged, ObjectPath):
         refuse_taken_over(folder, attempt.lock)
         settled = settle(folder, staged, record, attempt.slot)
-        settled = settled or read_commit(folder, record.sample_id) or record
-    else:
-        with hold_folder(Path(str(folder.attempts / record.sample_id))):
-            refuse_taken_over(folder, attempt.lock)
-            settled = _settle_on_disk(folder, staged, record)
-    _put_attempt(folder, attempt.model_copy(update={"outcome": "committed"}))
-    return settled
+        return settled or read_commit(folder, record.sample_id) or record
+    with hold_folder(Path(str(folder.attempts / record.sample_id))):
+        refuse_taken_over(folder, attempt.lock)
+        return _settle_on_disk(folder, staged, record)
 
 
 def _settle_on_disk(folder: RunFolder, staged: Path, record: Commit) -> Commit:

@@ -86,6 +86,8 @@ class PlanRow(FrozenConfig):
         informed_source: the prepared case that the slice is read from (see `stored_at`); empty for
             "generated": the worker draws it, and keeps it beside the volume.
         informed_z: slice of that case, on its prepared grid ("generated": of the mask's own).
+        informed_of: case of the data that a slice file is the image of, by its bytes; empty is none
+            that is known.
         changes: what is done to the mask, in this order.
         drawn_mask: a mask file of the run folder, on the case's own grid, that replaces its mask;
             empty is none.
@@ -107,6 +109,7 @@ class PlanRow(FrozenConfig):
     informed_case: str
     informed_source: str
     informed_z: int = Field(ge=0)
+    informed_of: str = ""
     changes: tuple[MaskChange, ...] = ()
     drawn_mask: str = ""
     mask_sha256: str = ""
@@ -124,9 +127,17 @@ class PlanRow(FrozenConfig):
         """
         return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Cases and slice files whose mask or slice is part of this volume."""
+        return frozenset((self.case_id, self.informed_case, self.informed_of)) - {
+            "",
+            POSITION_MODEL,
+        }
+
     def uses(self, case_id: str) -> bool:
         """Whether a case's mask or slice is part of this volume."""
-        return case_id in (self.case_id, self.informed_case)
+        return case_id in self.names
 
 
 def retry_seed(seed: int, sample_id: str, retries: int) -> int:

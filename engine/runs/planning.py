@@ -28,6 +28,7 @@ class CaseFacts:
         source: where it is stored, see `stored_at`; empty is `{case_id}.zarr`.
         patient: whose case it is; empty is a patient of its own.
         split: "train" or "test", as its data set said.
+        sources: sha256 of the files that it was prepared from.
     """
 
     num_slices: int
@@ -35,6 +36,7 @@ class CaseFacts:
     source: str = ""
     patient: str = ""
     split: Split = "train"
+    sources: frozenset[str] = frozenset()
 
 
 def stored_name(facts: Mapping[str, CaseFacts], name: str) -> str:
@@ -50,11 +52,13 @@ class FixedSlice:
         name: of the case or file.
         source: where it is stored, as in `CaseFacts.source`.
         z: slice of it.
+        of: case of the data that the file is the image of, by its bytes; empty is none.
     """
 
     name: str
     source: str
     z: int
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -275,6 +279,7 @@ def _row(
         informed_case=chosen.name,
         informed_source=chosen.source,
         informed_z=chosen.z,
+        informed_of=chosen.of,
         split=cases.facts[case_id].split,
         seed=seed,
     )

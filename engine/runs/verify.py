@@ -26,8 +26,11 @@ from engine.runs.examine import FOREIGN, Finding, Origin, examine_volume, planne
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.foreign_files import foreign_in_run, remove_all
 from engine.runs.own_files import check_run
+from engine.runs.patients import find_patient
 from engine.runs.plan import PlanRow, iter_plan, refuse_doubles
-from engine.runs.withdrawal import is_withdrawn, read_withdrawn, remember
+from engine.runs.remove_patient import own_places
+from engine.runs.withdraw import finish_withdrawals, withdraw_patient
+from engine.runs.withdrawal import is_withdrawn, read_withdrawn
 from engine.storage.places import Place, PlaceField
 
 log = get_logger(__name__)
@@ -44,8 +47,10 @@ class VerifyJob(FrozenConfig):
         run: the run folder; required.
         repair: delete what is damaged, so that the job that made the run makes it again, and remove
             foreign files.
-        derived_from: list the volumes that this case's mask or slice is part of, and do no more.
-        withdraw: remove these volumes and their commit records, and never make them again.
+        derived_from: list the volumes that this patient's (or case's) masks or slices are part of,
+            and do no more.
+        withdraw: remove everything of this patient (or case) from the run and its exports, never
+            make it again, and say what lies elsewhere.
         num_threads: files are hashed side by side.
     """
 
@@ -129,56 +134,23 @@ def verify_run(job: VerifyJob) -> Verdict:
     return _examine(folder, job.num_threads)
 
 
-def derived_from(folder: RunFolder, case_id: str) -> list[PlanRow]:
-    """Rows whose volume uses a case's mask or slice, made or not.
+def derived_from(folder: RunFolder, name: str) -> list[PlanRow]:
+    """Rows whose volume uses a patient's masks or slices (or a case's), made or not.
 
     Raises:
-        RunError: no row does; names cases that are in the plan.
+        RunError: the run has no such patient; names those that it has.
         StoreError: one of the run's own files is missing, or not the one that was written.
     """
-    check_run(folder)
-    found, names = [], set()
-    for row in iter_plan(folder.plan):
-        names |= {row.case_id, row.informed_case}
-        if row.uses(case_id):
-            found.append(row)
-    if not found:
-        raise RunError(
-            f"{case_id}: no volume of {folder.root} is planned with this case; it has "
-            f"{', '.join(sorted(names)[:20])}"
-        )
-    return found
+    return list(find_patient(folder, check_run(folder), name).rows)
 
 
-def withdraw(folder: RunFolder, case_id: str) -> list[str]:
-    """Remove every volume that a case is part of, with its commit record and its exports.
-
-    The withdrawal is on disk before anything is deleted: whatever cuts this short, no rerun makes
-    these volumes again, and the same call finishes the work. Report and summary are deleted, too
-    (they show the volumes); the job that made the run writes them anew.
+def withdraw(folder: RunFolder, name: str) -> list[str]:
+    """Remove everything of a patient; see `withdraw_patient`.
 
     Returns:
         The samples that are gone.
-
-    Raises:
-        RunError: the case is not in the plan, or another job works on the folder.
     """
-    rows = derived_from(folder, case_id)
-    with RunLock(folder):
-        remember(folder, case_id)
-        for row in rows:
-            ledger.delete(folder, row.sample_id)
-            for name in (row.sample_id, f"{row.sample_id}_0000"):
-                for exported in _exported(folder, name):
-                    exported.unlink()
-        for stale in [
-            folder.report,
-            folder.summary,
-            folder.table,
-            *folder.root.glob("harmonization.*"),
-        ]:
-            stale.unlink(missing_ok=True)
-    return [row.sample_id for row in rows]
+    return withdraw_patient(folder, name).samples
 
 
 def _examine(folder: RunFolder, num_threads: int) -> Verdict:
@@ -188,14 +160,19 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
     committed = ledger.committed_ids(folder)
     gone = read_withdrawn(folder)
     planned: dict[str, Origin | None] = {}
+    gone_rows: list[PlanRow] = []
     for row in refuse_doubles(iter_plan(folder.plan)):
         withdrawn = is_withdrawn(row, gone)
         verdict.planned += not withdrawn
         origin = planned_origin(row, settings, weights, identity.format)
         planned[row.sample_id] = None if withdrawn else origin
+        if withdrawn:
+            gone_rows.append(row)
         if withdrawn and (row.sample_id in committed or folder.volume(row.sample_id).exists()):
             finding = Finding(row.sample_id, "withdrawn", "a withdrawn case is part of it")
             verdict.findings.append(finding)
+    for place in own_places(folder, gone, gone_rows):
+        verdict.findings.append(Finding("", "withdrawn", f"{place} is a withdrawn case's"))
     for name in sorted(committed - planned.keys()):
         if ledger.existing(folder, name):  # what is no record is a foreign file
             verdict.findings.append(Finding(name, "not planned", f"{folder.commit(name).name}"))
@@ -220,6 +197,8 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
 
 
 def _repair(folder: RunFolder, verdict: Verdict) -> None:
+    finish_withdrawals(folder)
+    verdict.findings = [finding for finding in verdict.findings if finding.sample_id]
     damaged = dict.fromkeys(finding.sample_id for finding in verdict.findings)
     for name in [*damaged, *verdict.leftovers]:
         ledger.delete(folder, name)
@@ -228,17 +207,6 @@ def _repair(folder: RunFolder, verdict: Verdict) -> None:
     verdict.removed = remove_all(folder, verdict.foreign)
     if damaged:
         folder.summary.unlink(missing_ok=True)  # it speaks of volumes that are gone
-
-
-def _exported(folder: RunFolder, name: str) -> Iterator[Path]:
-    """Exports of a volume inside the run folder; an object store holds none."""
-    if not isinstance(folder.root, Path):
-        return
-    for exported in folder.root.glob(f"export*/*/{name}.nii.gz"):
-        if exported.parent.resolve().is_relative_to(folder.root.resolve()):
-            yield exported
-        else:
-            log.warning("%s: lies outside the run; delete it yourself", exported)
 
 
 def _in_order(work: Callable[[T], R], items: Sequence[T], num_threads: int) -> Iterator[R]:

@@ -1,22 +1,29 @@
 """Withdrawn cases of a run: remembered in its folder, so that no rerun makes of them what is gone.
 
-Knows no volume and deletes nothing (see `verify.py`).
+The list holds names that the plan holds too, and no more: the names of a patient's cases and slice
+files are needed to refuse their volumes. It is on disk before anything is deleted, and whoever
+commits a volume looks into it before and after, so that a worker on its way brings nothing back.
+Knows no volume and deletes nothing (see `remove_patient.py`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from engine.errors import StoreError, StoreUnreachableError
+from engine.errors import RunError, StoreError, StoreUnreachableError
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow
 from engine.storage.checked_files import read_json
 from engine.storage.files import put
 
 
+class WithdrawnError(RunError):
+    """A volume is not to exist: a withdrawn case is part of it."""
+
+
 def read_withdrawn(folder: RunFolder) -> frozenset[str]:
-    """Case ids that were withdrawn from a run.
+    """Names of cases and slice files that were withdrawn from a run.
 
     Raises:
         StoreError: the record is damaged. Nothing may be made then: it could be of such a case.
@@ -35,12 +42,29 @@ def read_withdrawn(folder: RunFolder) -> frozenset[str]:
         ) from None
 
 
-def remember(folder: RunFolder, case_id: str) -> None:
-    """Add a case to the withdrawn ones."""
-    names = sorted(read_withdrawn(folder) | {case_id})
-    put(folder.withdrawn, json.dumps({"cases": names}) + "\n")
+def remember(folder: RunFolder, *names: str) -> None:
+    """Add cases and slice files to the withdrawn ones."""
+    known = sorted(read_withdrawn(folder).union(names))
+    put(folder.withdrawn, json.dumps({"cases": known}) + "\n")
 
 
-def is_withdrawn(row: PlanRow, withdrawn: Iterable[str]) -> bool:
+def is_withdrawn(row: PlanRow, withdrawn: Collection[str]) -> bool:
     """Whether a withdrawn case is part of a volume."""
-    return any(row.uses(case_id) for case_id in withdrawn)
+    return bool(withdrawn) and not row.names.isdisjoint(withdrawn)
+
+
+def refuse_withdrawn(folder: RunFolder, sample_id: str, names: Iterable[str]) -> None:
+    """Refuse to make a volume of what was withdrawn.
+
+    Args:
+        folder: the run.
+        sample_id: of the volume.
+        names: of the cases and slice files that are part of it.
+
+    Raises:
+        WithdrawnError: one of them was withdrawn.
+        StoreError: the record is damaged.
+    """
+    gone = read_withdrawn(folder).intersection(names)
+    if gone:
+        raise WithdrawnError(f"{sample_id}: {', '.join(sorted(gone))} was withdrawn from this run")

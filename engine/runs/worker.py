@@ -30,6 +30,7 @@ from engine.runs.names_only import without_folders, worker_name
 from engine.runs.plan import PlanRow
 from engine.runs.progress import write_event
 from engine.runs.records import Attempt
+from engine.runs.withdrawal import WithdrawnError, is_withdrawn, read_withdrawn, refuse_withdrawn
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.storage.files import PRIVATE_UMASK
@@ -117,7 +118,9 @@ class _Rows:
         """An attempt, or the status of a row that needs none."""
         sample_id = plan.sample_id
         try:
-            if ledger.existing(self.folder, sample_id):
+            exists = ledger.existing(self.folder, sample_id)
+            refuse_withdrawn(self.folder, sample_id, plan.names)
+            if exists:
                 return _status(sample_id, "committed")  # by a worker that died before telling
             attempt = ledger.begin_attempt(
                 self.folder,
@@ -128,6 +131,8 @@ class _Rows:
                 lock=self.lock,
                 node=this_node(),
             )
+        except WithdrawnError as error:
+            return _status(sample_id, "failed", str(error))
         except (EngineError, OSError) as error:
             with suppress(OSError):  # a disk that takes no attempt takes no event
                 write_event(self.folder.progress, "failed", sample_id)
@@ -155,6 +160,8 @@ class _Rows:
         told = message
         message = without_folders(message, self._folders)
         try:
+            if is_withdrawn(plan, read_withdrawn(self.folder)):
+                return _status(plan.sample_id, "failed", told)  # no record of it is to be left
             if isinstance(error, SamplerStoppedError) and not attempt.alone:
                 ledger.lose(self.folder, attempt, message)
             else:

@@ -31,10 +31,12 @@ from engine.runs import ledger
 from engine.runs.census import Census, take_census
 from engine.runs.examine import examine_volume
 from engine.runs.folder import RunFolder, RunLock, lock_number
+from engine.runs.patients import patient_of
 from engine.runs.plan import PlanRow, iter_plan, write_plan
 from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.records import Attempt, Commit
-from engine.runs.withdrawal import remember
+from engine.runs.remove_patient import remove_from_run
+from engine.runs.withdrawal import WithdrawnError, remember
 from engine.storage.files import append, put, sync_folder
 from engine.volumes.store import hash_tree
 from tests.runs.test_ledger import MEASURES
@@ -134,6 +136,7 @@ class Histories(RuleBasedStateMachine):
                 assert not self.folder.plan.exists()
         write_plan(self.folder.plan, rows)
         self.rows = tuple(iter_plan(self.folder.plan))
+        self.case_of = {row.sample_id: row.case_id for row in self.rows}
         assert self.rows == rows
         self.least = dict.fromkeys((row.sample_id for row in rows), 0)
         self.most = dict(self.least)
@@ -205,6 +208,11 @@ class Histories(RuleBasedStateMachine):
                 ledger.commit(self.folder, attempt, staged, hash_tree, lambda f: record(name, f))
         except KilledError:
             return
+        except WithdrawnError:
+            assert self.case_of[name] in self.withdrawn
+            assert ledger.existing(self.folder, name) is None
+            assert not staged.exists()
+            assert not (self.folder.attempts / name).exists(), "nor is it recorded"
         except (RunError, StoreError) as error:
             assert "took this run over" in str(error) or not staged.exists(), error
             after = ledger.existing(self.folder, name)
@@ -240,12 +248,11 @@ class Histories(RuleBasedStateMachine):
         self.lock = max(self.lock, lock_number(self.folder))
 
     def take_away(self, case_id: str) -> None:
-        """What withdrawal does to volumes: remember the case, delete all that it is part of."""
+        """What withdrawal does in a run: remember the case, delete all that it is part of."""
         with RunLock(self.folder):
             remember(self.folder, case_id)
-            for row in self.rows:
-                if row.uses(case_id):
-                    ledger.delete(self.folder, row.sample_id)
+            left = remove_from_run(self.folder, patient_of(self.folder, case_id, [case_id]))
+            assert not left
 
     def attempt(self, name: str, good: bool, alone: bool, *, hangs: bool = False) -> None:
         if ledger.existing(self.folder, name):
@@ -310,6 +317,8 @@ class Histories(RuleBasedStateMachine):
         assert {path.name for path in (self.folder.root / "volumes").iterdir()} == {
             f"{name}.ome.zarr" for name in committed | ledger.stored_ids(self.folder) & barred
         }, "what was withdrawn is gone"
+        kept = [*self.folder.commits.iterdir(), *self.folder.attempts.iterdir()]
+        assert not {p.name.removesuffix(".json") for p in kept} - planned
         for name in committed:
             assert (self.folder.volume(name) / "zarr.json").read_text() == name
         for name in planned:
@@ -321,8 +330,8 @@ class Histories(RuleBasedStateMachine):
 def record(name: str, files: dict[str, str]) -> Commit:
     return Commit(
         sample_id=name,
-        case_id="c",
-        informed_case="c",
+        case_id=name.partition("-")[0],
+        informed_case=name.partition("-")[0],
         informed_z=0,
         target_z=0,
         seed=0,
