@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from engine.errors import RunError
+from engine.evaluation.values import VolumeMeasures
 from engine.parallel.pipeline import Pool, Row, run_rows
 from engine.runs import generate
 from engine.runs.folder import RunFolder
@@ -25,7 +26,7 @@ from engine.runs.gate import GateConfig
 from engine.runs.identity import read_identity
 from engine.runs.plan import PlanRow, iter_plan
 from engine.runs.quality import QualityConfig
-from engine.runs.records import Attempt, Commit, Measures
+from engine.runs.records import Attempt, Commit
 from engine.runs.resample import ResampleConfig, resample
 from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.prepare_config import ABDOMEN_CT
@@ -150,10 +151,10 @@ def _write_records(folder: RunFolder) -> None:
     names = ABDOMEN_CT.all_class_names
     quantiles = {name: tuple(float(v) for v in range(-100, 110, 10)) for name in names}
     means = dict.fromkeys(names, 101.25)
-    measures = Measures(
-        seam_ratio=1.01, seam_ratio_real=1.0, roughness=0.5, roughness_real=0.5, ms_ssim=0.8,
-        unit="HU", class_means=means, class_means_real=means, class_quantiles=quantiles,
-        class_quantiles_real=quantiles,
+    single = {"seam_ratio": 1.01, "seam_ratio_real": 1.0, "roughness": 0.5, "roughness_real": 0.5}
+    measures = VolumeMeasures.model_validate(
+        {**single, "ms_ssim": 0.8, "unit": "HU", "class_means": means, "class_means_real": means,
+         "class_quantiles": quantiles, "class_quantiles_real": quantiles}
     )  # fmt: skip
     files = ("zarr.json", "0/zarr.json", "0/c/0/0/0", "labels/mask/0/c/0/0/0", "header.nii.gz")
     identity = read_identity(folder.identity)

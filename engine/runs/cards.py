@@ -14,6 +14,7 @@ from engine.runs import ledger
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.records import Commit
+from engine.runs.report_measures import number
 from engine.runs.summary import VolumeSummary
 from engine.storage.places import Place
 from engine.volumes.prepared_store import read_prepared
@@ -110,7 +111,7 @@ def _card(
         "sample_id": commit.sample_id,
         "caption": f"mask of {commit.case_id}, appearance of {commit.informed_case} "
         f"(slice {commit.informed_z}){_changes(row)}, {commit.num_windows} windows, "
-        f"seam ratio {number(volume.seam_ratio, 2)}",
+        f"seam ratio {number(volume.number('seam_ratio'), 2)}",
         "alt": f"Axial, coronal and sagittal views of {commit.sample_id} without and with mask "
         "contours, and its informed slice beside the same slice of the result",
         "png": base64.b64encode(png).decode(),
@@ -135,8 +136,3 @@ def _changes(row: PlanRow) -> str:
             done.append("moved " + " ".join(f"{s:.1f}" for s in change.shift_mm_zyx) + " mm")
         words.append(f"{change.purpose}: {what} {', '.join(done) or 'unchanged'} (z y x)")
     return f", {'; '.join(words)}" if words else ""
-
-
-def number(value: float | None, digits: int) -> str:
-    """A number for a person, or a dash where it has no meaning."""
-    return "–" if value is None else f"{value:.{digits}f}"

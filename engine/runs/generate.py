@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 
 from engine.config import FrozenConfig
 from engine.errors import EngineError, RunError, WeightsError
+from engine.evaluation.expectations import CohortStatistics
 from engine.log import get_logger
 from engine.parallel.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.paths import READ, WRITTEN
@@ -49,7 +50,7 @@ from engine.runs.own_files import settle_identity, settle_plan
 from engine.runs.plan import PlanRow, stored_at
 from engine.runs.planning import CaseFacts, stored_name
 from engine.runs.progress import ProgressWatch, Tally
-from engine.runs.quality import CohortStatistics, QualityConfig, read_cohort
+from engine.runs.quality import QualityConfig, read_cohort
 from engine.runs.records import Commit
 from engine.runs.report import write_report
 from engine.runs.run_precision import with_precision

@@ -9,20 +9,27 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import jinja2
-import numpy as np
 
 from engine.config import FrozenConfig
-from engine.evaluation.harmonization import organ_distances, site_spread
+from engine.evaluation.harmonization import Quantiles, organ_distances
+from engine.evaluation.nearness import (
+    Nearness,
+    Part,
+    SiteMeans,
+    is_redrawn,
+    judge_nearness,
+    mean_distance,
+    organ_spreads,
+)
+from engine.evaluation.subject import class_quantiles
 from engine.runs import ledger
 from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder
 from engine.runs.harmonize_pictures import before_and_after
-from engine.runs.measure import class_quantiles
 from engine.runs.plan import PlanRow, stored_at
-from engine.runs.records import Commit, Measures
+from engine.runs.records import Commit
 from engine.storage.files import put
 from engine.storage.places import Place
 from engine.volumes.prepared_store import read_prepared
@@ -40,10 +47,8 @@ class VolumeDistance(FrozenConfig):
         after: of the harmonized one.
         shifted: how far its voxels had to go (`evaluation.harmonization.Change`).
         redrawn: how far they are from there: anatomy that was drawn anew.
-        farther: in what the patient's true image at the reference site is probably farther from
-            the volume than from its input: "organs", by their distributions, or "anatomy", voxel by
-            voxel, because more was redrawn than shifted.
-        unproven: its organs came nearer, but by less than the method's own error.
+        farther: see `evaluation.nearness.Nearness`.
+        unproven: see there.
     """
 
     sample_id: str
@@ -53,7 +58,7 @@ class VolumeDistance(FrozenConfig):
     after: dict[str, float]
     shifted: float | None
     redrawn: float | None
-    farther: tuple[Literal["organs", "anatomy"], ...]
+    farther: tuple[Part, ...]
     unproven: bool
 
 
@@ -139,36 +144,22 @@ def compare(
     for name, (source, _) in references.items():
         case = read_prepared(stored_at(folder.root, data, source))
         assert case.image is not None, "plan rows name cases with an image"
-        targets[name] = class_quantiles(case, case.image)
+        targets[name] = class_quantiles(case.image, case.mask, case.class_names, case.intensity)
         own_error[name] = _NOISE * (case.intensity.high - case.intensity.low)
     tolerated = dict(own_error)
     for row, commit in made:
         if row.case_id == row.informed_case:
             name = _reference(row)
-            own = organ_distances(commit.measures.class_quantiles, targets[name])
-            own_error[name] = round(_mean(own), 2)
+            own = organ_distances(commit.measures.levels("class_quantiles"), targets[name])
+            own_error[name] = round(mean_distance(own), 2)
     volumes = []
     for row, commit in made:
-        name, measures = _reference(row), commit.measures
-        before = organ_distances(measures.class_quantiles_real, targets[name])
-        after = organ_distances(measures.class_quantiles, targets[name])
-        if before:
-            is_other = row.case_id != row.informed_case  # a scan cannot come nearer to itself
-            near, far = _mean(after), _mean(before)
-            organs_farther = is_other and near > max(far, tolerated[name])
-            volumes.append(
-                VolumeDistance(
-                    sample_id=row.sample_id,
-                    site=site_of[row.case_id],
-                    reference=name,
-                    before=_rounded(before),
-                    after=_rounded({k: v for k, v in after.items() if k in before}),
-                    shifted=measures.shifted,
-                    redrawn=measures.redrawn,
-                    farther=_farther(organs_farther, is_other and _is_redrawn(measures)),
-                    unproven=is_other and not organs_farther and far - near < own_error[name],
-                )
-            )
+        name = _reference(row)
+        found = _compare_one(
+            row, commit, targets[name], own_error[name], tolerated[name], site_of[row.case_id]
+        )
+        if found is not None:
+            volumes.append(found)
     return Harmonization(
         unit=made[0][1].measures.unit if made else "",
         references=tuple(references),
@@ -180,19 +171,37 @@ def compare(
     )
 
 
-def _farther(organs: bool, anatomy: bool) -> tuple[Literal["organs", "anatomy"], ...]:
-    found: list[Literal["organs", "anatomy"]] = []
-    if organs:
-        found.append("organs")
-    if anatomy:
-        found.append("anatomy")
-    return tuple(found)
-
-
-def _is_redrawn(measures: Measures) -> bool:
-    if measures.shifted is None or measures.redrawn is None:
-        return False
-    return measures.redrawn > measures.shifted
+def _compare_one(
+    row: PlanRow,
+    commit: Commit,
+    target: Quantiles,
+    own_error: float,
+    tolerated: float,
+    site: str,
+) -> VolumeDistance | None:
+    """One volume against its reference's quantiles; None when its case has no image."""
+    measures = commit.measures
+    before = organ_distances(measures.levels("class_quantiles_real"), target)
+    after = organ_distances(measures.levels("class_quantiles"), target)
+    if not before:
+        return None
+    shifted, redrawn = measures.number("shifted"), measures.number("redrawn")
+    verdict = Nearness((), unproven=False)
+    if row.case_id != row.informed_case:  # a scan cannot come nearer to itself
+        verdict = judge_nearness(
+            before, after, own_error, tolerated, redrawn=is_redrawn(shifted, redrawn)
+        )
+    return VolumeDistance(
+        sample_id=row.sample_id,
+        site=site,
+        reference=_reference(row),
+        before=_rounded(before),
+        after=_rounded({k: v for k, v in after.items() if k in before}),
+        shifted=shifted,
+        redrawn=redrawn,
+        farther=verdict.farther,
+        unproven=verdict.unproven,
+    )
 
 
 def _reference(row: PlanRow) -> str:
@@ -200,21 +209,19 @@ def _reference(row: PlanRow) -> str:
 
 
 def _spreads(made: Rows, reference: str, site_of: Mapping[str, str]) -> dict[str, OrganSpread]:
-    before: dict[str, dict[str, list[float]]] = {}
-    after: dict[str, dict[str, list[float]]] = {}
-    for row, commit in made:
-        if _reference(row) != reference:
-            continue
-        site, measures = site_of[row.case_id], commit.measures
-        for name, mean in measures.class_means_real.items():
-            if name in measures.class_means:
-                before.setdefault(name, {}).setdefault(site, []).append(mean)
-                after.setdefault(name, {}).setdefault(site, []).append(measures.class_means[name])
+    volumes = (
+        SiteMeans(
+            site_of[row.case_id],
+            commit.measures.by_class("class_means_real"),
+            commit.measures.by_class("class_means"),
+        )
+        for row, commit in made
+        if _reference(row) == reference
+    )
     return {
-        name: OrganSpread(before=_or_none(site_spread(before[name])),
-                          after=_or_none(site_spread(after[name])))
-        for name in before
-    }  # fmt: skip
+        name: OrganSpread(before=_or_none(before), after=_or_none(after))
+        for name, (before, after) in organ_spreads(volumes).items()
+    }
 
 
 def _a_few(
@@ -226,10 +233,6 @@ def _a_few(
         by_site.setdefault(site_of[row.case_id], []).append((row, commit))
     each = num_pictured // max(1, len(by_site)) + 1
     return [pair for pairs in by_site.values() for pair in pairs[:each]][: max(1, num_pictured)]
-
-
-def _mean(distances: Mapping[str, float]) -> float:
-    return float(np.mean(list(distances.values()))) if distances else 0.0
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -20,16 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RunError, SamplingError
+from engine.evaluation.expectations import CohortStatistics, Expectations
+from engine.evaluation.measures import measure_volume
+from engine.evaluation.quality import judge
+from engine.evaluation.values import VolumeMeasures
 from engine.parallel.pulse import step
 from engine.runs import ledger
 from engine.runs.digests import hash_file
 from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig, judge_drawn
+from engine.runs.gate import GateConfig, flag_drawn
 from engine.runs.identity import code_commit
-from engine.runs.measure import measure
+from engine.runs.measure import subject_of
 from engine.runs.plan import PlanRow, in_run, retry_seed, stored_at
-from engine.runs.quality import CohortStatistics, QualityConfig, judge
-from engine.runs.records import Attempt, Commit, Measures, Quality
+from engine.runs.quality import QualityConfig
+from engine.runs.records import Attempt, Commit, Quality
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.storage.places import Place, local_file
@@ -167,13 +171,15 @@ class VolumeMaker:
                 f"{case.size_zyx}, or voxels that are not finite; try another profile or weights"
             )
         with work.clock.stage("measure"):
-            measures = measure(case, sampled.image, sampled.joins, work.original)
+            subject = subject_of(case, sampled.image, sampled.joins, work.original)
+            measures = measure_volume(subject)
             flags: tuple[str, ...] = ()
             if config.policy != "off":
-                flags = judge(case, sampled.image, measures, self._task.cohort, config)
+                expected = Expectations(config, self._task.cohort, case.intensity)
+                flags = judge(subject.made, measures, expected)
                 if sampled.informed is not None:
                     outline = case.mask[work.target_z]
-                    flags += judge_drawn(sampled.informed, outline, case.contour, self._task.gate)
+                    flags += flag_drawn(sampled.informed, outline, case.contour, self._task.gate)
         if flags and config.policy == "retry" and work.retries < config.max_retries:
             return self._again(work)
         if flags and config.policy == "quarantine":
@@ -213,7 +219,7 @@ class VolumeMaker:
         self,
         work: Work,
         sampled: SampledVolume,
-        measures: Measures,
+        measures: VolumeMeasures,
         quality: Quality,
     ) -> None:
         plan, case, clock = work.plan, work.case, work.clock

@@ -11,44 +11,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from engine.config import FrozenConfig
+from engine.evaluation.values import VolumeMeasures
 from engine.runs.digests import sha256_of
 from engine.volumes.class_loss import ClassLoss
 
 
-class Measures(FrozenConfig):
-    """Numbers of one volume; None where a number has no meaning.
-
-    Attributes:
-        seam_ratio: `evaluation.continuity.seam_ratio` of the volume.
-        seam_ratio_real: the same z of the mask's own real volume: what anatomy alone gives.
-        roughness: `evaluation.continuity.roughness` of the volume.
-        roughness_real: the same of the mask's own real volume.
-        ms_ssim: to the mask's own real volume, on the model's grid.
-        unit: "HU" or "a.u.", of the class means.
-        class_means: mean intensity inside each class.
-        class_means_real: the same of the mask's own real volume.
-        class_quantiles: intensities at evenly spaced quantiles inside each class.
-        class_quantiles_real: the same of the mask's own real volume.
-        shifted: `evaluation.harmonization.Change` from the mask's own real volume, in `unit`.
-        redrawn: of the same change, in `unit`.
-    """
-
-    seam_ratio: float | None
-    seam_ratio_real: float | None
-    roughness: float | None
-    roughness_real: float | None
-    ms_ssim: float | None
-    unit: str
-    class_means: dict[str, float]
-    class_means_real: dict[str, float]
-    class_quantiles: dict[str, tuple[float, ...]] = Field(default_factory=dict)
-    class_quantiles_real: dict[str, tuple[float, ...]] = Field(default_factory=dict)
-    shifted: float | None = None
-    redrawn: float | None = None
-
-
 class Quality(FrozenConfig):
-    """What the quality gate said of a volume (see `quality.py`).
+    """What the quality gate said of a volume (see `evaluation.quality`).
 
     Attributes:
         flags: what is wrong with it, each in a few words; empty is nothing.
@@ -70,6 +39,7 @@ class Commit(FrozenConfig):
         joins: z on the prepared grid where slices z - 1 and z come from different windows.
         timings_s: seconds by stage.
         peak_memory_mb: of the worker process until then.
+        measures: what `evaluation.measures` knows to measure, by name.
         code: commit of the code that the worker ran; empty in runs of earlier versions.
         row_sha256: of the plan row that it was made by (`PlanRow.sha256`); empty in records of
             version 0.1.0.
@@ -95,7 +65,7 @@ class Commit(FrozenConfig):
     size_zyx: tuple[int, int, int]
     timings_s: dict[str, float]
     peak_memory_mb: float
-    measures: Measures
+    measures: VolumeMeasures
     quality: Quality = Quality()
     committed_at: float
     code: str = ""

@@ -14,11 +14,12 @@ import jinja2
 
 from engine.runs import ledger
 from engine.runs.aside import aside
-from engine.runs.cards import Cards, make_cards, number
+from engine.runs.cards import Cards, make_cards
 from engine.runs.census import active_rows
 from engine.runs.folder import RunFolder
 from engine.runs.identity import RunIdentity
 from engine.runs.plan import PlanRow
+from engine.runs.report_measures import columns, headline, meanings, number
 from engine.runs.summary import RunSummary, VolumeSummary
 from engine.storage.files import put
 from engine.storage.places import Place
@@ -55,6 +56,7 @@ def write_report(
     pictured = {volume.sample_id: volume for volume in summary.volumes[:num_pictured]}
     shown, failures = _rows(folder, summary, pictured)
     drawn = aside(make_cards, folder, data, shown, remarks) if shown else Cards([], [], "")
+    unit = summary.volumes[0].unit if summary.volumes else ""
     page = _template().render(
         title=title,
         subtitle=_subtitle(summary),
@@ -63,8 +65,9 @@ def write_report(
         num_cases=summary.num_cases,
         failures=failures,
         num_failures_left_out=summary.failed - len(failures),
-        class_names=_class_columns(summary),
-        unit=summary.volumes[0].unit if summary.volumes else "",
+        columns=columns(summary.volumes),
+        meanings=meanings(unit, by_class=False),
+        class_meanings=meanings(unit, by_class=True),
         grid_loss=summary.grid_loss,
         lost=[volume for volume in summary.volumes if volume.lost],
         volumes=summary.volumes,
@@ -115,18 +118,11 @@ def _subtitle(summary: RunSummary) -> str:
 
 
 def _headline(summary: RunSummary) -> list[tuple[str, str]]:
-    items = [
+    return [
         ("volumes", f"{summary.committed}/{summary.planned}"),
-        ("seam ratio", number(summary.seam_ratio, 2)),
-        ("roughness along z", number(summary.z_roughness, 2)),
+        *headline(summary),
+        ("seconds, this job", f"{summary.wall_s:.0f}"),
     ]
-    if summary.informed == "own":
-        items.append(("MS-SSIM to the real volume", number(summary.ms_ssim, 3)))
-    worst = max(summary.class_error_mean_abs.items(), key=lambda item: item[1], default=None)
-    if worst:
-        unit = summary.volumes[0].unit
-        items.append((f"worst mean error ({worst[0]})", f"{worst[1]:.0f} {unit}"))
-    return [*items, ("seconds, this job", f"{summary.wall_s:.0f}")]
 
 
 def _fidelity_note(summary: RunSummary) -> str:
@@ -147,13 +143,6 @@ def _failure(folder: RunFolder, sample_id: str) -> dict[str, Any]:
         "quarantined": failures >= ledger.MAX_FAILURES,
         "reason": told[-1] if told else "the worker was killed, or never came to it",
     }
-
-
-def _class_columns(summary: RunSummary) -> list[str]:
-    names: dict[str, None] = {}
-    for volume in summary.volumes:
-        names.update(dict.fromkeys(volume.class_means))
-    return list(names)
 
 
 def _provenance(identity: RunIdentity) -> list[tuple[str, str]]:

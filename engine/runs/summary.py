@@ -1,7 +1,7 @@
 """The summary of a run: counts, measures and timings, from the plan and the commit records alone.
 
-What each number means stands in `engine/evaluation`; here they are only averaged, one volume after
-the other. Knows no images.
+Which numbers there are stands in `engine.evaluation.measures`; here they are only averaged, one
+volume after the other. Knows no images.
 """
 
 from __future__ import annotations
@@ -11,25 +11,22 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from engine.config import FrozenConfig
-from engine.evaluation.fidelity import mean_errors
+from engine.evaluation import measures
+from engine.evaluation.measures import Measure, RunFacts, listed_values
+from engine.evaluation.values import Measured, Value
 from engine.runs.plan import PlanRow
-from engine.runs.records import Commit, Measures
+from engine.runs.records import Commit
 from engine.volumes.class_loss import ClassLoss, GridLoss, loss_notes, total_loss
 
 MAX_LISTED = 1000
 """Volumes that a summary lists."""
-_MEANS = ("seam_ratio", "seam_ratio_real", "z_roughness", "ms_ssim")
 
 
-class VolumeSummary(FrozenConfig):
-    """One committed volume; None where a number has no meaning.
+class VolumeSummary(Measured):
+    """One committed volume, with the values of all measures that are listed.
 
     Attributes:
-        z_roughness: roughness relative to the mean of the run's real volumes.
-        seam_ratio_real: of the mask's own real volume at the same z: what anatomy alone gives.
-        ms_ssim: to the mask's own real volume; fidelity for informed "own", a contrast for others.
-        class_errors: generated minus real mean of each class; informed "own" only.
+        unit: of the intensities among the values.
         seconds: read, sample, measure and write.
         code: commit of the code that its worker ran.
         flags: what the quality gate found wrong with it.
@@ -42,14 +39,7 @@ class VolumeSummary(FrozenConfig):
     informed_case: str
     informed_z: int
     num_windows: int
-    seam_ratio: float | None
-    seam_ratio_real: float | None
-    z_roughness: float | None
-    ms_ssim: float | None
     unit: str
-    class_means: dict[str, float]
-    class_means_real: dict[str, float]
-    class_errors: dict[str, float]
     seconds: float
     attempt: int
     code: str = ""
@@ -58,8 +48,8 @@ class VolumeSummary(FrozenConfig):
     lost: tuple[str, ...] = ()
 
 
-class RunSummary(FrozenConfig):
-    """Content of summary.json; means are over the committed volumes that have the number.
+class RunSummary(Measured):
+    """Content of summary.json, with the means of measures over the volumes that have them.
 
     A run of any length has a small one: volumes.jsonl holds what it does not.
 
@@ -73,7 +63,6 @@ class RunSummary(FrozenConfig):
             grid.
         grid_loss: what the model's grid loses of the masks, by class, over the existing volumes.
         num_cases: masks behind the volumes, so that nobody takes replicas for patients.
-        class_error_mean_abs: of each class, informed "own" only.
         wall_s: of the job that wrote this, start to end.
         stage_s: sums over volumes, over all jobs of this run.
         peak_memory_mb: largest of any worker, and of the driver.
@@ -91,11 +80,6 @@ class RunSummary(FrozenConfig):
     grid_loss: dict[str, ClassLoss] = Field(default_factory=dict)
     num_cases: int
     informed: str
-    seam_ratio: float | None
-    seam_ratio_real: float | None
-    z_roughness: float | None
-    ms_ssim: float | None
-    class_error_mean_abs: dict[str, float]
     wall_s: float
     stage_s: dict[str, float]
     peak_memory_mb: dict[str, float]
@@ -139,7 +123,7 @@ def summarize(
     Raises:
         StoreError: a commit record is damaged.
     """
-    real = _real_roughness(pairs())
+    real = _real_means(pairs())
     sums = _Sums()
     for row, commit in pairs():
         sums.count(row)
@@ -166,6 +150,37 @@ class _Mean:
         return round(self._total / self._count, digits) if self._count else None
 
 
+class _MeasureMean:
+    """The mean of one measure over a run, of each class if it has classes."""
+
+    def __init__(self, measure: Measure) -> None:
+        assert measure.mean is not None, f"{measure.name} is not averaged"
+        self._measure, self._mean = measure, measure.mean
+        self._single = _Mean()
+        self._classes: dict[str, _Mean] = {}
+
+    @property
+    def key(self) -> str:
+        """In summary.json."""
+        return self._mean.name or self._measure.name
+
+    def add(self, volume: Measured) -> None:
+        name = self._measure.name
+        if not self._measure.by_class:
+            self._single.add(self._sized(volume.number(name)))
+        for one, value in volume.by_class(name).items() if self._measure.by_class else ():
+            self._classes.setdefault(one, _Mean()).add(self._sized(value))
+
+    def value(self) -> Value:
+        digits = self._mean.digits
+        if self._measure.by_class:
+            return {name: mean.value(digits) or 0.0 for name, mean in self._classes.items()}
+        return self._single.value(digits)
+
+    def _sized(self, value: float | None) -> float | None:
+        return abs(value) if value is not None and self._mean.absolute else value
+
+
 class _Sums:
     """What a summary grows from, volume by volume."""
 
@@ -174,8 +189,7 @@ class _Sums:
         self._grid_loss: GridLoss = {}
         self._informed: dict[str, None] = {}
         self._cases: set[str] = set()
-        self._means = {name: _Mean() for name in _MEANS}
-        self._errors: dict[str, _Mean] = {}
+        self._means = [_MeasureMean(m) for m in measures.MEASURES if m.mean is not None]
         self._stage_s: dict[str, float] = {}
         self._worker_mb = 0.0
         self._listed: list[VolumeSummary] = []
@@ -190,10 +204,8 @@ class _Sums:
         self._losing += bool(volume.lost)
         self._grid_loss = total_loss([self._grid_loss, commit.grid_loss])
         self._cases.add(volume.case_id)
-        for name, mean in self._means.items():
-            mean.add(getattr(volume, name))
-        for name, error in volume.class_errors.items():
-            self._errors.setdefault(name, _Mean()).add(abs(error))
+        for mean in self._means:
+            mean.add(volume)
         for stage, seconds in commit.timings_s.items():
             self._stage_s[stage] = round(self._stage_s.get(stage, 0.0) + seconds, 3)
         self._worker_mb = max(self._worker_mb, commit.peak_memory_mb)
@@ -213,8 +225,7 @@ class _Sums:
             grid_loss=dict(self._grid_loss),
             num_cases=len(self._cases),
             informed=", ".join(self._informed),
-            **{name: mean.value() for name, mean in self._means.items()},
-            class_error_mean_abs={name: e.value(2) or 0.0 for name, e in self._errors.items()},
+            values={mean.key: mean.value() for mean in self._means},
             wall_s=round(facts.wall_s, 1),
             stage_s=self._stage_s,
             peak_memory_mb={"worker": self._worker_mb, "driver": facts.driver_memory_mb},
@@ -222,23 +233,23 @@ class _Sums:
         )
 
 
-def _real_roughness(pairs: Iterable[tuple[PlanRow, Commit | None]]) -> float | None:
-    """Mean roughness of the real volumes behind the run, each case once."""
-    by_case = {c.case_id: c.measures.roughness_real for _, c in pairs if c is not None}
-    mean = _Mean()
-    for value in by_case.values():
-        mean.add(value)
-    return mean.value()
+def _real_means(pairs: Iterable[tuple[PlanRow, Commit | None]]) -> dict[str, float | None]:
+    """Means of the measures of real volumes over the cases behind the run, each case once."""
+    names = [m.name for m in measures.MEASURES if m.of_real and not m.by_class]
+    by_case = {
+        commit.case_id: [commit.measures.number(name) for name in names]
+        for _, commit in pairs
+        if commit is not None
+    }
+    means = {name: _Mean() for name in names}
+    for values in by_case.values():
+        for mean, value in zip(means.values(), values, strict=True):
+            mean.add(value)
+    return {name: mean.value() for name, mean in means.items()}
 
 
-def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> VolumeSummary:
-    measures: Measures = commit.measures
-    relative = None
-    if measures.roughness is not None and real_roughness:
-        relative = round(measures.roughness / real_roughness, 4)
-    errors = {}
-    if row.informed == "own" and not row.changes and not row.drawn_mask:
-        errors = mean_errors(measures.class_means, measures.class_means_real)
+def _volume(commit: Commit, row: PlanRow, real: dict[str, float | None]) -> VolumeSummary:
+    is_own = row.informed == "own" and not row.changes and not row.drawn_mask
     return VolumeSummary(
         sample_id=commit.sample_id,
         case_id=commit.case_id,
@@ -246,14 +257,8 @@ def _volume(commit: Commit, row: PlanRow, real_roughness: float | None) -> Volum
         informed_z=commit.informed_z,
         num_windows=commit.num_windows,
         code=commit.code,
-        seam_ratio=measures.seam_ratio,
-        seam_ratio_real=measures.seam_ratio_real,
-        z_roughness=relative,
-        ms_ssim=measures.ms_ssim,
-        unit=measures.unit,
-        class_means=measures.class_means,
-        class_means_real=measures.class_means_real,
-        class_errors={name: round(error, 2) for name, error in errors.items()},
+        values=listed_values(commit.measures, RunFacts(real, is_own)),
+        unit=commit.measures.unit,
         seconds=round(sum(s for stage, s in commit.timings_s.items() if "/" not in stage), 2),
         attempt=commit.attempt,
         flags=commit.quality.flags,

@@ -5,6 +5,7 @@ They stand in `layouts.json`; `GEM3D_RECORD_GOLDEN=1` writes them anew (see `com
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -58,11 +59,11 @@ def layout_of(value: Any) -> Any:
     return value
 
 
-def page_of(html: str) -> list[str]:
+def page_of(page: str) -> list[str]:
     """The texts of a page in order, without styles, pictures, provenance, seconds and code."""
-    shown = re.sub(r"<style>.*?</style>|<h2>Provenance.*", "", html, flags=re.DOTALL)
+    shown = re.sub(r"<style>.*?</style>|<h2>Provenance.*", "", page, flags=re.DOTALL)
     shown = re.sub(r"<b>[^<]*</b>seconds|<td>[^<]*</td><td[^>]*><code>[^<]*", "", shown)
-    texts = [" ".join(text.split()) for text in re.split(r"<[^>]*>", shown)]
+    texts = [" ".join(html.unescape(text).split()) for text in re.split(r"<[^>]*>", shown)]
     return [text for text in texts if text]
 
 

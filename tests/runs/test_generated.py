@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.evaluation.outlines import outline_seen
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig, judge_drawn, outline_seen
+from engine.runs.gate import GateConfig, flag_drawn
 from engine.runs.plan import POSITION_MODEL, read_plan
 from engine.runs.resample import ResampleConfig, resample
 from engine.runs.verify import VerifyJob, verify_run
@@ -127,11 +128,11 @@ def test_an_outline_is_seen_in_a_slice_without_a_mask() -> None:
     assert not outline_seen(np.full_like(plane, -1.0)).any()
     mask, other = body.astype(np.uint8), np.roll(body, 14, axis=1).astype(np.uint8)
     warn, off = GateConfig(), GateConfig(policy="off")
-    assert judge_drawn(plane, mask, "body", warn) == ()
-    (flag,) = judge_drawn(plane, other, "body", warn)
+    assert flag_drawn(plane, mask, "body", warn) == ()
+    (flag,) = flag_drawn(plane, other, "body", warn)
     assert flag.startswith("generated slice's outline disagrees with the mask's by 0.")
-    assert judge_drawn(plane, other, "body", off) == ()
-    assert judge_drawn(plane, other, None, warn) == ()
+    assert flag_drawn(plane, other, "body", off) == ()
+    assert flag_drawn(plane, other, None, warn) == ()
 
 
 def test_another_reader_agrees_on_the_metadata(generated: ResampleConfig) -> None:

@@ -4,21 +4,13 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError, StoreError
+from engine.evaluation.values import VolumeMeasures
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.records import Attempt, Commit, Measures
+from engine.runs.records import Attempt, Commit
 from engine.volumes.store import hash_tree
 
-MEASURES = Measures(
-    seam_ratio=1.0,
-    seam_ratio_real=1.0,
-    roughness=1.0,
-    roughness_real=1.0,
-    ms_ssim=None,
-    unit="HU",
-    class_means={},
-    class_means_real={},
-)
+MEASURES = VolumeMeasures(unit="HU", values={"seam_ratio": 1.0, "roughness": 1.0})
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from engine.errors import (
     VolumeError,
     WeightsError,
 )
+from engine.evaluation.outlines import Outline, fit_into, organs_outside, outline_disagreement
 from engine.runs import generate, ledger
 from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig, Outline, fit_into, organs_outside, outline_disagreement
+from engine.runs.gate import GateConfig, as_change
 from engine.runs.identity import read_identity
 from engine.runs.plan import read_plan
 from engine.runs.quality import QualityConfig
@@ -124,7 +125,7 @@ def test_an_augmented_mask_is_the_one_that_is_stored(small: ResampleConfig) -> N
     assert attributes["provenance"]["changes"][0] == row.changes[0].model_dump(mode="json")
     commit = ledger.read_commit(folder, row.sample_id)
     assert commit is not None
-    assert commit.measures.ms_ssim is None, "another mask is no likeness to claim"
+    assert commit.measures.number("ms_ssim") is None, "another mask is no likeness to claim"
 
 
 def test_one_patient_with_two_cases_is_not_another_patient(tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_a_mask_is_fitted_into_the_outline() -> None:
     organs = mask & (y < 8)
     assert outline_disagreement(mask, small) > 0.35
     assert organs_outside(organs, small) == 1.0
-    change = fit_into(Outline(mask, organs, spacing), Outline(small, organs, spacing))
+    change = as_change(fit_into(Outline(mask, organs, spacing), Outline(small, organs, spacing)))
     volume = np.repeat(mask[None].astype(np.uint8), 3, axis=0)
     fitted = apply_change(volume, change, (5.0, 2.0, 2.0))[1] > 0
     assert outline_disagreement(fitted, small) < 0.1

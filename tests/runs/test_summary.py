@@ -2,9 +2,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from engine.evaluation.values import VolumeMeasures
 from engine.runs.plan import PlanRow
 from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.records import Commit, Measures
+from engine.runs.records import Commit
 from engine.runs.summary import MAX_LISTED, JobFacts, RunSummary, VolumeSummary
 from engine.runs.summary import summarize as summarize_pairs
 
@@ -39,7 +40,7 @@ def commit(row: PlanRow, **measures: object) -> Commit:
         size_zyx=(1, 1, 1),
         timings_s={"sample": 2.0, "write": 0.5, "sample/denoise": 1.5},
         peak_memory_mb=200.0,
-        measures=Measures.model_validate({**known, **measures}),
+        measures=VolumeMeasures.model_validate({**known, **measures}),
         committed_at=0.0,
     )
 
@@ -58,12 +59,15 @@ def test_means_are_over_volumes_that_have_the_number() -> None:
     }
     summary = summarize(rows, commits, FACTS)
     assert (summary.planned, summary.committed, summary.failed, summary.num_cases) == (3, 2, 1, 2)
-    assert summary.seam_ratio == 1.2
-    assert summary.ms_ssim == pytest.approx(0.8)
-    assert [v.z_roughness for v in summary.volumes] == [1.2, 0.8]
-    assert summary.z_roughness == 1.0
-    assert [v.class_errors for v in summary.volumes] == [{"liver": -15.0}, {"liver": 10.0}]
-    assert summary.class_error_mean_abs == {"liver": 12.5}
+    assert summary.number("seam_ratio") == 1.2
+    assert summary.number("ms_ssim") == pytest.approx(0.8)
+    assert [v.number("z_roughness") for v in summary.volumes] == [1.2, 0.8]
+    assert summary.number("z_roughness") == 1.0
+    assert [v.by_class("class_errors") for v in summary.volumes] == [
+        {"liver": -15.0},
+        {"liver": 10.0},
+    ]
+    assert summary.by_class("class_error_mean_abs") == {"liver": 12.5}
     assert summary.stage_s == {"sample": 4.0, "write": 1.0, "sample/denoise": 3.0}
     assert [v.seconds for v in summary.volumes] == [2.5, 2.5]
     assert summary.peak_memory_mb == {"worker": 200.0, "driver": 100.0}
@@ -72,9 +76,9 @@ def test_means_are_over_volumes_that_have_the_number() -> None:
 def test_another_patients_slice_has_no_fidelity_to_claim() -> None:
     rows = build_plan(CASES, list(CASES), "cross", 1, 0)
     summary = summarize(rows, {row.sample_id: commit(row) for row in rows}, FACTS)
-    assert summary.class_error_mean_abs == {}
-    assert summary.volumes[0].class_means == {"liver": 110.0}
-    assert summary.ms_ssim == 0.9  # the contrast to `own`
+    assert summary.by_class("class_error_mean_abs") == {}
+    assert summary.volumes[0].by_class("class_means") == {"liver": 110.0}
+    assert summary.number("ms_ssim") == 0.9  # the contrast to `own`
 
 
 def test_replicas_do_not_weigh_in_the_real_reference() -> None:
@@ -83,20 +87,21 @@ def test_replicas_do_not_weigh_in_the_real_reference() -> None:
     commits = {
         row.sample_id: commit(row, roughness_real=r) for row, r in zip(rows, real, strict=True)
     }
-    assert summarize(rows, commits, FACTS).volumes[0].z_roughness == pytest.approx(1.0)
+    assert summarize(rows, commits, FACTS).volumes[0].number("z_roughness") == pytest.approx(1.0)
 
 
 def test_masks_without_images_leave_relative_numbers_out() -> None:
     rows = build_plan(CASES, ["case0"], "cross", 1, 0)
     blind = commit(rows[0], roughness_real=None, seam_ratio_real=None, ms_ssim=None)
     summary = summarize(rows, {rows[0].sample_id: blind}, FACTS)
-    assert (summary.z_roughness, summary.ms_ssim, summary.seam_ratio) == (None, None, 1.0)
+    names = ("z_roughness", "ms_ssim", "seam_ratio")
+    assert [summary.number(name) for name in names] == [None, None, 1.0]
 
 
 def test_nothing_made_is_a_summary_too() -> None:
     rows = build_plan(CASES, list(CASES), "own", 1, 0)
     summary = summarize(rows, {}, FACTS)
-    assert (summary.committed, summary.failed, summary.seam_ratio) == (0, 3, None)
+    assert (summary.committed, summary.failed, summary.number("seam_ratio")) == (0, 3, None)
 
 
 def test_a_long_run_has_a_short_summary_and_every_volume_is_told() -> None:

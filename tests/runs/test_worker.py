@@ -79,12 +79,12 @@ def test_measures_are_taken_beside_the_real_volume(task: WorkerTask) -> None:
     )
     assert with_image is not None
     assert without is not None
-    real = with_image.measures.class_means_real
+    real = with_image.measures.by_class("class_means_real")
     assert real["liver"] == pytest.approx(110, abs=3)
     assert real["spleen"] == pytest.approx(80, abs=3)
-    assert without.measures.class_means_real == {}
-    assert without.measures.roughness_real is None
-    assert without.measures.roughness is not None
+    assert without.measures.by_class("class_means_real") == {}
+    assert without.measures.number("roughness_real") is None
+    assert without.measures.number("roughness") is not None
 
 
 def test_the_same_row_gives_the_same_bytes_on_every_attempt(
