@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Make a cohort of abdominal CT phantoms as an nnU-Net raw data set.
+"""Make a cohort of artificial patients as an nnU-Net raw data set.
 
     python jobs/make_phantoms.py --out phantoms --num-phantoms 64
+    python jobs/make_phantoms.py --out heads --kind head --label-maps MAPS --contrast flair
 
-The same seed and index give the same voxels; phantoms that are there already are kept.
+Abdomens (CT) come from the seed alone, heads (MR-like) from label maps of real ones. The same seed
+and index give the same voxels; phantoms that are there already are kept.
 Exit code 0: all are there. 2: refused.
 Codes of interruptions: `engine/command.py`.
 """
@@ -15,8 +17,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.errors import ConfigError
-from engine.volumes.cohort import CohortJob, write_cohort
+from engine.volumes.cohort_job import CohortJob, make_cohort
 
 
 def main(args: Sequence[str]) -> int:
@@ -24,9 +25,7 @@ def main(args: Sequence[str]) -> int:
 
     def job() -> int:
         cohort = parse_job(CohortJob, args, "Make phantoms.")
-        if cohort.out is None:
-            raise ConfigError("no folder to write to; give --out FOLDER")
-        names = write_cohort(cohort.out, cohort.indices, cohort.seed, cohort.phantom, on_case=_tell)
+        names = make_cohort(cohort, on_case=_tell)
         print(f"{len(names)} phantoms in {cohort.out}")
         return 0
 

@@ -9,13 +9,8 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from engine.config import FrozenConfig
 from engine.errors import LayoutError
-from engine.paths import WRITTEN
 from engine.volumes.nifti import write_nifti
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import prepare_case
@@ -28,29 +23,6 @@ NUM_TRAINING = 64
 TRAINING_INDICES = tuple(range(NUM_TRAINING))
 HELD_OUT_INDICES = (1000, 1001)  # never trained on; sites A and B
 DEMO_INDICES = (*range(6), *HELD_OUT_INDICES)
-
-
-class CohortJob(FrozenConfig):
-    """Settings of jobs/make_phantoms.py.
-
-    Attributes:
-        out: data set folder to write; required.
-        num_phantoms: patients.
-        first_index: index of the first; a cohort can be made in parts.
-        seed: the cohort.
-        phantom: grid and site.
-    """
-
-    out: Annotated[Path, WRITTEN] | None = None
-    num_phantoms: int = Field(8, ge=1, le=100_000)
-    first_index: int = Field(0, ge=0)
-    seed: int = Field(COHORT_SEED, ge=0)
-    phantom: PhantomConfig = PhantomConfig()
-
-    @property
-    def indices(self) -> range:
-        """Indices of the patients."""
-        return range(self.first_index, self.first_index + self.num_phantoms)
 
 
 def phantom_id(index: int) -> str:

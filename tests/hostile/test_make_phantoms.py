@@ -33,6 +33,20 @@ ATTACKS = {
     "spacing below all": usual("phantom spacing -1.0 mm", "--phantom.spacing-mm", "-1"),
     "spacing of an atom": usual("e.28 voxels; give fewer", "--phantom.spacing-mm", "1e-7"),
     "no field of view": usual(r"fov_mm \(0\.0, 300\.0\)", "--phantom.fov-mm", "0", "300"),
+    "heads without maps": usual("give --label-maps FOLDER", "--kind", "head"),
+    "maps that are nowhere": usual(
+        "nowhere: no such folder; give the folder of head label maps",
+        "--kind",
+        "head",
+        "--label-maps",
+        "nowhere",
+    ),
+    "a contrast for an abdomen": usual(
+        "--contrast says nothing of --kind abdomen", "--contrast", "t1"
+    ),
+    "slices for a head": usual(
+        "--phantom says nothing of --kind head", "--kind", "head", "--phantom.num-slices", "20"
+    ),
     "unknown site": usual("phantom site '../A'; choose one", "--phantom.site", "../A"),
 }
 

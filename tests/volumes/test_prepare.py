@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from engine.errors import VolumeError
+from engine.volumes.heads.labels import HEAD_PRESETS
 from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels, write_nifti
 from engine.volumes.prepare import (
@@ -227,7 +228,7 @@ def test_too_large_a_patient_is_told_which_preset_holds_him() -> None:
 def test_configuration_files_are_the_presets(path: Path) -> None:
     name = path.stem.removeprefix("prepare_")
     raw = yaml.safe_load(path.read_text())["prepare"]
-    assert PrepareConfig.model_validate(raw) == PRESETS[name]
+    assert PrepareConfig.model_validate(raw) == {**PRESETS, **HEAD_PRESETS}[name]
     assert set(raw) == set(PrepareConfig.model_fields)
 
 
