@@ -72,8 +72,8 @@ def test_plan() -> None:
     digests = {}
     for source in SOURCES:
         rows = build_plan(facts, [c for c in facts if c != "case2"], source, 2, 5)
-        text = "".join(f"{row.model_dump_json()}\n" for row in rows)
-        digests[source] = hashlib.sha256(text.encode()).hexdigest()
+        each = "".join(row.sha256 for row in rows)  # does not change when a field is added
+        digests[source] = hashlib.sha256(each.encode()).hexdigest()
     check_layout("plan", digests)
 
 

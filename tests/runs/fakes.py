@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from engine.parallel.pipeline import Pool, Row
-from engine.runs import generate
+from engine.runs import generate, harmonize, report, run_precision
 from engine.runs.identity import RunIdentity
 from engine.runs.session import RaySession
 from engine.runs.worker import ResampleWorker
@@ -96,7 +96,7 @@ class LoadFake:
 
 
 def work_here(patch: pytest.MonkeyPatch) -> None:
-    """Let jobs work in this process, one row after the other, without Ray."""
+    """Let jobs work in this process, one row after the other, without Ray or other processes."""
 
     def in_turn(
         rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
@@ -105,6 +105,11 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
         for row in rows:
             yield made(row)
 
+    def here(do: Callable[..., Any], *args: Any) -> Any:
+        return do(*args)
+
+    for module in (generate, harmonize, report, run_precision):
+        patch.setattr(module, "aside", here)
     patch.setattr(generate, "run_rows", in_turn)
     patch.setattr(generate, "node_resources", lambda: [{"CPU": 2.0}])
     patch.setattr(RaySession, "start", lambda *_: None)
