@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from engine.runs import ledger
 from engine.runs.folder import RunFolder
-from engine.runs.plan import PlanRow, iter_plan
+from engine.runs.plan import PlanRow, iter_plan, refuse_doubles
 from engine.runs.withdrawal import is_withdrawn, read_withdrawn
 
 
@@ -52,14 +52,19 @@ def is_skipped(row: PlanRow) -> bool:
 
 
 def take_census(folder: RunFolder) -> Census:
-    """Plan minus commits minus quarantine. The caller holds the run's lock."""
+    """Plan minus commits minus quarantine. The caller holds the run's lock.
+
+    Raises:
+        StoreError: the plan, or a record that counts, is damaged.
+        RunError: two rows of the plan have one name.
+    """
     census = Census()
     gone = read_withdrawn(folder)
     committed = ledger.committed_ids(folder, whole=True)
     committed |= ledger.clear_staging(folder, committed)
     attempted = ledger.attempted_ids(folder)
     back = ledger.committed_ids(folder) | ledger.stored_ids(folder) if gone else set()
-    for row in iter_plan(folder.plan):
+    for row in refuse_doubles(iter_plan(folder.plan)):
         if is_withdrawn(row, gone):
             census.withdrawn += 1
             if row.sample_id in back:  # the withdrawal was cut off, or a worker was late

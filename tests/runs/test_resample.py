@@ -17,7 +17,7 @@ from engine.runs import ledger
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.resample import Outcome, ResampleConfig, resample, run_place
 from engine.runs.session import RaySession
-from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
+from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, work_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,11 +39,16 @@ def images(config: ResampleConfig) -> dict[str, dict[str, str]]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
-def test_failing_samples_do_not_stop_the_rest(config: ResampleConfig) -> None:
+def test_failing_samples_do_not_stop_the_rest(
+    config: ResampleConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = FakeSampler(fail=frozenset({"case0-r00"}), kill=frozenset({"case1-r00"}))
     folder = RunFolder(config.out)
-    folder.create()
-    for _ in range(ledger.MAX_FAILURES - 1):  # in jobs before
+    with monkeypatch.context() as here:  # in a job before
+        work_here(here)
+        run(config, FakeSampler(fail=frozenset({"case0-r00", "case1-r00"})))
+    ledger.delete(folder, "case2-r00")
+    for _ in range(ledger.MAX_FAILURES - 2):
         ledger.fail(folder, ledger.begin_attempt(folder, "case1-r00", "w"), "out of memory")
     first = run(config, bad)
     counts = first.summary
