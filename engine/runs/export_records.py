@@ -9,6 +9,7 @@ flagged volume, another layout). Knows no volume.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from engine.storage.foreign import is_litter
 
 RECORDS_NAME = "exported.jsonl"
 _OWN_FILE = re.compile(r"(images|labels)(Tr|Ts)?/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.nii\.gz")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NNUNET_FOLDERS = ("imagesT", "labelsT")
 _PART = re.compile(r"\.(.+\.nii\.gz)\.[0-9a-f.]+\.(part|tmp)")  # what `write_nifti` stages
 
@@ -137,7 +139,7 @@ def open_records(out: Path, plan: str) -> Iterator[ExportRecords]:
 
     Raises:
         RunError: it holds what this run's export did not write, or another export works there.
-        StoreError: it cannot be written.
+        StoreError: it cannot be written, at first or later.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -150,7 +152,15 @@ def open_records(out: Path, plan: str) -> Iterator[ExportRecords]:
             raise StoreError(
                 f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
             ) from None
-        yield records
+        try:
+            yield records
+        except OSError as error:
+            if error.errno not in _NO_ROOM or isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"{error.filename or out}: cannot be written ({error.strerror}); free disk space, "
+                "or make the folder writable, and export again: what is there is kept"
+            ) from None
 
 
 def _records_for(out: Path, plan: str) -> ExportRecords:
