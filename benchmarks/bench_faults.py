@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.command import run_command
 from engine.errors import EngineError
 from engine.runs.folder import RunFolder
 from faults.bench import Bench, Fault, run_job
@@ -52,7 +53,7 @@ def child(fault: Fault, bench: Bench, out: Path, *, ray: bool) -> int:
     marks = out.with_name(f"{out.name}.marks")
     marks.mkdir(exist_ok=True)
     config = bench.config(out).model_copy(update={"rows_at_once": fault.rows_at_once})
-    return run_job(config, fault.inside(marks), ray=ray)
+    return run_command(lambda: min(1, run_job(config, fault.inside(marks), ray=ray)), print)
 
 
 def strike(bench: Bench, faults: Sequence[Fault]) -> dict[str, Any]:

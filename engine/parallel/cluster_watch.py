@@ -64,6 +64,15 @@ class ClusterWatch:
             signal.signal(_SIGNAL, self._before)
             self._before = None
 
+    def refuses(self) -> bool:
+        """Whether a door refuses right now, for however short a time."""
+        for knock in self._doors.values():
+            try:
+                knock()
+            except OSError:
+                return True
+        return False
+
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
         raise ClusterLostError(WORDS.format(what=self._lost))
 

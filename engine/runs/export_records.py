@@ -23,7 +23,7 @@ from typing import Any
 from engine.errors import RunError, StoreError
 from engine.runs.export_target import DESCRIPTION_NAME
 from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_bytes
-from engine.storage.files import append, put
+from engine.storage.files import append, put, sweep_staged
 from engine.storage.foreign import is_litter
 
 RECORDS_NAME = "exported.jsonl"
@@ -115,6 +115,7 @@ class ExportRecords:
 
     def _sweep(self, own: Collection[str]) -> None:
         """Remove what a killed export left half written."""
+        sweep_staged(self.out)
         for folder in {name.partition("/")[0] for name in own}:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 for file in (self.out / folder).iterdir():

@@ -78,6 +78,11 @@ class RunFolder:
         return self.root / "withdrawn.json"
 
     @property
+    def withdrawn_traces(self) -> Place:
+        """sha256 of each name in `withdrawn`, a line each: tells when that is deleted or cut."""
+        return self.root / "withdrawn.sha256"
+
+    @property
     def exports(self) -> Place:
         """Folders that the run was exported to, a JSON line each."""
         return self.root / "exports.jsonl"

@@ -7,7 +7,6 @@ that a reader of Zarr would read is damage, and the business of `examine.py`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from engine.log import get_logger
 from engine.runs.examine import FOREIGN, Finding
 from engine.runs.export_records import RECORDS_NAME, read_records
 from engine.runs.folder import RunFolder
+from engine.storage.files import STAGED
 from engine.storage.foreign import is_litter, remove_foreign
 from engine.storage.object_path import ObjectPath
 
 log = get_logger(__name__)
-
-_STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # of `files.put`, by a job that may be at work
 
 
 def foreign_in_run(folder: RunFolder, known: Collection[str]) -> Iterator[Finding]:
@@ -36,7 +34,7 @@ def foreign_in_run(folder: RunFolder, known: Collection[str]) -> Iterator[Findin
         for place in parent.iterdir() if parent.is_dir() else ():
             name = place.name
             is_known = name.endswith(ending) and name.removesuffix(ending) in known
-            if not is_known and not _STAGED.fullmatch(name):
+            if not is_known and not STAGED.fullmatch(name):  # of a job that may be at work
                 yield Finding("", FOREIGN, f"{parent.name}/{name}")
     if isinstance(folder.root, Path):
         for records in sorted(folder.root.glob(f"export*/{RECORDS_NAME}")):

@@ -398,7 +398,7 @@ def delete(folder: RunFolder, sample_id: str) -> None:
     assert isinstance(folder.staging, Path)
     (folder.attempts / sample_id).mkdir(parents=True, exist_ok=True)
     with hold_folder(folder.attempts / sample_id):
-        folder.commit(sample_id).unlink(missing_ok=True)
+        discard(folder.commit(sample_id))  # which may be a folder that somebody made
         volume = Path(str(folder.volume(sample_id)))
         if not volume.exists() and not volume.is_symlink():
             return

@@ -92,7 +92,8 @@ class RaySession:
     ) -> None:
         if self._watch is not None:
             self._watch.stop()
-        if self._watch is not None and self._watch.is_lost:
+        # who talks to a cluster that is gone may see it before the watch does
+        if self._watch is not None and (self._watch.is_lost or self._watch.refuses()):
             _abandon()
         elif self._ours:
             ray.shutdown()

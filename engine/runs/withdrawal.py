@@ -8,13 +8,14 @@ Knows no volume and deletes nothing (see `remove_patient.py`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable
 
 from engine.errors import RunError, StoreError, StoreUnreachableError
 from engine.runs.folder import RunFolder
 from engine.runs.plan import PlanRow
-from engine.storage.checked_files import read_json
+from engine.storage.checked_files import read_json, read_text
 from engine.storage.files import put
 
 
@@ -26,13 +27,13 @@ def read_withdrawn(folder: RunFolder) -> frozenset[str]:
     """Names of cases and slice files that were withdrawn from a run.
 
     Raises:
-        StoreError: the record is damaged. Nothing may be made then: it could be of such a case.
+        StoreError: the list is damaged, or lacks names. Nothing may be made then: it could be of
+            such a case.
     """
     try:
-        names = read_json(folder.withdrawn)["cases"]
-        return frozenset(str(name) for name in names)
+        names = frozenset(str(name) for name in read_json(folder.withdrawn)["cases"])
     except FileNotFoundError:
-        return frozenset()
+        names = frozenset()
     except StoreUnreachableError:
         raise
     except (OSError, ValueError, KeyError, TypeError):
@@ -40,12 +41,32 @@ def read_withdrawn(folder: RunFolder) -> frozenset[str]:
             f"{folder.withdrawn}: cannot read which cases were withdrawn; write "
             '{"cases": ["CASE", ...]} into it before any job works here'
         ) from None
+    lost = _traces(folder) - {_trace(name) for name in names}
+    if lost:
+        raise StoreError(
+            f"{folder.withdrawn}: {len(lost)} of the withdrawn names are gone from it; put it back "
+            'from a copy, or write them into it ({"cases": ["CASE", ...]})'
+        )
+    return names
 
 
 def remember(folder: RunFolder, *names: str) -> None:
     """Add cases and slice files to the withdrawn ones."""
     known = sorted(read_withdrawn(folder).union(names))
     put(folder.withdrawn, json.dumps({"cases": known}) + "\n")
+    put(folder.withdrawn_traces, "".join(f"{_trace(name)}\n" for name in known))
+
+
+def _trace(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _traces(folder: RunFolder) -> set[str]:
+    """What tells of names whose list is deleted or cut; older runs have none."""
+    try:
+        return set(read_text(folder.withdrawn_traces).split())
+    except FileNotFoundError:
+        return set()
 
 
 def is_withdrawn(row: PlanRow, withdrawn: Collection[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import stat
 import time
@@ -22,6 +23,9 @@ from engine.storage.places import Place
 
 PRIVATE_UMASK = 0o077
 """For processes whose files only their user may read (modes 0600 and 0700)."""
+
+STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names under which `whole_file` writes; a process that was killed leaves one."""
 
 
 def put(path: Place, text: str) -> None:
@@ -38,7 +42,7 @@ def whole_file(path: Place) -> Iterator[TextIO]:
         yield text
         path.write_text(text.getvalue())
         return
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # see STAGED
     try:
         with staged.open("w", encoding="utf-8") as file:
             yield file
@@ -101,6 +105,13 @@ def discard(path: Place) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep_staged(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder; nobody else may write there."""
+    for file in folder.glob(".*.tmp"):
+        if STAGED.fullmatch(file.name) and not file.is_dir():
+            file.unlink(missing_ok=True)
 
 
 def gather(path: Place) -> None:

@@ -368,3 +368,14 @@ def test_what_no_run_writes_is_a_finding(
     assert re.search(told.replace("]0", r"\]0").replace("[2J", r"\[2J"), shown), shown
     assert all(line.isprintable() for line in shown.splitlines())
     assert ("3 sound" if harmless else "2 sound") in shown
+
+
+def test_a_folder_in_a_records_place_is_repaired(own_run: Path) -> None:
+    record = own_run / "commits" / "case1-r00.json"
+    record.unlink()
+    record.mkdir()
+    (record / "note.txt").touch()
+    (finding,) = verify_run(VerifyJob(run=own_run)).findings
+    assert finding.kind == "bad commit record"
+    assert verify_run(VerifyJob(run=own_run, repair=True)).repaired == ["case1-r00"]
+    assert not record.exists()
