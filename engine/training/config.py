@@ -97,6 +97,7 @@ class TrainConfig(FrozenConfig):
         trackers: where numbers and pictures go.
         peak_tflops: of one device in `precision`, for the share of it that is used.
         threads: CPU threads a worker; None divides the machine.
+        private: whether only you may read what is written (modes 0600 and 0700).
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -158,6 +159,7 @@ class TrainConfig(FrozenConfig):
     trackers: tuple[Tracker, ...] = ("tensorboard",)
     peak_tflops: float | None = Field(None, gt=0)
     threads: int | None = Field(None, ge=1)
+    private: bool = False
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

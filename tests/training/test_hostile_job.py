@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 import jobs.train_model as job
 from engine.runs.session import RaySession
 from engine.training.config import TrainConfig
+from engine.training.loop import ray_train
 from engine.training.loop.checkpoint import newest_checkpoint
 from engine.training.loop.training import run_stage
 from engine.volumes.prepared_store import read_prepared, write_prepared
@@ -181,3 +183,16 @@ def _found(told: str, line: str) -> bool:
 
     assert re.search(told, line), line
     return True
+
+
+def test_private_folders_are_their_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_train, "survey", lambda config: config)
+    before = os.umask(0o022)
+    try:
+        places = {"work": tmp_path / "work", "weights": tmp_path / "weights"}
+        ray_train.check_stage(TrainConfig(data=tmp_path, private=True, **places))
+        assert not [place for place in places.values() if place.stat().st_mode & 0o077]
+    finally:
+        os.umask(before)

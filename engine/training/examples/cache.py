@@ -111,12 +111,13 @@ def fill_here(plan: CachePlan) -> int:
     return len(missing)
 
 
-def fill_on_ray(plan: CachePlan, num_workers: int) -> int:
+def fill_on_ray(plan: CachePlan, num_workers: int, private: bool = False) -> int:
     """Make what is missing with Ray Data, a case a block; the number of folders made.
 
     Args:
         plan: what is needed.
         num_workers: encoders at once; less than all CPUs, which Ray Data's own tasks need.
+        private: whether only this user may read what the workers write.
 
     Raises:
         TrainingError: cases that could not be encoded, by name and reason.
@@ -130,7 +131,7 @@ def fill_on_ray(plan: CachePlan, num_workers: int) -> int:
     tries = TryBook(missing[0].target.parent.absolute() / "attempts", "name", "key")
     tries.forgive()
     settings = {"plan": plan, "missing": missing}
-    pool = Pool(min(num_workers, len(missing)), 1.0, gpus, 1, tries=tries)
+    pool = Pool(min(num_workers, len(missing)), 1.0, gpus, 1, tries=tries, private=private)
     status = list(run_rows(rows, _CacheWorker, settings, pool))
     tries.close()
     failed = sorted(f"{row['name']}: {row['error']}" for row in status if row["error"])

@@ -37,7 +37,7 @@ _KEEP_LAST = 2
 _FREE = {
     "num_iterations", "max_minutes", "num_workers", "batch_size", "global_batch_size", "use_gpu",
     "zero_stage", "activation_checkpointing", "threads", "checkpoint_minutes", "checkpoint_steps",
-    "export", "log_steps", "sample_steps", "trackers", "peak_tflops", "work", "about",
+    "export", "log_steps", "sample_steps", "trackers", "peak_tflops", "work", "about", "private",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from engine.errors import EngineError, TrainingError
 from engine.log import show_log
 from engine.paths import resolve_paths
+from engine.storage.files import PRIVATE_UMASK
 from engine.training.config import TrainConfig
 from engine.training.examples.cache import fill_on_ray
 from engine.training.loop.checkpoint import discard_checkpoints
@@ -72,6 +73,7 @@ def check_stage(config: TrainConfig) -> None:
         TrainingError, WeightsError: see `survey`; or a folder cannot be written.
     """
     survey(config)
+    _keep_private(config)
     for key, place in (("work", config.work), ("weights", config.weights)):
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -89,13 +91,19 @@ def _fill_cache(config: TrainConfig) -> None:
         return
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     count = int(resources.get("GPU" if config.use_gpu else "CPU", 1))
-    fill_on_ray(plan, count if config.use_gpu else max(1, count - 1))
+    fill_on_ray(plan, count if config.use_gpu else max(1, count - 1), config.private)
+
+
+def _keep_private(config: TrainConfig) -> None:
+    if config.private:
+        os.umask(PRIVATE_UMASK)
 
 
 def _worker(raw: dict[str, Any]) -> None:
     """One Ray Train worker."""
     show_log()
     config = TrainConfig.model_validate(raw)
+    _keep_private(config)
     context = ray.train.get_context()
     try:
         measured = run_stage(config, context.get_world_rank(), context.get_local_world_size())
