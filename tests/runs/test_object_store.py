@@ -26,12 +26,14 @@ from engine.runs.planning import CaseFacts, build_plan
 from engine.runs.records import Commit
 from engine.runs.resample import ResampleConfig, resample
 from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
+from engine.runs.withdraw import withdraw_patient
 from engine.runs.worker import ResampleWorker, WorkerTask
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.storage import object_client, object_lock
 from engine.storage.files import append, gather
 from engine.storage.object_path import ObjectPath
+from engine.storage.object_versions import keeps_versions
 from engine.storage.places import as_place, file_to_write, local_file
 from engine.volumes.store import hash_tree, read_ome_zarr
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way
@@ -287,10 +289,29 @@ def test_withdrawal_and_export(folder: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exports are written to disk"):
         export_run(ExportJob(run=folder.root))
     expected = [row.sample_id for row in derived_from(folder, "case0")]
-    assert withdraw(folder, "case0") == expected
+    assert "bucket keeps older versions" not in str(withdraw_patient(folder, "case0").outside)
+    assert withdraw(folder, "case0") == expected, "the same call again is harmless"
+    assert isinstance(folder.root, ObjectPath)
+    keys = folder.root.sizes()
+    named = {key: size for key, size in keys.items() if any(name in key for name in expected)}
+    assert {(key.partition("/")[0], size) for key, size in named.items()} == {("commits", 0)}
+    exported = {path.name.removesuffix(".nii.gz") for path in (out / "images").iterdir()}
+    assert exported == set(NAMES) - set(expected)
     assert set(expected).isdisjoint(ledger.stored_ids(folder) | ledger.committed_ids(folder))
     assert take_census(folder).pending == []
     assert verify_run(VerifyJob(run=folder.root)).is_sound
+
+
+def test_a_bucket_that_keeps_older_versions_is_known(s3: S3Server) -> None:
+    store = fsspec.filesystem("s3")
+    store.mkdir("versions")
+    place = ObjectPath("s3://versions/runs/mine")
+    assert keeps_versions(place) is False
+    for status in ("Enabled", "Suspended"):
+        asked = {"VersioningConfiguration": {"Status": status}, "Bucket": "versions"}
+        store.call_s3("put_bucket_versioning", **asked)
+        assert keeps_versions(place) is True
+    assert keeps_versions(ObjectPath("s3://nobody/runs/mine")) is None
 
 
 def test_a_name_that_is_a_pattern_deletes_its_own_objects_only(folder: RunFolder) -> None:
