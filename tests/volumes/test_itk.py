@@ -69,7 +69,7 @@ def test_channels(sitk: Any, kind: str, tmp_path: Path) -> None:
     path = tmp_path / ("a.mha" if kind == "4D" else "a.nrrd")
     sitk.WriteImage(image, str(path))
     np.testing.assert_array_equal(read_image(path, channel=1).array, voxels() + 100)
-    with pytest.raises(VolumeError, match=r"give --channel 0 to 1 for one of its images"):
+    with pytest.raises(VolumeError, match=r"give --channel 0 to 1 for one of its time points"):
         read_image(path)
     with pytest.raises(VolumeError, match=r"no channel 2, it holds channels 0 to 1"):
         read_image(path, channel=2)
