@@ -104,6 +104,11 @@ def run(options: Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise ClusterError("no job given; write `run -- jobs/NAME.py ARGS`")
+    if command[0].endswith(".py") and not Path(command[0]).is_file():
+        raise ClusterError(
+            f"{Path(command[0]).absolute()}: no such job; write `run -- jobs/NAME.py ARGS` in the "
+            "checkout's folder"
+        )
     entrypoint = ["python", *command] if command[0].endswith(".py") else list(command)
     folder = fresh_folder()
     head: Head | None = None

@@ -24,7 +24,7 @@ from engine.runs.census import active_rows
 from engine.runs.export_places import record_export
 from engine.runs.export_records import RECORDS_NAME, ExportRecords, open_records
 from engine.runs.export_target import ExportLayout, ExportMasks, ExportTarget, describe
-from engine.runs.folder import RunFolder
+from engine.runs.folder import RunFolder, no_run
 from engine.runs.identity import hash_file, sha256_of
 from engine.runs.own_files import check_run
 from engine.runs.plan import iter_plan
@@ -83,7 +83,7 @@ def export_run(job: ExportJob) -> list[Path]:
         os.umask(PRIVATE_UMASK)
     folder = RunFolder(job.run)
     if not any(path.is_file() for path in (folder.plan, folder.identity)):
-        raise RunError(f"{job.run}: not a run folder (no plan.jsonl); give one that a job made")
+        raise RunError(no_run(folder))
     default = "export_nnunet" if job.layout == "nnunet" else "export"
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
     test = _of_test_masks(folder)

@@ -162,6 +162,15 @@ class RunFolder:
         return (self.volumes, self.commits, self.attempts, self.staging)
 
 
+def no_run(folder: RunFolder) -> str:
+    """What to say of a folder that is none of a run, and which one may have been meant."""
+    around = RunFolder(folder.root.parent)
+    what = f"{folder.root}: not a run folder (no plan.jsonl)"
+    if any(path.is_file() for path in (around.plan, around.identity)):
+        return f"{what}; it lies in one: give {around.root}"
+    return f"{what}; give one that a job made"
+
+
 class RunLock:
     """Holds a run folder for one driver process.
 

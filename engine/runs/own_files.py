@@ -64,6 +64,8 @@ def settle_identity(folder: RunFolder, identity: RunIdentity) -> None:
             f"{folder.identity}: missing, and nothing else says with which settings and weights "
             f"this run was made; {_FROM_A_COPY}"
         )
+    if _is_unplanned(folder):  # an earlier start was refused: its settings bind nobody
+        folder.identity.unlink(missing_ok=True)
     write_or_check(folder.identity, identity)
     found = read_identity(folder.identity)
     for sample_id in sorted(ledger.committed_ids(folder, whole=True))[:1]:
@@ -173,6 +175,12 @@ def _made_by(folder: RunFolder, rows: Iterable[PlanRow], committed: set[str]) ->
             f"{folder.plan}: missing, and these settings plan {len(names)} volumes otherwise than "
             f"they were made (the first is {names[0]}); {_FROM_A_COPY}"
         )
+
+
+def _is_unplanned(folder: RunFolder) -> bool:
+    """Whether no plan was ever written here: its digest comes before the plan and its volumes."""
+    written = folder.plan.exists() or folder.plan_digest.exists()
+    return not (written or _has_work(folder))
 
 
 def _has_work(folder: RunFolder) -> bool:

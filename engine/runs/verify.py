@@ -23,7 +23,7 @@ from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs import ledger
 from engine.runs.examine import FOREIGN, Finding, Origin, examine_volume, planned_origin
-from engine.runs.folder import RunFolder, RunLock
+from engine.runs.folder import RunFolder, RunLock, no_run
 from engine.runs.foreign_files import foreign_in_run, remove_all
 from engine.runs.own_files import check_run
 from engine.runs.patients import find_patient
@@ -107,7 +107,7 @@ def open_run(root: Place | None) -> RunFolder:
         raise ConfigError("no run folder; give --run FOLDER")
     folder = RunFolder(root)
     if not any(path.is_file() for path in (folder.plan, folder.identity)):
-        raise RunError(f"{root}: not a run folder (no plan.jsonl); give one that a job made")
+        raise RunError(no_run(folder))
     if isinstance(folder.commits, Path) and not folder.commits.is_dir():
         raise RunError(
             f"{folder.commits}: missing, so that no volume of this run exists; put the folder back "

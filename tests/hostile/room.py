@@ -107,7 +107,9 @@ def attack(main: Main, case: Attack, place: Place, capsys: pytest.CaptureFixture
     assert lines[0].isprintable(), "a terminal shows what is printed"
     said = lines[0] if code == 2 else shown.out + shown.err
     assert _REMEDY.search(said), f"no remedy: {said}"
-    assert _snapshot(place) == before, "only the output folder may change"
+    after = _snapshot(place)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    assert not changed, f"only the output folder may change: {sorted(changed)}"
 
 
 def _snapshot(place: Place) -> dict[str, str]:

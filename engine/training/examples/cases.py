@@ -71,7 +71,10 @@ def check_cases(cases: list[PreparedHeader], config: TrainConfig, preset: Preset
             the case and the remedy.
     """
     if not cases:
-        raise TrainingError(f"{config.data}: no prepared case to train on; run prepare_dataset")
+        raise TrainingError(
+            f"{config.data}: no prepared case to train on; run prepare_dataset, and give its --out "
+            "with --data"
+        )
     for case in cases:
         if "image" not in case.sha256:
             raise TrainingError(f"{case.case_id}: has no image; train on cases with images")

@@ -170,6 +170,10 @@ def _what_is_there(root: Path, found: Listing) -> str:
         return f"this is a folder of one: give {root.absolute().parent}"
     if (root / "gt_segmentations").is_dir():
         return "it is preprocessed by nnU-Net: give the raw data set (in nnUNet_raw)"
+    if any(folder.suffix == ".zarr" for folder in inner):
+        return "it holds prepared cases: give them to the other jobs with --data"
+    if any((folder / "plan.jsonl").is_file() for folder in (root, *inner)):
+        return "it is a run: export it first (jobs/export_volumes.py --layout nnunet)"
     if subfolder(root, "imagesTr").is_dir():
         return "it has imagesTr and no labelsTr: put the masks there, named ID.nii.gz"
     if any(_has_dicom(folder) for folder in (root, *inner[:_SHOWN])):
