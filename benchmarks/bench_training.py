@@ -31,6 +31,7 @@ from engine.training.config import TrainConfig
 from engine.training.examples.encoding import LatentCase, latent_arrays
 from engine.training.loop.training import Training
 from engine.training.stages.denoiser import DenoiserStage
+from engine.training.stages.survey import survey
 from engine.volumes.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.prepared_store import read_prepared, write_prepared
@@ -218,7 +219,7 @@ def _worker(rank: int, trial: Trial, out: Path, store: Path) -> None:
         trackers=(),
     )
     torch.set_num_threads(trial.threads)
-    training = Training(config, rank)
+    training = Training(survey(config), rank)
     if trial.encode:
         encode_on_the_fly(training, config)
     values = _timed(training, trial)

@@ -27,10 +27,10 @@ def main(args: Sequence[str]) -> int:
 
     def job() -> int:
         config = parse_job(TrainConfig, args, "Train one stage.")
-        check_stage(config)
+        found = check_stage(config)
         with RaySession() as session:
             session.start(show_workers=True)
-            measured = train_stage(config)
+            measured = train_stage(found)
         print(
             f"{config.stage}: {measured['iterations']} steps in {measured['seconds']:.0f} s, "
             f"loss {measured['loss']}; weights in {config.weights}"

@@ -14,7 +14,6 @@ from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.volumes.layouts import Split
 
 Stage = Literal["autoencoder", "slice", "volume", "position", "distill", "decoder"]
-PIXEL_STAGES: tuple[Stage, ...] = ("autoencoder", "decoder")
 SpecValue = bool | int | str | tuple[int, ...] | None
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.training.config import TrainConfig
 from engine.training.loop.training import run_stage
-from engine.training.stages.build import resolve_preset
+from engine.training.stages.survey import resolve_preset
 from engine.training.weights.export import losses_file
 from tests.golden.compare import check_golden
 from tests.golden.models import NARROW, WAYS, write_model

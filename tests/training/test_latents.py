@@ -19,7 +19,7 @@ from engine.training.examples.cache import (
     open_latents,
     open_pixels,
 )
-from engine.training.stages.build import plan_cache, survey
+from engine.training.stages.survey import survey
 from engine.volumes.prepared_store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS
@@ -44,8 +44,7 @@ def fresh_autoencoder(folder: Path, seed: int) -> None:
 
 
 def plan_of(config: TrainConfig) -> CachePlan:
-    cases, manifest = survey(config)
-    return plan_cache(config, cases, manifest)
+    return survey(config).plan
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from engine.training.config import TrainConfig
 from engine.training.examples.randomness import example_generators
 from engine.training.examples.windows import LatentDataset
-from engine.training.stages.build import build_stage
+from engine.training.stages.registry import build_stage
+from engine.training.stages.survey import survey
 from engine.volumes.prepared_store import read_prepared
 
 
@@ -21,7 +22,7 @@ def test_a_window_has_the_same_conditions_in_training_and_in_sampling(
     copied: Callable[[Path], Path], make_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     config = make_config(copied(tmp_path), stage="slice", holdout=("phantom0001",))
-    stage, _ = build_stage(config)
+    stage = build_stage(survey(config))
     data = stage.data  # type: ignore[attr-defined]
     assert isinstance(data, LatentDataset)
     data.cases = [  # training draws from the posterior, sampling takes its mean

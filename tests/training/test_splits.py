@@ -8,7 +8,7 @@ from engine.errors import TrainingError
 from engine.training.config import TrainConfig
 from engine.training.examples.cases import find_cases
 from engine.training.loop.checkpoint import stage_identity
-from engine.training.stages.build import resolve_preset
+from engine.training.stages.survey import resolve_preset
 from engine.volumes.manifest import read_manifest, write_manifest
 from engine.volumes.prepared_store import list_prepared
 from tests.runs.fakes import make_data

@@ -16,7 +16,8 @@ from engine.training.config import TrainConfig
 from engine.training.loop.checkpoint import newest_checkpoint
 from engine.training.loop.training import Training, run_stage
 from engine.training.optimisation.sharding import start_deepspeed
-from engine.training.stages.build import build_stage
+from engine.training.stages.registry import build_stage
+from engine.training.stages.survey import survey
 from engine.training.weights.export import losses_file
 from models.denoiser import Denoiser
 from models.weights import (
@@ -72,7 +73,7 @@ def test_stage_2_starts_with_stage_1s_output(
     copied: Copy, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     folder = copied(tmp_path)
-    stage, _ = build_stage(make_config(folder, stage="volume"))
+    stage = build_stage(survey(make_config(folder, stage="volume")))
     reference = load_denoiser(folder / "weights", read_manifest(folder / "weights"))
     told = given(reference.preset, 4, num_classes=5)
     with torch.no_grad():
@@ -84,7 +85,7 @@ def test_frozen_layers_get_no_gradient_and_no_place_in_the_optimiser(
     copied: Copy, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config(copied(tmp_path), stage="volume")
-    stage, _ = build_stage(config)
+    stage = build_stage(survey(config))
     assert isinstance(stage.net, Denoiser)
     engine = start_deepspeed(stage, config, 1, 1)
     held = {id(p) for group in engine.optimizer.param_groups for p in group["params"]}
@@ -156,7 +157,7 @@ def test_narrow_formats_train_and_an_overflow_only_skips_a_step(
     config = make_config(
         folder, stage="slice", precision=precision, zero_stage=zero_stage, num_iterations=3
     )
-    training = Training(config, 0)
+    training = Training(survey(config), 0)
     if precision == "float16":
         training.scale.scale = 2.0**60  # far too much: the first gradient is infinite
         before = {k: v.clone() for k, v in training.stage.net.state_dict().items()}

@@ -59,13 +59,17 @@ class CachePlan:
 
 
 def plan_latents(
-    cases: Sequence[PreparedHeader], manifest: Manifest, config: TrainConfig
+    cases: Sequence[PreparedHeader], manifest: Manifest, weights: Path, config: TrainConfig
 ) -> CachePlan:
-    """The latent cache of these cases and their planned copies."""
-    spec, weights = manifest.preset.denoiser, config.weights
-    if config.stage == "distill":
-        assert config.start_from is not None
-        weights = config.start_from
+    """The latent cache of these cases and their planned copies.
+
+    Args:
+        cases: to encode.
+        manifest: of `weights`.
+        weights: folder of the autoencoder.
+        config: of the stage.
+    """
+    spec = manifest.preset.denoiser
     encoding = {
         "format": _FORMAT,
         "mask": [spec.mask_encoding, spec.mask_subpixels, manifest.num_classes],

@@ -22,14 +22,18 @@ from engine.training.config import TrainConfig
 from engine.training.examples.cache import fill_on_ray
 from engine.training.loop.checkpoint import discard_checkpoints
 from engine.training.loop.training import run_stage
-from engine.training.stages.build import plan_cache, survey
+from engine.training.stages.base import Survey
+from engine.training.stages.survey import survey
 from engine.training.weights.export import read_stage_entry
 
 MAX_FAILURES = 3
 
 
-def train_stage(config: TrainConfig) -> dict[str, Any]:
+def train_stage(start: TrainConfig | Survey) -> dict[str, Any]:
     """Run one stage to its end; resumes from the work folder's last whole checkpoint.
+
+    Args:
+        start: the stage's survey (`check_stage`), or the settings to make one from.
 
     Returns:
         Measurements of the stage: iterations, seconds, final loss.
@@ -37,12 +41,14 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
     Raises:
         TrainingError: bad data, other settings than the checkpoint's, or a loss that is not finite.
     """
-    config = resolve_paths(config)  # Ray Train moves its workers to a folder of its own
+    # Ray Train moves its workers to a folder of its own, so paths are absolute
+    found = start if isinstance(start, Survey) else survey(resolve_paths(start))
+    config = found.config
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.use_gpu else "cpu")
     resources = {"CPU": 1.0, **({"GPU": 1.0} if config.use_gpu else {})}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=config.model_dump(mode="json"),
+        train_loop_config={"survey": found},
         scaling_config=ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),
@@ -55,7 +61,7 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
     )
     config.work.mkdir(parents=True, exist_ok=True)
     _refusal(config).unlink(missing_ok=True)
-    _fill_cache(config)
+    _fill_cache(found)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -66,13 +72,16 @@ def train_stage(config: TrainConfig) -> dict[str, Any]:
     return read_stage_entry(config)
 
 
-def check_stage(config: TrainConfig) -> None:
+def check_stage(config: TrainConfig) -> Survey:
     """Refuse, before any process starts, what can be seen from settings, cases and folders.
+
+    Returns:
+        What was found, for `train_stage`.
 
     Raises:
         TrainingError, WeightsError: see `survey`; or a folder cannot be written.
     """
-    survey(config)
+    found = survey(resolve_paths(config))
     _keep_private(config)
     for key, place in (("work", config.work), ("weights", config.weights)):
         try:
@@ -81,17 +90,17 @@ def check_stage(config: TrainConfig) -> None:
             raise TrainingError(
                 f"{place}: cannot be written ({error.strerror}); choose another folder with --{key}"
             ) from None
+    return found
 
 
-def _fill_cache(config: TrainConfig) -> None:
+def _fill_cache(found: Survey) -> None:
     """Make what the stage trains on before its workers start; a second run makes nothing."""
-    cases, manifest = survey(config)
-    plan = plan_cache(config, cases, manifest)
+    plan, use_gpu = found.plan, found.config.use_gpu
     if not plan.missing():
         return
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    count = int(resources.get("GPU" if config.use_gpu else "CPU", 1))
-    fill_on_ray(plan, count if config.use_gpu else max(1, count - 1), config.private)
+    count = int(resources.get("GPU" if use_gpu else "CPU", 1))
+    fill_on_ray(plan, count if use_gpu else max(1, count - 1), found.config.private)
 
 
 def _keep_private(config: TrainConfig) -> None:
@@ -102,15 +111,15 @@ def _keep_private(config: TrainConfig) -> None:
 def _worker(raw: dict[str, Any]) -> None:
     """One Ray Train worker."""
     show_log()
-    config = TrainConfig.model_validate(raw)
-    _keep_private(config)
+    found: Survey = raw["survey"]
+    _keep_private(found.config)
     context = ray.train.get_context()
     try:
-        measured = run_stage(config, context.get_world_rank(), context.get_local_world_size())
+        measured = run_stage(found, context.get_world_rank(), context.get_local_world_size())
     except EngineError as error:
         if context.get_world_size() > 1:
             raise  # the other workers wait for this one; Ray Train has to end them
-        _refusal(config).write_text(str(error), encoding="utf-8")
+        _refusal(found.config).write_text(str(error), encoding="utf-8")
         return  # trying again would end the same way
     ray.train.report(measured)
 

@@ -22,7 +22,7 @@ from engine.training.loop.checkpoint import (
     check_identity,
     newest_checkpoint,
 )
-from engine.training.optimisation.batching import checkpoint_activations, resolve_batching
+from engine.training.optimisation.batching import resolve_batching
 from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.pace import Pace, learning_rate_factor
 from engine.training.optimisation.precision import LossScale
@@ -35,22 +35,22 @@ from engine.training.optimisation.sharding import (
     take_step,
 )
 from engine.training.optimisation.workers import Workers
-from engine.training.stages.autoencoder import AutoencoderStage
-from engine.training.stages.base import StageModel
-from engine.training.stages.build import build_stage
+from engine.training.stages.base import StageModel, Survey
+from engine.training.stages.registry import build_stage
+from engine.training.stages.survey import survey
 from engine.training.watch.monitor import Monitor
 from engine.training.weights.export import export_stage, measurements, write_losses
-from models.denoiser import Denoiser, to_channels_last
-from models.layers import PseudoAttention, ResBlock
 
 log = get_logger(__name__)
 
 
-def run_stage(config: TrainConfig, rank: int = 0, num_local_workers: int = 1) -> dict[str, Any]:
+def run_stage(
+    start: TrainConfig | Survey, rank: int = 0, num_local_workers: int = 1
+) -> dict[str, Any]:
     """Train one stage in this process and, on rank 0, write its weights.
 
     Args:
-        config: the stage.
+        start: the stage's survey, or the settings to make one from.
         rank: of this worker among all.
         num_local_workers: workers that share this machine's cores.
 
@@ -58,11 +58,12 @@ def run_stage(config: TrainConfig, rank: int = 0, num_local_workers: int = 1) ->
         What was measured: iterations, seconds, loss, cases, parameters.
 
     Raises:
-        TrainingError: see `build_stage`; or the loss or its gradients are not finite.
+        TrainingError: see `survey`, `build_stage`; or the loss or its gradients are not finite.
     """
+    found = start if isinstance(start, Survey) else survey(start)
     cores = os.cpu_count() or 1
-    torch.set_num_threads(config.threads or max(1, cores // num_local_workers))
-    training = Training(config, rank)
+    torch.set_num_threads(found.config.threads or max(1, cores // num_local_workers))
+    training = Training(found, rank)
     try:
         training.run()
     finally:
@@ -73,9 +74,10 @@ def run_stage(config: TrainConfig, rank: int = 0, num_local_workers: int = 1) ->
 class Training:
     """State of one worker's training: what a checkpoint holds, and what makes the steps."""
 
-    def __init__(self, config: TrainConfig, rank: int) -> None:
-        self.config, self.workers = config, Workers(rank, config.use_gpu)
-        self.stage, self.manifest = build_stage(config)
+    def __init__(self, survey: Survey, rank: int) -> None:
+        self.config = config = survey.config
+        self.manifest, self.workers = survey.manifest, Workers(rank, config.use_gpu)
+        self.stage = build_stage(survey)
         found = self._found()
         _prepare_memory(self.stage, config)
         earlier = None if found is None else int(found.state["examples"])
@@ -86,9 +88,9 @@ class Training:
             self.engine = start_deepspeed(
                 self.stage, config, self.batching.micro, self.batching.accumulate
             )
-            if isinstance(self.stage.net, Denoiser) and config.zero_stage == 0:
+            if config.zero_stage == 0:
                 # after DeepSpeed's broadcast, which wants contiguous weights; ZeRO's flat ones stay
-                to_channels_last(self.stage.net)
+                self.stage.choose_memory_format()
         self.ema, self.scale = (
             Ema(self.stage.net, config.ema_half_life),
             LossScale(config.precision),
@@ -98,7 +100,7 @@ class Training:
         if found is not None:
             self._resume(found)
         self.writer = CheckpointWriter(config, self.stage.preset)
-        self.monitor = Monitor(config, self.stage, self.manifest, self.batching, shown=rank == 0)
+        self.monitor = Monitor(survey, self.stage, self.batching, shown=rank == 0)
         self._ahead = ThreadPoolExecutor(1, "examples")
 
     def run(self) -> None:
@@ -257,9 +259,5 @@ def _prepare_memory(stage: StageModel, config: TrainConfig) -> None:
     """Put the stage on its device, and trade time for memory where that is asked for."""
     if config.use_gpu:
         stage.to(torch.device("cuda", torch.cuda.current_device()))
-    if not config.activation_checkpointing:
-        return
-    if isinstance(stage, AutoencoderStage):
-        stage.net.net.enable_gradient_checkpointing()
-    else:
-        checkpoint_activations(stage.net, (ResBlock, PseudoAttention))
+    if config.activation_checkpointing:
+        stage.recompute_activations()

@@ -1,25 +1,33 @@
-"""Stage `autoencoder`: images to latents and back, with KL, feature and patch losses."""
+"""Stage `autoencoder`: images to latents and back, with KL, feature and patch losses.
+
+Stage `decoder` trains the way back alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from engine.errors import TrainingError
+from engine.errors import TrainingError, WeightsError
 from engine.training.config import TrainConfig
+from engine.training.examples.cache import open_pixels
 from engine.training.examples.randomness import generator_for
 from engine.training.examples.windows import CropDataset
 from engine.training.losses.adversarial import Adversary
 from engine.training.losses.objectives import autoencoder_loss, decoder_loss
 from engine.training.losses.perceptual import FeatureLoss, load_feature_loss
 from engine.training.optimisation.ema import Ema
-from engine.training.stages.base import StageModel
+from engine.training.stages.base import StageModel, Survey
+from engine.training.stages.pictures import NUM_SHOWN, grid, row
+from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
 from models.presets import Preset
-from models.weights import AUTOENCODER
+from models.weights import AUTOENCODER, Manifest, load_autoencoder, read_manifest
 
 NUM_MEASURED = 256
 
@@ -27,8 +35,12 @@ NUM_MEASURED = 256
 class AutoencoderStage(StageModel):
     """Trains the whole autoencoder; its latent scale is measured at the end."""
 
+    name = "autoencoder"
     weights_file = AUTOENCODER
-    measures_latents = True
+    needs: ClassVar[tuple[str, ...]] = ()
+    pixels = True
+    first = True
+    fixes_diffusion = False
     net: Autoencoder
 
     def __init__(
@@ -49,6 +61,27 @@ class AutoencoderStage(StageModel):
         if config.perceptual is not None:
             self._features = (load_feature_loss(config.perceptual),)
         self._adversary: Adversary | None = None
+
+    @classmethod
+    def from_survey(cls, survey: Survey) -> Self:
+        """The stage on the pixels of the survey's cases."""
+        net = cls._first_weights(survey)
+        pixels, held_out = open_pixels(survey.plan), open_pixels(survey.probe)
+        return cls(survey.config, survey.manifest.preset, net, pixels, held_out)
+
+    @classmethod
+    def _first_weights(cls, survey: Survey) -> Autoencoder:
+        """Random, or those of `start_from`."""
+        config, preset = survey.config, survey.manifest.preset
+        if config.start_from is None:
+            return Autoencoder(preset.autoencoder)
+        source = read_manifest(config.start_from)
+        if source.preset.autoencoder != preset.autoencoder:
+            raise WeightsError(
+                f"{config.start_from}: its autoencoder is that of preset {source.preset.name}, not "
+                f"of {preset.name}; start from weights of the same architecture"
+            )
+        return load_autoencoder(config.start_from, source).train()
 
     def sample(
         self, generators: Sequence[Generator], step: int, *, probe: bool
@@ -99,6 +132,25 @@ class AutoencoderStage(StageModel):
             self._adversary = self._new_adversary()
             self._adversary.load(state)
 
+    def recompute_activations(self) -> None:
+        """As the autoencoder's own library does it."""
+        self.net.net.enable_gradient_checkpointing()
+
+    def picture(
+        self, state: Mapping[str, Tensor], cases: Sequence[PreparedCase], manifest: Manifest
+    ) -> NDArray[np.uint8]:
+        """Real slices, and what comes back from their latents."""
+        del manifest
+        net = Autoencoder(self.preset.autoencoder)
+        net.load_state_dict(state)
+        return grid([line for case in cases for line in _rebuilt(net.eval(), case)])
+
+    def finished_state(self, ema: Ema) -> dict[str, Tensor]:
+        """The average, with the scale that its latents have."""
+        self.net.load_state_dict(ema.full_state(self.net))
+        self.measure_latents()
+        return dict(self.net.state_dict())
+
     @torch.no_grad()
     def measure_latents(self) -> None:
         """Set the latent scale and offset from posterior means of whole training slices.
@@ -145,7 +197,9 @@ class AutoencoderStage(StageModel):
 class DecoderStage(AutoencoderStage):
     """Trains the decoder alone: latents, their scale and every denoiser stay as they are."""
 
-    measures_latents = False
+    name = "decoder"
+    needs = (AUTOENCODER,)
+    first = False
 
     def __init__(
         self,
@@ -159,7 +213,24 @@ class DecoderStage(AutoencoderStage):
         for part in (net.net.encoder, net.net.quant_conv):
             part.requires_grad_(False)
 
+    @classmethod
+    def _first_weights(cls, survey: Survey) -> Autoencoder:
+        """Those of the folder."""
+        return load_autoencoder(survey.config.weights, survey.manifest).train()
+
+    def measure_latents(self) -> None:
+        """The latents are those that the denoisers were trained on; their scale stays."""
+
     def _reconstruction(
         self, images: Tensor, generators: list[Generator]
     ) -> tuple[Tensor, Tensor, Tensor]:
         return decoder_loss(self.net, images, generators)
+
+
+def _rebuilt(net: Autoencoder, case: PreparedCase) -> list[NDArray[np.float32]]:
+    assert case.image is not None
+    z = np.linspace(0, len(case.image) - 1, NUM_SHOWN + 2).round().astype(int)[1:-1]
+    real = torch.from_numpy(case.image[z])[:, None]
+    posterior = net.net.encode(real.expand(-1, net.spec.image_channels, -1, -1)).latent_dist
+    decoded: Tensor = net.net.decode(posterior.mean).sample[:, 0]
+    return [row(case.image[z]), row(decoded.numpy())]

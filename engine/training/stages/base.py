@@ -1,22 +1,33 @@
-"""What the loop needs of a stage: examples by number, a loss, and what else a checkpoint must hold.
+"""What every stage declares and does; the loop, the export and the monitor know nothing else of it.
 
-The stages stand beside it: autoencoder.py, denoiser.py, position.py.
+The stages stand beside it: autoencoder.py, denoiser.py, distillation.py, position.py.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.sampling.diffusion.schedule import Schedule
 from engine.training.config import TrainConfig
+from engine.training.examples.cache import CachePlan
 from engine.training.examples.randomness import example_generators
+from engine.training.optimisation.batching import checkpoint_activations
 from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.precision import autocast
+from engine.volumes.prepared_store import PreparedHeader
+from engine.volumes.volume import PreparedCase
+from models.layers import PseudoAttention, ResBlock
 from models.presets import Preset
+from models.weights import AUTOENCODER, Manifest
 
 NUM_PROBES = 8
 
@@ -49,20 +60,58 @@ class Trace:
         return each, t
 
 
-class StageModel(nn.Module):
+@dataclass(frozen=True)
+class Survey:
+    """What a training starts from, found once and passed on, to the workers too.
+
+    Attributes:
+        config: of the stage, its paths absolute.
+        cases: headers of the training cases.
+        held_out: headers of the held-out cases that are of the same size and have an image.
+        manifest: of the weights that the stage goes on from, or a new one from the data.
+        plan: what the stage trains on in its cache.
+        probe: what its probe loss is measured on; none when nothing is held out.
+    """
+
+    config: TrainConfig
+    cases: tuple[PreparedHeader, ...]
+    held_out: tuple[PreparedHeader, ...]
+    manifest: Manifest
+    plan: CachePlan
+    probe: CachePlan
+
+
+class StageModel(nn.Module, ABC):
     """A network together with its loss, so that DeepSpeed sees one forward pass.
+
+    What a class declares:
+        name: value of the setting `stage`.
+        weights_file: file of a weights folder that it writes.
+        needs: files that the folder of `source` must hold.
+        pixels: whether it trains on images instead of latents.
+        first: whether it begins a weights folder: its manifest comes from the data alone.
+        fixes_diffusion: whether it fixes the folder's denoiser and schedule when no other has.
+        takes_tokens: whether a preset with image tokens needs the vision tower for it.
 
     Attributes:
         net: what is trained; the only submodule.
         preset: its architecture.
+        schedule: of the diffusion; None where there is none.
         num_cases: cases and copies that are drawn from.
         num_skipped: cases that are too short.
         missing_classes: names of classes that no mask has.
         share: part of an optimiser step that a micro-batch is.
     """
 
+    name: ClassVar[str]
     weights_file: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = (AUTOENCODER,)
+    pixels: ClassVar[bool] = False
+    first: ClassVar[bool] = False
+    fixes_diffusion: ClassVar[bool] = True
+    takes_tokens: ClassVar[bool] = False
     net: nn.Module
+    schedule: Schedule | None = None
 
     def __init__(self, config: TrainConfig, preset: Preset) -> None:
         super().__init__()
@@ -70,6 +119,21 @@ class StageModel(nn.Module):
         self.num_cases = self.num_skipped = 0
         self.missing_classes: tuple[str, ...] = ()
         self.share = 1.0
+
+    @classmethod
+    def source(cls, config: TrainConfig) -> Path:
+        """Folder of the weights that the stage goes on from."""
+        return config.weights
+
+    @classmethod
+    @abstractmethod
+    def from_survey(cls, survey: Survey) -> Self:
+        """The stage with its examples and its first weights.
+
+        Raises:
+            TrainingError: cases that cannot be trained on.
+            WeightsFileError: weights of an earlier stage that do not fit.
+        """
 
     def draw(self, step: int, indices: Sequence[int]) -> Any:
         """Examples of optimiser step `step` (from 0) by their numbers, on the CPU."""
@@ -84,9 +148,9 @@ class StageModel(nn.Module):
         generators = example_generators(self.config.seed, "probe", 0, range(NUM_PROBES))
         return self.sample(generators, self.config.num_iterations - 1, probe=True)
 
+    @abstractmethod
     def sample(self, generators: Sequence[torch.Generator], step: int, *, probe: bool) -> Any:
         """A batch with an example a generator."""
-        raise NotImplementedError
 
     def forward(self, batch: Any) -> Tensor:
         """Mean loss of what `sample` gave, in the settings' precision.
@@ -96,9 +160,24 @@ class StageModel(nn.Module):
         with autocast(self.config.precision, self.device):
             return self.compute(batch)
 
+    @abstractmethod
     def compute(self, batch: Any) -> Tensor:
         """The stage's own loss."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def picture(
+        self, state: Mapping[str, Tensor], cases: Sequence[PreparedCase], manifest: Manifest
+    ) -> NDArray[np.uint8]:
+        """What a network makes of fixed cases, as a grid `y x` of grey values.
+
+        Args:
+            state: of the network, on the CPU.
+            cases: with images.
+            manifest: of the weights.
+
+        Raises:
+            SamplingError: the network's output is not finite.
+        """
 
     def begin_step(self, step: int, ema: Ema) -> None:
         """Called before each optimiser step."""
@@ -112,6 +191,30 @@ class StageModel(nn.Module):
 
     def load_extra(self, state: Mapping[str, Tensor]) -> None:
         """From a checkpoint."""
+
+    def recompute_activations(self) -> None:
+        """Keep fewer activations for the backward pass, at the price of time."""
+        checkpoint_activations(self.net, (ResBlock, PseudoAttention))
+
+    def choose_memory_format(self) -> None:
+        """Lay the weights out as the device computes fastest; called when they are whole."""
+
+    def finished_state(self, ema: Ema) -> dict[str, Tensor]:
+        """The tensors to export."""
+        return ema.full_state(self.net)
+
+    def write_beside(self, manifest: Manifest) -> Manifest:
+        """Write what the weights need beside `weights_file`; the manifest that tells of it."""
+        return manifest
+
+    def record(self) -> dict[str, Any]:
+        """What the stage's entry in the manifest says beside its settings."""
+        return {}
+
+    def recommended(self, iterations: int) -> dict[str, Any]:
+        """Sampling settings that the manifest recommends after so many optimiser steps."""
+        del iterations
+        return {}
 
     @property
     def device(self) -> torch.device:

@@ -1,18 +1,21 @@
-"""Stages `slice` and `volume` (stage 1 and 2 of the paper), and `distill` on top of them."""
+"""Stages `slice` and `volume`: stage 1 and 2 of the paper."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
 
-from engine.sampling.diffusion.schedule import Schedule
+from engine.errors import TrainingError
+from engine.sampling.config import SamplingConfig
 from engine.training.config import TrainConfig
 from engine.training.examples.encoding import LatentCase
 from engine.training.examples.windows import DenoiserBatch, LatentDataset
-from engine.training.losses.distillation import DistillDraw, Rounds, distill_loss, draw_distill
 from engine.training.losses.objectives import (
     DenoiserLoss,
     NoiseDraw,
@@ -21,45 +24,62 @@ from engine.training.losses.objectives import (
     draw_noise,
 )
 from engine.training.losses.timesteps import TimestepDraw
-from engine.training.optimisation.ema import Ema
-from engine.training.stages.base import StageModel
-from models.denoiser import Denoiser
-from models.weights import DENOISER
+from engine.training.stages.base import Survey
+from engine.training.stages.latent_stage import Latents, LatentStage
+from engine.training.stages.pictures import NUM_SHOWN, grid, row, sample_window
+from engine.training.stages.vision_tower import keep_tower, training_tower
+from engine.volumes.volume import PreparedCase
+from models.denoiser import Denoiser, to_channels_last
+from models.weights import AUTOENCODER, DENOISER, Manifest, load_autoencoder, load_denoiser
 
 
-class DenoiserStage(StageModel):
-    """Denoising of single slices (`slice`) or of windows (`volume`).
+class DenoiserStage(LatentStage):
+    """Denoising of slices or windows with their conditions.
 
     Args:
         config: of the stage.
         net: the denoiser to train.
-        cases: latents to train on.
-        held_out: latents for the probe; none takes the training's.
-        schedule: of the diffusion.
+        latents: what it sees; without held-out cases the probe takes the training's.
         class_weight: `k` extra weights, or None.
     """
 
     weights_file = DENOISER
+    takes_tokens = True
     net: Denoiser
 
     def __init__(
-        self,
-        config: TrainConfig,
-        net: Denoiser,
-        cases: list[LatentCase],
-        held_out: list[LatentCase],
-        schedule: Schedule,
-        class_weight: Tensor | None,
+        self, config: TrainConfig, net: Denoiser, latents: Latents, class_weight: Tensor | None
     ) -> None:
         super().__init__(config, net.preset)
-        window = 1 if config.stage == "slice" else net.preset.window
-        self.net, self.schedule = net, schedule
-        self.data = LatentDataset(cases, window, config.max_overlap, config.case_weight)
-        probe = [case for case in held_out if case.num_slices >= window]
-        self.probe = LatentDataset(probe, window, config.max_overlap, {}) if probe else self.data
+        self.net, self.schedule = net, latents.schedule
+        window, overlap = self.num_slices(net), config.max_overlap
+        self.data = LatentDataset(latents.cases, window, overlap, config.case_weight)
+        probe = [case for case in latents.held_out if case.num_slices >= window]
+        self.probe = LatentDataset(probe, window, overlap, {}) if probe else self.data
         self.num_cases, self.num_skipped = self.data.num_cases, self.data.num_skipped
         self.timesteps, self.objective = TimestepDraw.of(config), Objective.of(config, class_weight)
-        self._freeze()
+        for parameter in self.frozen():
+            parameter.requires_grad_(False)
+
+    @classmethod
+    def from_latents(cls, survey: Survey, latents: Latents) -> Self:
+        """The stage with its first denoiser."""
+        weight = _class_weight(survey.config, survey.manifest)
+        net = cls.first_weights(survey, latents.cases)
+        return cls(survey.config, net, latents, weight)
+
+    @classmethod
+    @abstractmethod
+    def first_weights(cls, survey: Survey, cases: list[LatentCase]) -> Denoiser:
+        """The denoiser to begin with, in training mode."""
+
+    def num_slices(self, net: Denoiser) -> int:
+        """Slices of an example; 1 is a single slice."""
+        return net.preset.window
+
+    def frozen(self) -> Iterable[nn.Parameter]:
+        """Parameters that are not trained."""
+        return ()
 
     def sample(self, generators: Sequence[Generator], step: int, *, probe: bool) -> Any:
         """A batch and its noise."""
@@ -78,73 +98,102 @@ class DenoiserStage(StageModel):
         """Of what `sample` gave."""
         return denoiser_loss(self.net, self.schedule, batch, draw, self.objective)
 
-    def _freeze(self) -> None:
-        """Stage 1 trains what is 2D, stage 2 the volumetric layers (or all)."""
-        if self.config.stage == "slice":
-            frozen = self.net.volumetric_parameters()
-        elif self.config.stage == "volume" and self.config.tune == "volumetric":
-            frozen = self.net.plane_parameters()
+    def choose_memory_format(self) -> None:
+        """Channels last."""
+        to_channels_last(self.net)
+
+    def picture(
+        self, state: Mapping[str, Tensor], cases: Sequence[PreparedCase], manifest: Manifest
+    ) -> NDArray[np.uint8]:
+        """Real slices, and a window from noise with the case's own mask and middle slice."""
+        net = Denoiser(self.preset, manifest.num_classes)
+        net.load_state_dict(state)
+        rows = [self._sampled(net, case, manifest) for case in cases]
+        return grid([line for pair in rows for line in pair])
+
+    def sampling(self) -> SamplingConfig:
+        """How pictures are sampled."""
+        return SamplingConfig(precision="float32", overlap=1)
+
+    def write_beside(self, manifest: Manifest) -> Manifest:
+        """The vision tower, where the preset takes image tokens."""
+        return keep_tower(self.config, manifest)
+
+    def record(self) -> dict[str, Any]:
+        """Whether the denoiser has learnt to do without its conditions."""
+        return {"condition_dropout": self.config.condition_dropout}
+
+    def _sampled(
+        self, net: Denoiser, case: PreparedCase, manifest: Manifest
+    ) -> list[NDArray[np.float32]]:
+        assert case.image is not None
+        autoencoder = load_autoencoder(self.source(self.config), manifest)
+        size = min(net.preset.window, len(case.mask))
+        low = (len(case.mask) - size) // 2
+        middle = low + size // 2
+        tower = training_tower(self.config, net.preset)
+        made = sample_window(
+            manifest, autoencoder, net, case, low, size, middle, self.sampling(), tower
+        )
+        z = np.linspace(0, size - 1, min(NUM_SHOWN, size)).round().astype(int)
+        return [row(case.image[low + z]), row(made[z])]
+
+
+class SliceStage(DenoiserStage):
+    """Stage 1: what is 2D of the denoiser, on single slices with a timestep each."""
+
+    name = "slice"
+
+    @classmethod
+    def first_weights(cls, survey: Survey, cases: list[LatentCase]) -> Denoiser:
+        """Random, or those of the same stage when it is trained on."""
+        manifest = survey.manifest
+        if cls.name in manifest.stages:
+            net = load_denoiser(survey.config.weights, manifest).train()
         else:
-            return
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+            net = Denoiser(manifest.preset, manifest.num_classes)
+        return _with_appearance(net, cases)
+
+    def num_slices(self, net: Denoiser) -> int:
+        """Single slices."""
+        del net
+        return 1
+
+    def frozen(self) -> Iterable[nn.Parameter]:
+        """The volumetric layers."""
+        return self.net.volumetric_parameters()
 
 
-class DistillStage(DenoiserStage):
-    """A student that needs half the steps of its teacher, round by round."""
+class VolumeStage(DenoiserStage):
+    """Stage 2: the volumetric layers (or all), on windows with one timestep each."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        net: Denoiser,
-        cases: list[LatentCase],
-        held_out: list[LatentCase],
-        schedule: Schedule,
-        class_weight: Tensor | None,
-    ) -> None:
-        super().__init__(config, net, cases, held_out, schedule, class_weight)
-        self.rounds = Rounds.between(
-            config.distill_start, config.distill_steps, config.num_iterations
-        )
-        teacher = Denoiser(net.preset, net.num_classes).eval().requires_grad_(False)
-        teacher.load_state_dict(net.state_dict())
-        self._teacher = (teacher,)  # not a submodule: neither trained nor exported
-        self.current_round = 0
+    name = "volume"
+    needs = (AUTOENCODER, DENOISER)
 
-    @property
-    def teacher(self) -> Denoiser:
-        """Whose two steps the student learns to take at once."""
-        return self._teacher[0]
+    @classmethod
+    def first_weights(cls, survey: Survey, cases: list[LatentCase]) -> Denoiser:
+        """The average that stage 1 left."""
+        net = load_denoiser(survey.config.weights, survey.manifest).train()
+        return _with_appearance(net, cases)
 
-    def sample(self, generators: Sequence[Generator], step: int, *, probe: bool) -> Any:
-        """A batch and one step of the student's ladder an example."""
-        batch = (self.probe if probe else self.data).batch(generators)
-        return batch, draw_distill(batch, self.schedule, self.rounds.steps(step), generators)
+    def frozen(self) -> Iterable[nn.Parameter]:
+        """What stage 1 has trained, as the settings say."""
+        return self.net.plane_parameters() if self.config.tune == "volumetric" else ()
 
-    def loss(self, batch: DenoiserBatch, draw: Any) -> DenoiserLoss:
-        """Error against the teacher's two steps."""
-        assert isinstance(draw, DistillDraw)
-        teacher = self.teacher.to(self.device)
-        return distill_loss(self.net, teacher, self.schedule, batch, draw, self.objective)
 
-    def draw_probe(self) -> None:
-        """Losses of different rounds do not compare."""
+def _with_appearance(net: Denoiser, cases: list[LatentCase]) -> Denoiser:
+    """The denoiser with the mean and spread of class intensities in the training cases."""
+    if net.preset.denoiser.class_intensity_input:
+        net.set_appearance_statistics(torch.cat([case.appearance for case in cases]))
+    return net
 
-    def begin_step(self, step: int, ema: Ema) -> None:
-        """At the start of a round the student's average becomes the teacher."""
-        index = self.rounds.index(step)
-        if index > self.current_round:
-            self.teacher.load_state_dict(ema.full_state(self.net))
-        self.current_round = index
 
-    def extra_state(self) -> dict[str, Tensor]:
-        """The teacher of this round."""
-        tensors: dict[str, Tensor] = {"round": torch.tensor(self.current_round)}
-        return tensors | {f"teacher/{k}": v for k, v in self.teacher.state_dict().items()}
-
-    def load_extra(self, state: Mapping[str, Tensor]) -> None:
-        """The teacher of the checkpoint's round."""
-        self.current_round = int(state["round"])
-        self.teacher.load_state_dict(
-            {k.removeprefix("teacher/"): v for k, v in state.items() if k.startswith("teacher/")}
-        )
+def _class_weight(config: TrainConfig, manifest: Manifest) -> Tensor | None:
+    if not config.class_weight:
+        return None
+    unknown = sorted(set(config.class_weight) - set(manifest.class_names))
+    if unknown:
+        raise TrainingError(f"class_weight names {unknown}; the classes are {manifest.class_names}")
+    if manifest.preset.denoiser.mask_encoding != "one_hot":
+        raise TrainingError(f"class_weight needs one_hot masks; {manifest.preset.name} has others")
+    return torch.tensor([config.class_weight.get(name, 0.0) for name in manifest.class_names])

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from engine.errors import TrainingError
-from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
+from engine.sampling.diffusion.schedule import add_noise, training_target
 from engine.training.config import TrainConfig
 from engine.training.examples.encoding import LatentCase
 from engine.training.examples.randomness import below, normal
 from engine.training.examples.windows import CaseDraw, draw_latent
 from engine.training.losses.timesteps import TimestepDraw, loss_weights
-from engine.training.stages.base import StageModel
+from engine.training.stages.base import Survey
+from engine.training.stages.latent_stage import Latents, LatentStage
+from engine.training.stages.pictures import HEIGHTS, grid, row, sample_heights
+from engine.volumes.volume import PreparedCase
 from models.position import PositionModel
 from models.presets import Preset
-from models.weights import POSITION
+from models.weights import POSITION, Manifest, load_autoencoder
 
 
 @dataclass(frozen=True)
@@ -42,29 +48,34 @@ class PositionBatch:
     eps: Tensor
 
 
-class PositionStage(StageModel):
+class PositionStage(LatentStage):
     """Denoising of single slices that know nothing but their height."""
 
+    name = "position"
     weights_file = POSITION
     net: PositionModel
 
     def __init__(
-        self,
-        config: TrainConfig,
-        preset: Preset,
-        net: PositionModel,
-        cases: list[LatentCase],
-        held_out: list[LatentCase],
-        schedule: Schedule,
+        self, config: TrainConfig, preset: Preset, net: PositionModel, latents: Latents
     ) -> None:
         super().__init__(config, preset)
-        if not cases:
-            raise TrainingError("no case to train the position model on; prepare some")
-        self.net, self.schedule, self.num_cases = net, schedule, len(cases)
-        self.cases, self.probe_cases = cases, held_out or cases
+        self.net, self.schedule, self.num_cases = net, latents.schedule, len(latents.cases)
+        self.cases, self.probe_cases = latents.cases, latents.held_out or latents.cases
         self.case_draw = _draw_of(self.cases, config.case_weight)
         self.probe_draw = _draw_of(self.probe_cases, {})
         self.timesteps = TimestepDraw.of(config)
+
+    @classmethod
+    def from_latents(cls, survey: Survey, latents: Latents) -> Self:
+        """The stage with random weights.
+
+        Raises:
+            TrainingError: no position model in the preset.
+        """
+        preset = survey.manifest.preset
+        if preset.position is None:
+            raise TrainingError(f"preset {preset.name}: has no position model; see PRESETS")
+        return cls(survey.config, preset, PositionModel(preset), latents)
 
     def sample(self, generators: Sequence[Generator], step: int, *, probe: bool) -> PositionBatch:
         """A slice a generator."""
@@ -92,6 +103,17 @@ class PositionStage(StageModel):
         )
         self.trace.add(each, batch.t)
         return torch.as_tensor((each * weights.to(each.device)).mean())
+
+    def picture(
+        self, state: Mapping[str, Tensor], cases: Sequence[PreparedCase], manifest: Manifest
+    ) -> NDArray[np.uint8]:
+        """Slices at fixed heights."""
+        del cases
+        net = PositionModel(self.preset)
+        net.load_state_dict(state)
+        autoencoder = load_autoencoder(self.config.weights, manifest)
+        planes = sample_heights(manifest, autoencoder, net.eval(), HEIGHTS, self.config.seed)
+        return grid([row(planes)])
 
 
 def _draw_of(cases: list[LatentCase], weight: Mapping[str, float]) -> CaseDraw:

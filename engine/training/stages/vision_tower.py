@@ -6,6 +6,8 @@ travels with the weights, in full precision. Knows no training.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from engine.errors import TrainingError, WeightsError
@@ -43,8 +45,8 @@ def training_tower(config: TrainConfig, preset: Preset) -> ImageTower | None:
     return tower
 
 
-def check_tower(config: TrainConfig, manifest: Manifest) -> None:
-    """Refuse another tower than the one that an earlier stage was trained with.
+def check_tower(config: TrainConfig, manifest: Manifest, folder: Path) -> None:
+    """Refuse another tower than the one that an earlier stage left in `folder`.
 
     Raises:
         TrainingError, WeightsError: see `training_tower`; or the two differ.
@@ -52,8 +54,6 @@ def check_tower(config: TrainConfig, manifest: Manifest) -> None:
     tower = training_tower(config, manifest.preset)
     if tower is None or manifest.image_encoder is None:
         return
-    folder = config.start_from if config.stage == "distill" else config.weights
-    assert folder is not None
     try:
         earlier = load_tower(folder, manifest)
     except WeightsFileError as error:

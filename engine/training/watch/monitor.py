@@ -23,10 +23,9 @@ from engine.training.optimisation.batching import Batching
 from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.pace import Pace
 from engine.training.optimisation.precision import LossScale
-from engine.training.stages.base import StageModel
+from engine.training.stages.base import StageModel, Survey
 from engine.training.watch.previews import Previews
 from engine.training.watch.trackers import TrackerSink, open_trackers
-from models.weights import Manifest
 
 log = get_logger(__name__)
 
@@ -39,30 +38,24 @@ class Monitor:
     """Numbers of one worker's training; only the first worker shows them.
 
     Args:
-        config: of the stage.
+        survey: of the training.
         stage: what is trained.
-        manifest: of the weights.
         batching: examples of a step.
         shown: whether this worker shows anything.
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        stage: StageModel,
-        manifest: Manifest,
-        batching: Batching,
-        *,
-        shown: bool,
+        self, survey: Survey, stage: StageModel, batching: Batching, *, shown: bool
     ) -> None:
-        self.config, self.stage, self.batching, self.shown = config, stage, batching, shown
+        self.config = config = survey.config
+        self.stage, self.batching, self.shown = stage, batching, shown
         self.norm = float("nan")
         self.working_s = self.waiting_s = 0.0
         self.flops = 0  # of one micro-batch
         self._passes = 0
         self._started = self._logged = time.monotonic()
         self._trackers: list[TrackerSink] = open_trackers(config) if shown else []
-        self._previews = Previews(config, manifest) if shown and config.sample_steps else None
+        self._previews = Previews(survey) if shown and config.sample_steps else None
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -154,7 +147,7 @@ class Monitor:
     def _buckets(self) -> dict[str, float]:
         """Mean loss in each tenth of the schedule, over the examples since the last line."""
         each, t = self.stage.trace.take()
-        schedule = getattr(self.stage, "schedule", None)
+        schedule = self.stage.schedule
         if schedule is None or not len(each):
             return {}
         length = schedule.num_timesteps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,9 @@ from engine.training.config import TrainConfig
 from engine.training.optimisation.batching import Batching
 from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.pace import Pace
-from engine.training.stages.autoencoder import AutoencoderStage
 from engine.training.stages.base import StageModel
-from engine.training.stages.denoiser import DenoiserStage, DistillStage
-from engine.training.stages.vision_tower import keep_tower
 from engine.training.weights.card import write_card
-from models.weights import AUTOENCODER, Manifest, read_manifest, save_weights, write_manifest
+from models.weights import Manifest, read_manifest, save_weights, write_manifest
 
 
 def export_stage(
@@ -34,28 +30,16 @@ def export_stage(
         TrainingError: the folder cannot be written or reads back otherwise; the checkpoints, from
             which the same command goes on, are untouched.
     """
-    state = ema.full_state(stage.net)
-    if isinstance(stage, AutoencoderStage):
-        stage.net.load_state_dict(state)
-        if stage.measures_latents:
-            stage.measure_latents()
-        state = dict(stage.net.state_dict())
+    state = stage.finished_state(ema)
     try:
         config.weights.mkdir(parents=True, exist_ok=True)
-        if isinstance(stage, DistillStage) and config.start_from != config.weights:
-            assert config.start_from is not None
-            shutil.copyfile(config.start_from / AUTOENCODER, config.weights / AUTOENCODER)
         save_weights(config.weights / stage.weights_file, state)
-        if isinstance(stage, DenoiserStage):
-            manifest = keep_tower(config, manifest)
+        manifest = stage.write_beside(manifest)
         _write_settings(config)
-        entry = {**measured, **_entry(config)}
-        update: dict[str, Any] = {"stages": {**manifest.stages, config.stage: entry}}
-        if isinstance(stage, DistillStage):
-            steps = stage.rounds.steps(max(int(measured["iterations"]) - 1, 0))
-            recommended = {"solver": "ddim", "num_inference_steps": steps}
-            entry |= recommended
-            update |= recommended
+        recommended = stage.recommended(int(measured["iterations"]))
+        entry = {**measured, **stage.record(), **_entry(config), **recommended}
+        stages = {**manifest.stages, config.stage: entry}
+        update = {"stages": stages, **recommended}
         write_manifest(config.weights, manifest.model_copy(update=update))
         write_card(config.weights)
         flush_tree(config.weights)
@@ -103,12 +87,7 @@ def read_stage_entry(config: TrainConfig) -> dict[str, Any]:
 
 
 def _entry(config: TrainConfig) -> dict[str, Any]:
-    dropout: dict[str, Any] = {}
-    if config.stage in ("slice", "volume", "distill"):  # a student always sees its conditions
-        share = 0.0 if config.stage == "distill" else config.condition_dropout
-        dropout["condition_dropout"] = share
     return {
-        **dropout,
         "learning_rate": config.learning_rate,
         "precision": config.precision,
         "seed": config.seed,

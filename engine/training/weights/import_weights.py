@@ -25,7 +25,7 @@ from engine.storage.durable import whole_folder
 from engine.training.config import SpecValue, TrainConfig
 from engine.training.examples.cache import open_pixels
 from engine.training.stages.autoencoder import AutoencoderStage
-from engine.training.stages.build import plan_cache, survey
+from engine.training.stages.survey import survey
 from engine.training.weights.card import render_card
 from engine.volumes.layouts import Split
 from models.autoencoder import Autoencoder
@@ -120,10 +120,11 @@ def _autoencoder(
     job: ImportJob, source: Path, config: TrainConfig
 ) -> tuple[dict[str, nn.Module], Manifest]:
     """A KL autoencoder with the latent scale that it has on the data."""
-    cases, manifest = survey(config)
+    found = survey(config)
+    manifest = found.manifest
     net = _read_autoencoder(source, job.norm_groups)
     _refuse_other_autoencoder(source, net, manifest.preset)
-    pixels = open_pixels(plan_cache(config, cases, manifest))
+    pixels = open_pixels(found.plan)
     stage = AutoencoderStage(config, manifest.preset, net, pixels, {})
     stage.to("cuda" if torch.cuda.is_available() else "cpu").measure_latents()
     entry = _entry(job, net, _digests([source])) | {"num_cases": stage.num_cases}
@@ -134,7 +135,7 @@ def _public(
     job: ImportJob, source: Path, config: TrainConfig
 ) -> tuple[dict[str, nn.Module], Manifest]:
     """Denoiser and autoencoder of a public checkpoint, as their stages would have left them."""
-    _, manifest = survey(config)
+    manifest = survey(config).manifest
     try:
         model = load_public_checkpoint(source, manifest.preset, manifest.num_classes)
     except WeightsFileError:

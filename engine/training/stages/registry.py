@@ -1,0 +1,55 @@
+"""Every stage by its name: the one place that goes from the setting `stage` to what it means.
+
+A new stage is a class with what it declares, learns and leaves (a file of this room), a line here,
+its name and settings in `engine/training/config.py`, and, where it writes a file of its own, the
+name and loader of that file in `models/weights.py`.
+
+A new conditioning is a field of `models.conditions.Conditions`, its channels or tokens in the
+denoiser (`models/denoiser.py`, `models/presets.py`), and where it comes from:
+`engine/training/examples/encoding.py` for training, `engine/sampling/networks/latent_model.py` for
+sampling.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from engine.errors import WeightsError
+from engine.log import get_logger
+from engine.training.stages.autoencoder import AutoencoderStage, DecoderStage
+from engine.training.stages.base import StageModel, Survey
+from engine.training.stages.denoiser import SliceStage, VolumeStage
+from engine.training.stages.distillation import DistillStage
+from engine.training.stages.position import PositionStage
+from models.weights import WeightsFileError
+
+log = get_logger(__name__)
+
+STAGES: dict[str, type[StageModel]] = {
+    stage.name: stage
+    for stage in (
+        AutoencoderStage, SliceStage, VolumeStage, PositionStage, DistillStage, DecoderStage
+    )
+}  # fmt: skip
+
+
+def stage_class(name: str) -> type[StageModel]:
+    """The stage of that name."""
+    return STAGES[name]
+
+
+def build_stage(survey: Survey) -> StageModel:
+    """The stage with its examples and first weights; every worker gets the same.
+
+    Raises:
+        TrainingError: cases that cannot be trained on.
+        WeightsError: an earlier stage's weights are damaged.
+    """
+    torch.manual_seed(survey.config.seed)
+    try:
+        stage = stage_class(survey.config.stage).from_survey(survey)
+    except WeightsFileError as error:
+        raise WeightsError(str(error)) from None
+    if stage.num_skipped:
+        log.warning("%d cases have fewer slices than a window; left out", stage.num_skipped)
+    return stage
