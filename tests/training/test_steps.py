@@ -15,6 +15,7 @@ from engine.sampling.sampler import Sampler
 from engine.training.config import TrainConfig
 from engine.training.loop.checkpoint import newest_checkpoint
 from engine.training.loop.training import Training, run_stage
+from engine.training.optimisation.batching import Batching
 from engine.training.optimisation.sharding import start_deepspeed
 from engine.training.stages.registry import build_stage
 from engine.training.stages.survey import survey
@@ -87,7 +88,7 @@ def test_frozen_layers_get_no_gradient_and_no_place_in_the_optimiser(
     config = make_config(copied(tmp_path), stage="volume")
     stage = build_stage(survey(config))
     assert isinstance(stage.net, Denoiser)
-    engine = start_deepspeed(stage, config, 1, 1)
+    engine = start_deepspeed(stage, config, config, Batching(1, 1, 1))
     held = {id(p) for group in engine.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in stage.net.volumetric_parameters()}
     stage(stage.draw(0, range(1))).backward()

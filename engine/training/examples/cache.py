@@ -21,9 +21,10 @@ from engine.log import get_logger
 from engine.parallel.pipeline import Pool, run_rows
 from engine.parallel.tries import TryBook
 from engine.storage.array_store import open_arrays, read_key
-from engine.training.config import TrainConfig
+from engine.training.config import TrainSettings
 from engine.training.examples.augment import copy_name, plan_move
 from engine.training.examples.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
+from engine.training.settings.parts import DataSettings
 from engine.volumes.prepared_store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower, load_image_tower
@@ -59,7 +60,7 @@ class CachePlan:
 
 
 def plan_latents(
-    cases: Sequence[PreparedHeader], manifest: Manifest, weights: Path, config: TrainConfig
+    cases: Sequence[PreparedHeader], manifest: Manifest, weights: Path, settings: TrainSettings
 ) -> CachePlan:
     """The latent cache of these cases and their planned copies.
 
@@ -67,7 +68,7 @@ def plan_latents(
         cases: to encode.
         manifest: of `weights`.
         weights: folder of the autoencoder.
-        config: of the stage.
+        settings: of the training.
     """
     spec = manifest.preset.denoiser
     encoding = {
@@ -76,18 +77,20 @@ def plan_latents(
         "size_px": manifest.preset.size_px,
         "autoencoder": _file_sha256(weights / AUTOENCODER),
     }
-    tower = config.image_encoder if spec.image_token_width is not None else None
+    tower = settings.model.image_encoder if spec.image_token_width is not None else None
     if tower is not None:
         encoding["image_encoder"] = _folder_sha256(tower)
     model = hashlib.sha256(json.dumps(encoding, sort_keys=True).encode()).hexdigest()[:16]
-    tasks = _tasks(cases, config, config.work / "latents" / model, model, ("image", "mask"))
-    device = "cuda" if config.use_gpu else "cpu"
+    tasks = _tasks(
+        cases, settings.data, settings.folders.work / "latents" / model, model, ("image", "mask")
+    )
+    device = "cuda" if settings.machine.use_gpu else "cpu"
     return CachePlan("latents", tasks, weights, manifest, device, tower)
 
 
-def plan_pixels(cases: Sequence[PreparedHeader], config: TrainConfig) -> CachePlan:
+def plan_pixels(cases: Sequence[PreparedHeader], settings: TrainSettings) -> CachePlan:
     """The pixel cache of these cases and their planned copies."""
-    tasks = _tasks(cases, config, config.work / "pixels", "pixels/1", ("image",))
+    tasks = _tasks(cases, settings.data, settings.folders.work / "pixels", "pixels/1", ("image",))
     return CachePlan("pixels", tasks)
 
 
@@ -191,19 +194,19 @@ class _CacheWorker:
 
 def _tasks(
     cases: Sequence[PreparedHeader],
-    config: TrainConfig,
+    data: DataSettings,
     folder: Path,
     model: str,
     parts: tuple[str, ...],
 ) -> tuple[EncodeTask, ...]:
     tasks = []
     for case in cases:
-        for copy in range(config.num_augmented + 1):
-            move = plan_move(config.seed, case.case_id, copy, flips=config.augment_flip)
+        for copy in range(data.num_augmented + 1):
+            move = plan_move(data.seed, case.case_id, copy, flips=data.augment_flip)
             depends = [model, *(case.sha256[part] for part in parts), move.as_record()]
             key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
             name = copy_name(case.case_id, copy)
-            source, target = config.data / f"{case.case_id}.zarr", folder / f"{name}.zarr"
+            source, target = data.data / f"{case.case_id}.zarr", folder / f"{name}.zarr"
             tasks.append(EncodeTask(name, source, target, key, move))
     return tuple(tasks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.errors import TrainingError
 from engine.log import get_logger
-from engine.training.config import TrainConfig
+from engine.training.settings.parts import DataSettings
 from engine.volumes.manifest import MANIFEST_NAME, SETTINGS_NAME, read_manifest
 from engine.volumes.prepared_store import PreparedHeader, list_prepared, read_prepared_header
 from models.presets import Preset
@@ -12,7 +12,7 @@ from models.presets import Preset
 log = get_logger(__name__)
 
 
-def find_cases(config: TrainConfig, *, held_out: bool = False) -> list[PreparedHeader]:
+def find_cases(config: DataSettings, *, held_out: bool = False) -> list[PreparedHeader]:
     """Headers of the training cases, or of those that `holdout` names, sorted by id.
 
     Training cases are of `config.splits`; held-out ones of any split, because they are named.
@@ -25,11 +25,11 @@ def find_cases(config: TrainConfig, *, held_out: bool = False) -> list[PreparedH
     return [read_prepared_header(config.data / f"{name}.zarr") for name in wanted]
 
 
-def _held_out(config: TrainConfig) -> list[str]:
+def _held_out(config: DataSettings) -> list[str]:
     return [name for name in list_prepared(config.data) if name in config.holdout]
 
 
-def _of_splits(config: TrainConfig) -> list[str]:
+def _of_splits(config: DataSettings) -> list[str]:
     """Cases to train on; a folder without a list holds training cases alone."""
     stored = [name for name in list_prepared(config.data) if name not in config.holdout]
     if not (config.data / MANIFEST_NAME).is_file():
@@ -63,7 +63,7 @@ def _of_splits(config: TrainConfig) -> list[str]:
     return wanted
 
 
-def check_cases(cases: list[PreparedHeader], config: TrainConfig, preset: Preset) -> None:
+def check_cases(cases: list[PreparedHeader], config: DataSettings, preset: Preset) -> None:
     """Refuse cases that cannot be trained on.
 
     Raises:

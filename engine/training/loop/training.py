@@ -75,7 +75,8 @@ class Training:
     """State of one worker's training: what a checkpoint holds, and what makes the steps."""
 
     def __init__(self, survey: Survey, rank: int) -> None:
-        self.config = config = survey.config
+        self.config, self.settings = survey.config, survey.settings
+        config = survey.config
         self.manifest, self.workers = survey.manifest, Workers(rank, config.use_gpu)
         self.stage = build_stage(survey)
         found = self._found()
@@ -86,7 +87,7 @@ class Training:
         self.engine: Any = None
         if config.num_iterations > 0:
             self.engine = start_deepspeed(
-                self.stage, config, self.batching.micro, self.batching.accumulate
+                self.stage, self.settings.optimiser, self.settings.machine, self.batching
             )
             if config.zero_stage == 0:
                 # after DeepSpeed's broadcast, which wants contiguous weights; ZeRO's flat ones stay

@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
-from engine.training.config import TrainConfig
 from engine.training.examples.randomness import normal
 from engine.training.examples.windows import DenoiserBatch
 from engine.training.losses.timesteps import TimestepDraw, loss_weights
+from engine.training.settings.stages import DenoiserSettings
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
 from models.denoiser import Denoiser
@@ -45,7 +45,7 @@ class Objective:
     class_weight: Tensor | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig, class_weight: Tensor | None) -> Objective:
+    def of(cls, config: DenoiserSettings, class_weight: Tensor | None) -> Objective:
         """The settings' objective."""
         return cls(
             config.loss_weighting,

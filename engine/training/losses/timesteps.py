@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from engine.sampling.diffusion.schedule import Schedule
-from engine.training.config import TrainConfig
+from engine.training.settings.stages import DiffusionFields
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TimestepDraw:
     high_noise_share: float = 0.0
 
     @classmethod
-    def of(cls, config: TrainConfig) -> TimestepDraw:
+    def of(cls, config: DiffusionFields) -> TimestepDraw:
         """The settings' draw."""
         return cls(config.timesteps, config.high_noise_share)
 

@@ -16,7 +16,7 @@ from torch import nn
 from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.memory import is_out_of_memory
-from engine.training.config import TrainConfig
+from engine.training.settings.parts import BatchSettings
 
 log = get_logger(__name__)
 
@@ -114,7 +114,7 @@ def find_micro_batch(
 
 
 def resolve_batching(
-    config: TrainConfig, earlier: int | None, world: int, trial: Callable[[int], None]
+    config: BatchSettings, earlier: int | None, world: int, trial: Callable[[int], None]
 ) -> Batching:
     """The batching of a run.
 

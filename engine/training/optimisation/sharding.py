@@ -12,45 +12,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.training.config import TrainConfig
+from engine.training.optimisation.batching import Batching
 from engine.training.optimisation.precision import LossScale
+from engine.training.settings.parts import MachineSettings, OptimiserSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _STEP = "optimizer_step"
 
 
-def start_deepspeed(stage: nn.Module, config: TrainConfig, micro: int, accumulate: int) -> Any:
+def start_deepspeed(
+    stage: nn.Module, settings: OptimiserSettings, machine: MachineSettings, batching: Batching
+) -> Any:
     """A DeepSpeed engine whose optimiser holds the trained parameters only.
 
     Args:
         stage: network and loss.
-        config: of the stage.
-        micro: examples of a micro-batch.
-        accumulate: micro-batches a step and worker.
+        settings: of the optimiser.
+        machine: what it runs on.
+        batching: examples of a micro-batch, and micro-batches a step and worker.
     """
     import deepspeed
     from deepspeed.ops import __compatible_ops__ as compatible_ops
 
-    if not config.use_gpu:
+    if not machine.use_gpu:
         # Gloo serves the CPU; the shared-memory extension would need a compiler at first use.
         compatible_ops["deepspeed_shm_comm"] = False
     trained = [p for p in stage.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
     )
-    settings = {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": accumulate,
-        "gradient_clipping": config.grad_clip if config.zero_stage else 0.0,  # see `take_step`
-        "zero_optimization": {"stage": config.zero_stage},
+    wanted = {
+        "train_micro_batch_size_per_gpu": batching.micro,
+        "gradient_accumulation_steps": batching.accumulate,
+        "gradient_clipping": settings.grad_clip if machine.zero_stage else 0.0,  # see `take_step`
+        "zero_optimization": {"stage": machine.zero_stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
     deepspeed.init_distributed(
-        dist_backend="nccl" if config.use_gpu else "gloo", verbose=False, auto_mpi_discovery=False
+        dist_backend="nccl" if machine.use_gpu else "gloo", verbose=False, auto_mpi_discovery=False
     )
     engine, *_ = deepspeed.initialize(
-        model=stage, optimizer=optimizer, model_parameters=trained, config=settings
+        model=stage, optimizer=optimizer, model_parameters=trained, config=wanted
     )
     return engine
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from engine.errors import TrainingError, WeightsError
-from engine.training.config import TrainConfig
+from engine.training.config import TrainSettings
 from engine.training.examples.cache import open_pixels
 from engine.training.examples.randomness import generator_for
 from engine.training.examples.windows import CropDataset
@@ -22,7 +22,8 @@ from engine.training.losses.adversarial import Adversary
 from engine.training.losses.objectives import autoencoder_loss, decoder_loss
 from engine.training.losses.perceptual import FeatureLoss, load_feature_loss
 from engine.training.optimisation.ema import Ema
-from engine.training.stages.base import StageModel, Survey
+from engine.training.settings.stages import PixelFields
+from engine.training.stages.base import StageModel, Survey, own_settings
 from engine.training.stages.pictures import NUM_SHOWN, grid, row
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
@@ -45,21 +46,22 @@ class AutoencoderStage(StageModel):
 
     def __init__(
         self,
-        config: TrainConfig,
+        settings: TrainSettings,
         preset: Preset,
         net: Autoencoder,
         images: Mapping[str, Tensor],
         held_out: Mapping[str, Tensor],
     ) -> None:
-        super().__init__(config, preset)
-        self.net = net
-        self.data = CropDataset(images, config.crop_px, config.case_weight)
-        self.probe = CropDataset(held_out, config.crop_px, {}) if held_out else self.data
+        super().__init__(settings, preset)
+        self.net, self.own = net, own_settings(settings, PixelFields)
+        weight, crop_px = settings.data.case_weight, self.own.crop_px
+        self.data = CropDataset(images, crop_px, weight)
+        self.probe = CropDataset(held_out, crop_px, {}) if held_out else self.data
         self.num_cases = self.data.num_cases
         # not submodules: neither is trained by DeepSpeed nor exported
         self._features: tuple[FeatureLoss, ...] = ()
-        if config.perceptual is not None:
-            self._features = (load_feature_loss(config.perceptual),)
+        if self.own.perceptual is not None:
+            self._features = (load_feature_loss(self.own.perceptual),)
         self._adversary: Adversary | None = None
 
     @classmethod
@@ -67,21 +69,21 @@ class AutoencoderStage(StageModel):
         """The stage on the pixels of the survey's cases."""
         net = cls._first_weights(survey)
         pixels, held_out = open_pixels(survey.plan), open_pixels(survey.probe)
-        return cls(survey.config, survey.manifest.preset, net, pixels, held_out)
+        return cls(survey.settings, survey.manifest.preset, net, pixels, held_out)
 
     @classmethod
     def _first_weights(cls, survey: Survey) -> Autoencoder:
         """Random, or those of `start_from`."""
-        config, preset = survey.config, survey.manifest.preset
-        if config.start_from is None:
+        start_from, preset = survey.settings.folders.start_from, survey.manifest.preset
+        if start_from is None:
             return Autoencoder(preset.autoencoder)
-        source = read_manifest(config.start_from)
+        source = read_manifest(start_from)
         if source.preset.autoencoder != preset.autoencoder:
             raise WeightsError(
-                f"{config.start_from}: its autoencoder is that of preset {source.preset.name}, not "
+                f"{start_from}: its autoencoder is that of preset {source.preset.name}, not "
                 f"of {preset.name}; start from weights of the same architecture"
             )
-        return load_autoencoder(config.start_from, source).train()
+        return load_autoencoder(start_from, source).train()
 
     def sample(
         self, generators: Sequence[Generator], step: int, *, probe: bool
@@ -95,12 +97,12 @@ class AutoencoderStage(StageModel):
         crops, generators, step = batch
         images = crops.to(self.device)
         loss, decoded, real = self._reconstruction(images, generators)
-        loss = loss + self.config.squared_weight * (decoded - real).square().mean()
+        loss = loss + self.own.squared_weight * (decoded - real).square().mean()
         self.trace.parts = {"reconstruction": loss.detach()}
         for features in self._features:
             distance = features.to(self.device)(decoded, real)
             self.trace.parts["perceptual"] = distance.detach()
-            loss = loss + self.config.perceptual_weight * distance
+            loss = loss + self.own.perceptual_weight * distance
         if self._takes_part(step):
             loss = loss + self._judge(decoded, real, loss)
         self.trace.add(loss.detach().reshape(1), torch.zeros(1, dtype=torch.int64))
@@ -109,12 +111,12 @@ class AutoencoderStage(StageModel):
     def _reconstruction(
         self, images: Tensor, generators: list[Generator]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return autoencoder_loss(self.net, images, self.config.kl_weight, generators)
+        return autoencoder_loss(self.net, images, self.own.kl_weight, generators)
 
     def begin_step(self, step: int, ema: Ema) -> None:
         """Make the discriminator when its time has come."""
         del step, ema
-        if self.config.adversarial_weight > 0.0 and self._adversary is None:
+        if self.own.adversarial_weight > 0.0 and self._adversary is None:
             self._adversary = self._new_adversary()
 
     def end_step(self) -> None:
@@ -161,34 +163,32 @@ class AutoencoderStage(StageModel):
         self.net.eval()
         means = []
         for index in range(NUM_MEASURED):
-            plane = self.data.plane(generator_for(self.config.seed, "measure", index))
+            plane = self.data.plane(generator_for(self.settings.data.seed, "measure", index))
             grey = plane.expand(-1, self.net.spec.image_channels, -1, -1).to(self.device)
             means.append(self.net.net.encode(grey).latent_dist.mean.float())
         std, mean = torch.std_mean(torch.cat(means), dim=(0, 2, 3))
         if not bool(torch.isfinite(std).all() and (std > 1e-6).all()):
             raise TrainingError(
-                f"{self.config.weights}: latents of the training slices do not vary in every "
-                "channel; train the autoencoder longer or with a smaller kl_weight"
+                f"{self.settings.folders.weights}: latents of the training slices do not vary in "
+                "every channel; train the autoencoder longer or with a smaller kl_weight"
             )
         self.net.set_statistics(mean, std)
 
     def _new_adversary(self) -> Adversary:
-        channels, rate = self.net.spec.image_channels, self.config.learning_rate
+        channels, rate = self.net.spec.image_channels, self.settings.optimiser.learning_rate
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed + 1)  # alike on all workers
+            torch.manual_seed(self.settings.data.seed + 1)  # alike on all workers
             return Adversary(channels, rate, self.device)
 
     def _takes_part(self, step: int) -> bool:
-        started = step >= self.config.adversarial_start
+        started = step >= self.own.adversarial_start
         return self._adversary is not None and started and torch.is_grad_enabled()
 
     def _judge(self, decoded: Tensor, real: Tensor, loss: Tensor) -> Tensor:
         assert self._adversary is not None
         last = cast(nn.Conv2d, self.net.net.decoder.conv_out).weight
         with torch.autocast(self.device.type, enabled=False):
-            own = self._adversary.generator_loss(
-                decoded, loss, last, self.config.adversarial_weight
-            )
+            own = self._adversary.generator_loss(decoded, loss, last, self.own.adversarial_weight)
             fooled = self._adversary.accumulate(real, decoded, self.share)
         self.trace.parts |= {"adversarial": own.detach(), "discriminator": fooled}
         return own
@@ -203,20 +203,20 @@ class DecoderStage(AutoencoderStage):
 
     def __init__(
         self,
-        config: TrainConfig,
+        settings: TrainSettings,
         preset: Preset,
         net: Autoencoder,
         images: Mapping[str, Tensor],
         held_out: Mapping[str, Tensor],
     ) -> None:
-        super().__init__(config, preset, net, images, held_out)
+        super().__init__(settings, preset, net, images, held_out)
         for part in (net.net.encoder, net.net.quant_conv):
             part.requires_grad_(False)
 
     @classmethod
     def _first_weights(cls, survey: Survey) -> Autoencoder:
         """Those of the folder."""
-        return load_autoencoder(survey.config.weights, survey.manifest).train()
+        return load_autoencoder(survey.settings.folders.weights, survey.manifest).train()
 
     def measure_latents(self) -> None:
         """The latents are those that the denoisers were trained on; their scale stays."""

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,18 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.sampling.diffusion.schedule import Schedule
-from engine.training.config import TrainConfig
+from engine.training.config import TrainConfig, TrainSettings
 from engine.training.examples.cache import CachePlan
 from engine.training.examples.randomness import example_generators
 from engine.training.optimisation.batching import checkpoint_activations
 from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.precision import autocast
+from engine.training.settings.parts import FolderSettings
+from engine.training.settings.stages import StageFields
 from engine.volumes.prepared_store import PreparedHeader
 from engine.volumes.volume import PreparedCase
 from models.layers import PseudoAttention, ResBlock
 from models.presets import Preset
 from models.weights import AUTOENCODER, Manifest
 
+C = TypeVar("C", bound=StageFields)
 NUM_PROBES = 8
 
 
@@ -66,6 +69,7 @@ class Survey:
 
     Attributes:
         config: of the stage, its paths absolute.
+        settings: the same in parts.
         cases: headers of the training cases.
         held_out: headers of the held-out cases that are of the same size and have an image.
         manifest: of the weights that the stage goes on from, or a new one from the data.
@@ -74,6 +78,7 @@ class Survey:
     """
 
     config: TrainConfig
+    settings: TrainSettings
     cases: tuple[PreparedHeader, ...]
     held_out: tuple[PreparedHeader, ...]
     manifest: Manifest
@@ -113,17 +118,17 @@ class StageModel(nn.Module, ABC):
     net: nn.Module
     schedule: Schedule | None = None
 
-    def __init__(self, config: TrainConfig, preset: Preset) -> None:
+    def __init__(self, settings: TrainSettings, preset: Preset) -> None:
         super().__init__()
-        self.config, self.preset, self.trace = config, preset, Trace()
+        self.settings, self.preset, self.trace = settings, preset, Trace()
         self.num_cases = self.num_skipped = 0
         self.missing_classes: tuple[str, ...] = ()
         self.share = 1.0
 
     @classmethod
-    def source(cls, config: TrainConfig) -> Path:
+    def source(cls, folders: FolderSettings) -> Path:
         """Folder of the weights that the stage goes on from."""
-        return config.weights
+        return folders.weights
 
     @classmethod
     @abstractmethod
@@ -137,7 +142,7 @@ class StageModel(nn.Module, ABC):
 
     def draw(self, step: int, indices: Sequence[int]) -> Any:
         """Examples of optimiser step `step` (from 0) by their numbers, on the CPU."""
-        generators = example_generators(self.config.seed, self.config.stage, step, indices)
+        generators = example_generators(self.settings.data.seed, self.name, step, indices)
         return self.sample(generators, step, probe=False)
 
     def draw_probe(self) -> Any | None:
@@ -145,8 +150,8 @@ class StageModel(nn.Module, ABC):
 
         None where the loss of one step does not compare with that of another.
         """
-        generators = example_generators(self.config.seed, "probe", 0, range(NUM_PROBES))
-        return self.sample(generators, self.config.num_iterations - 1, probe=True)
+        generators = example_generators(self.settings.data.seed, "probe", 0, range(NUM_PROBES))
+        return self.sample(generators, self.settings.optimiser.num_iterations - 1, probe=True)
 
     @abstractmethod
     def sample(self, generators: Sequence[torch.Generator], step: int, *, probe: bool) -> Any:
@@ -157,7 +162,7 @@ class StageModel(nn.Module, ABC):
 
         Autocast stands here because DeepSpeed switches off one that is entered outside.
         """
-        with autocast(self.config.precision, self.device):
+        with autocast(self.settings.machine.precision, self.device):
             return self.compute(batch)
 
     @abstractmethod
@@ -220,3 +225,10 @@ class StageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Of the network."""
         return next(self.parameters()).device
+
+
+def own_settings(settings: TrainSettings, kind: type[C]) -> C:
+    """The settings of the stage itself, which are of `kind`."""
+    own = settings.stage
+    assert isinstance(own, kind), f"stage {own.stage} takes no {kind.__name__}"
+    return own

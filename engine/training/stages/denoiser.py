@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from engine.errors import TrainingError
 from engine.sampling.config import SamplingConfig
-from engine.training.config import TrainConfig
+from engine.training.config import TrainSettings
 from engine.training.examples.encoding import LatentCase
 from engine.training.examples.windows import DenoiserBatch, LatentDataset
 from engine.training.losses.objectives import (
@@ -24,7 +24,8 @@ from engine.training.losses.objectives import (
     draw_noise,
 )
 from engine.training.losses.timesteps import TimestepDraw
-from engine.training.stages.base import Survey
+from engine.training.settings.stages import DenoiserSettings, VolumeSettings
+from engine.training.stages.base import Survey, own_settings
 from engine.training.stages.latent_stage import Latents, LatentStage
 from engine.training.stages.pictures import NUM_SHOWN, grid, row, sample_window
 from engine.training.stages.vision_tower import keep_tower, training_tower
@@ -37,7 +38,7 @@ class DenoiserStage(LatentStage):
     """Denoising of slices or windows with their conditions.
 
     Args:
-        config: of the stage.
+        settings: of the training.
         net: the denoiser to train.
         latents: what it sees; without held-out cases the probe takes the training's.
         class_weight: `k` extra weights, or None.
@@ -48,25 +49,26 @@ class DenoiserStage(LatentStage):
     net: Denoiser
 
     def __init__(
-        self, config: TrainConfig, net: Denoiser, latents: Latents, class_weight: Tensor | None
+        self, settings: TrainSettings, net: Denoiser, latents: Latents, class_weight: Tensor | None
     ) -> None:
-        super().__init__(config, net.preset)
+        super().__init__(settings, net.preset)
+        self.own = own = own_settings(settings, DenoiserSettings)
         self.net, self.schedule = net, latents.schedule
-        window, overlap = self.num_slices(net), config.max_overlap
-        self.data = LatentDataset(latents.cases, window, overlap, config.case_weight)
+        window, overlap = self.num_slices(net), own.max_overlap
+        self.data = LatentDataset(latents.cases, window, overlap, settings.data.case_weight)
         probe = [case for case in latents.held_out if case.num_slices >= window]
         self.probe = LatentDataset(probe, window, overlap, {}) if probe else self.data
         self.num_cases, self.num_skipped = self.data.num_cases, self.data.num_skipped
-        self.timesteps, self.objective = TimestepDraw.of(config), Objective.of(config, class_weight)
+        self.timesteps, self.objective = TimestepDraw.of(own), Objective.of(own, class_weight)
         for parameter in self.frozen():
             parameter.requires_grad_(False)
 
     @classmethod
     def from_latents(cls, survey: Survey, latents: Latents) -> Self:
         """The stage with its first denoiser."""
-        weight = _class_weight(survey.config, survey.manifest)
+        weight = _class_weight(own_settings(survey.settings, DenoiserSettings), survey.manifest)
         net = cls.first_weights(survey, latents.cases)
-        return cls(survey.config, net, latents, weight)
+        return cls(survey.settings, net, latents, weight)
 
     @classmethod
     @abstractmethod
@@ -85,7 +87,7 @@ class DenoiserStage(LatentStage):
         """A batch and its noise."""
         batch = (self.probe if probe else self.data).batch(generators)
         timesteps = TimestepDraw() if probe else self.timesteps
-        dropout = 0.0 if probe else self.config.condition_dropout
+        dropout = 0.0 if probe else self.own.condition_dropout
         return batch, draw_noise(batch, self.schedule, timesteps, dropout, generators)
 
     def compute(self, batch: tuple[DenoiserBatch, Any]) -> Tensor:
@@ -117,21 +119,21 @@ class DenoiserStage(LatentStage):
 
     def write_beside(self, manifest: Manifest) -> Manifest:
         """The vision tower, where the preset takes image tokens."""
-        return keep_tower(self.config, manifest)
+        return keep_tower(self.settings.model, manifest, self.settings.folders.weights)
 
     def record(self) -> dict[str, Any]:
         """Whether the denoiser has learnt to do without its conditions."""
-        return {"condition_dropout": self.config.condition_dropout}
+        return {"condition_dropout": self.own.condition_dropout}
 
     def _sampled(
         self, net: Denoiser, case: PreparedCase, manifest: Manifest
     ) -> list[NDArray[np.float32]]:
         assert case.image is not None
-        autoencoder = load_autoencoder(self.source(self.config), manifest)
+        autoencoder = load_autoencoder(self.source(self.settings.folders), manifest)
         size = min(net.preset.window, len(case.mask))
         low = (len(case.mask) - size) // 2
         middle = low + size // 2
-        tower = training_tower(self.config, net.preset)
+        tower = training_tower(self.settings.model, net.preset)
         made = sample_window(
             manifest, autoencoder, net, case, low, size, middle, self.sampling(), tower
         )
@@ -149,7 +151,7 @@ class SliceStage(DenoiserStage):
         """Random, or those of the same stage when it is trained on."""
         manifest = survey.manifest
         if cls.name in manifest.stages:
-            net = load_denoiser(survey.config.weights, manifest).train()
+            net = load_denoiser(survey.settings.folders.weights, manifest).train()
         else:
             net = Denoiser(manifest.preset, manifest.num_classes)
         return _with_appearance(net, cases)
@@ -173,12 +175,13 @@ class VolumeStage(DenoiserStage):
     @classmethod
     def first_weights(cls, survey: Survey, cases: list[LatentCase]) -> Denoiser:
         """The average that stage 1 left."""
-        net = load_denoiser(survey.config.weights, survey.manifest).train()
+        net = load_denoiser(survey.settings.folders.weights, survey.manifest).train()
         return _with_appearance(net, cases)
 
     def frozen(self) -> Iterable[nn.Parameter]:
         """What stage 1 has trained, as the settings say."""
-        return self.net.plane_parameters() if self.config.tune == "volumetric" else ()
+        tune = own_settings(self.settings, VolumeSettings).tune
+        return self.net.plane_parameters() if tune == "volumetric" else ()
 
 
 def _with_appearance(net: Denoiser, cases: list[LatentCase]) -> Denoiser:
@@ -188,7 +191,7 @@ def _with_appearance(net: Denoiser, cases: list[LatentCase]) -> Denoiser:
     return net
 
 
-def _class_weight(config: TrainConfig, manifest: Manifest) -> Tensor | None:
+def _class_weight(config: DenoiserSettings, manifest: Manifest) -> Tensor | None:
     if not config.class_weight:
         return None
     unknown = sorted(set(config.class_weight) - set(manifest.class_names))

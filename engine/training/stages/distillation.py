@@ -12,13 +12,15 @@ from torch import Generator, Tensor
 
 from engine.errors import TrainingError
 from engine.sampling.config import SamplingConfig
-from engine.training.config import TrainConfig
+from engine.training.config import TrainSettings
 from engine.training.examples.encoding import LatentCase
 from engine.training.examples.windows import DenoiserBatch
 from engine.training.losses.distillation import DistillDraw, Rounds, distill_loss, draw_distill
 from engine.training.losses.objectives import DenoiserLoss
 from engine.training.optimisation.ema import Ema
-from engine.training.stages.base import Survey
+from engine.training.settings.parts import FolderSettings
+from engine.training.settings.stages import DistillSettings
+from engine.training.stages.base import Survey, own_settings
 from engine.training.stages.denoiser import DenoiserStage
 from engine.training.stages.latent_stage import Latents
 from models.denoiser import Denoiser
@@ -33,11 +35,12 @@ class DistillStage(DenoiserStage):
     fixes_diffusion = False
 
     def __init__(
-        self, config: TrainConfig, net: Denoiser, latents: Latents, class_weight: Tensor | None
+        self, settings: TrainSettings, net: Denoiser, latents: Latents, class_weight: Tensor | None
     ) -> None:
-        super().__init__(config, net, latents, class_weight)
+        super().__init__(settings, net, latents, class_weight)
+        rounds = own_settings(settings, DistillSettings)
         self.rounds = Rounds.between(
-            config.distill_start, config.distill_steps, config.num_iterations
+            rounds.distill_start, rounds.distill_steps, settings.optimiser.num_iterations
         )
         teacher = Denoiser(net.preset, net.num_classes).eval().requires_grad_(False)
         teacher.load_state_dict(net.state_dict())
@@ -45,10 +48,10 @@ class DistillStage(DenoiserStage):
         self.current_round = 0
 
     @classmethod
-    def source(cls, config: TrainConfig) -> Path:
+    def source(cls, folders: FolderSettings) -> Path:
         """The teacher's folder."""
-        assert config.start_from is not None, "the settings of this stage have one"
-        return config.start_from
+        assert folders.start_from is not None, "the settings of this stage have one"
+        return folders.start_from
 
     @classmethod
     def first_weights(cls, survey: Survey, cases: list[LatentCase]) -> Denoiser:
@@ -58,7 +61,7 @@ class DistillStage(DenoiserStage):
             TrainingError: its prediction cannot be distilled.
         """
         del cases
-        folder = cls.source(survey.config)
+        folder = cls.source(survey.settings.folders)
         if survey.manifest.schedule.get("prediction_type") == "eps":
             raise TrainingError(
                 f"{folder}: predicts eps, which says nothing about x_0 at high noise; distil a "
@@ -112,9 +115,10 @@ class DistillStage(DenoiserStage):
 
     def write_beside(self, manifest: Manifest) -> Manifest:
         """The teacher's autoencoder, too."""
-        folder = self.source(self.config)
-        if folder != self.config.weights:
-            shutil.copyfile(folder / AUTOENCODER, self.config.weights / AUTOENCODER)
+        folders = self.settings.folders
+        teacher = self.source(folders)
+        if teacher != folders.weights:
+            shutil.copyfile(teacher / AUTOENCODER, folders.weights / AUTOENCODER)
         return super().write_beside(manifest)
 
     def record(self) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from torch import Generator, Tensor
 
 from engine.errors import TrainingError
 from engine.sampling.diffusion.schedule import add_noise, training_target
-from engine.training.config import TrainConfig
+from engine.training.config import TrainSettings
 from engine.training.examples.encoding import LatentCase
 from engine.training.examples.randomness import below, normal
 from engine.training.examples.windows import CaseDraw, draw_latent
 from engine.training.losses.timesteps import TimestepDraw, loss_weights
-from engine.training.stages.base import Survey
+from engine.training.settings.stages import PositionSettings
+from engine.training.stages.base import Survey, own_settings
 from engine.training.stages.latent_stage import Latents, LatentStage
 from engine.training.stages.pictures import HEIGHTS, grid, row, sample_heights
 from engine.volumes.volume import PreparedCase
@@ -56,14 +57,15 @@ class PositionStage(LatentStage):
     net: PositionModel
 
     def __init__(
-        self, config: TrainConfig, preset: Preset, net: PositionModel, latents: Latents
+        self, settings: TrainSettings, preset: Preset, net: PositionModel, latents: Latents
     ) -> None:
-        super().__init__(config, preset)
+        super().__init__(settings, preset)
+        self.own = own_settings(settings, PositionSettings)
         self.net, self.schedule, self.num_cases = net, latents.schedule, len(latents.cases)
         self.cases, self.probe_cases = latents.cases, latents.held_out or latents.cases
-        self.case_draw = _draw_of(self.cases, config.case_weight)
+        self.case_draw = _draw_of(self.cases, settings.data.case_weight)
         self.probe_draw = _draw_of(self.probe_cases, {})
-        self.timesteps = TimestepDraw.of(config)
+        self.timesteps = TimestepDraw.of(self.own)
 
     @classmethod
     def from_latents(cls, survey: Survey, latents: Latents) -> Self:
@@ -75,7 +77,7 @@ class PositionStage(LatentStage):
         preset = survey.manifest.preset
         if preset.position is None:
             raise TrainingError(f"preset {preset.name}: has no position model; see PRESETS")
-        return cls(survey.config, preset, PositionModel(preset), latents)
+        return cls(survey.settings, preset, PositionModel(preset), latents)
 
     def sample(self, generators: Sequence[Generator], step: int, *, probe: bool) -> PositionBatch:
         """A slice a generator."""
@@ -99,7 +101,7 @@ class PositionStage(LatentStage):
         errors = output.float() - training_target(self.schedule, x_0, eps, batch.t)
         each = rearrange(errors.square(), "b c h w -> b (c h w)").mean(dim=1)
         weights = loss_weights(
-            self.config.loss_weighting, self.config.min_snr_gamma, self.schedule, batch.t
+            self.own.loss_weighting, self.own.min_snr_gamma, self.schedule, batch.t
         )
         self.trace.add(each, batch.t)
         return torch.as_tensor((each * weights.to(each.device)).mean())
@@ -111,8 +113,8 @@ class PositionStage(LatentStage):
         del cases
         net = PositionModel(self.preset)
         net.load_state_dict(state)
-        autoencoder = load_autoencoder(self.config.weights, manifest)
-        planes = sample_heights(manifest, autoencoder, net.eval(), HEIGHTS, self.config.seed)
+        autoencoder = load_autoencoder(self.settings.folders.weights, manifest)
+        planes = sample_heights(manifest, autoencoder, net.eval(), HEIGHTS, self.settings.data.seed)
         return grid([row(planes)])
 
 

@@ -45,7 +45,7 @@ def build_stage(survey: Survey) -> StageModel:
         TrainingError: cases that cannot be trained on.
         WeightsError: an earlier stage's weights are damaged.
     """
-    torch.manual_seed(survey.config.seed)
+    torch.manual_seed(survey.settings.data.seed)
     try:
         stage = stage_class(survey.config.stage).from_survey(survey)
     except WeightsFileError as error:

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from engine.errors import TrainingError, WeightsError
 from engine.sampling.diffusion.schedule import ScheduleConfig
-from engine.training.config import TrainConfig
+from engine.training.config import TrainConfig, TrainSettings
 from engine.training.examples.cache import CachePlan, plan_latents, plan_pixels
 from engine.training.examples.cases import check_cases, find_cases
+from engine.training.settings.parts import ModelSettings
 from engine.training.stages.base import StageModel, Survey
 from engine.training.stages.registry import STAGES, stage_class
 from engine.training.stages.vision_tower import check_tower
@@ -41,13 +42,14 @@ def survey(config: TrainConfig) -> Survey:
             raise WeightsError(f"{source / name}: not found; run the earlier stage first")
     held_out = [c for c in find_cases(config, held_out=True) if "image" in c.sha256]
     held_out = [c for c in held_out if c.size_zyx[1:] == cases[0].size_zyx[1:]]
-    plain = config.model_copy(update={"num_augmented": 0})
-    plan = _plan_cache(stage, config, cases, manifest)
+    settings = config.nested()
+    plain = config.model_copy(update={"num_augmented": 0}).nested()
+    plan = _plan_cache(stage, settings, cases, manifest)
     probe = _plan_cache(stage, plain, held_out, manifest)
-    return Survey(config, tuple(cases), tuple(held_out), manifest, plan, probe)
+    return Survey(config, settings, tuple(cases), tuple(held_out), manifest, plan, probe)
 
 
-def resolve_preset(config: TrainConfig) -> Preset:
+def resolve_preset(config: ModelSettings) -> Preset:
     """The named preset with the settings' own fields in it.
 
     Raises:
@@ -68,11 +70,14 @@ def resolve_preset(config: TrainConfig) -> Preset:
 
 
 def _plan_cache(
-    stage: type[StageModel], config: TrainConfig, cases: list[PreparedHeader], manifest: Manifest
+    stage: type[StageModel],
+    settings: TrainSettings,
+    cases: list[PreparedHeader],
+    manifest: Manifest,
 ) -> CachePlan:
     if stage.pixels:
-        return plan_pixels(cases, config)
-    return plan_latents(cases, manifest, stage.source(config), config)
+        return plan_pixels(cases, settings)
+    return plan_latents(cases, manifest, stage.source(settings.folders), settings)
 
 
 def _manifest(

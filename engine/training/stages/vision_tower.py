@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from engine.errors import TrainingError, WeightsError
-from engine.training.config import TrainConfig
+from engine.training.settings.parts import ModelSettings
 from models.errors import WeightsFileError
 from models.image_encoder import ImageTower, load_image_tower
 from models.presets import Preset
 from models.weights import IMAGE_ENCODER, Manifest, load_tower, save_weights
 
 
-def training_tower(config: TrainConfig, preset: Preset) -> ImageTower | None:
+def training_tower(config: ModelSettings, preset: Preset) -> ImageTower | None:
     """The tower of the settings; None where the preset takes no tokens.
 
     Raises:
@@ -45,7 +45,7 @@ def training_tower(config: TrainConfig, preset: Preset) -> ImageTower | None:
     return tower
 
 
-def check_tower(config: TrainConfig, manifest: Manifest, folder: Path) -> None:
+def check_tower(config: ModelSettings, manifest: Manifest, folder: Path) -> None:
     """Refuse another tower than the one that an earlier stage left in `folder`.
 
     Raises:
@@ -68,10 +68,10 @@ def check_tower(config: TrainConfig, manifest: Manifest, folder: Path) -> None:
         )
 
 
-def keep_tower(config: TrainConfig, manifest: Manifest) -> Manifest:
-    """Write the tower into the weights folder, and its architecture into the manifest."""
+def keep_tower(config: ModelSettings, manifest: Manifest, folder: Path) -> Manifest:
+    """Write the tower into a weights folder, and its architecture into the manifest."""
     tower = training_tower(config, manifest.preset)
     if tower is None:
         return manifest
-    save_weights(config.weights / IMAGE_ENCODER, tower.state_dict(), torch.float32)
+    save_weights(folder / IMAGE_ENCODER, tower.state_dict(), torch.float32)
     return manifest.model_copy(update={"image_encoder": tower.spec})

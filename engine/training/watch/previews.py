@@ -24,7 +24,7 @@ class Previews:
     """
 
     def __init__(self, survey: Survey) -> None:
-        self.manifest, data = survey.manifest, survey.config.data
+        self.manifest, data = survey.manifest, survey.settings.data.data
         headers = (survey.held_out or survey.cases)[:NUM_CASES]
         cases = [read_prepared(data / f"{header.case_id}.zarr") for header in headers]
         self.cases = [case for case in cases if case.image is not None]

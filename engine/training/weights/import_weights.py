@@ -125,7 +125,7 @@ def _autoencoder(
     net = _read_autoencoder(source, job.norm_groups)
     _refuse_other_autoencoder(source, net, manifest.preset)
     pixels = open_pixels(found.plan)
-    stage = AutoencoderStage(config, manifest.preset, net, pixels, {})
+    stage = AutoencoderStage(found.settings, manifest.preset, net, pixels, {})
     stage.to("cuda" if torch.cuda.is_available() else "cpu").measure_latents()
     entry = _entry(job, net, _digests([source])) | {"num_cases": stage.num_cases}
     return {AUTOENCODER: net}, manifest.model_copy(update={"stages": {"autoencoder": entry}})

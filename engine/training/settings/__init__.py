@@ -1,0 +1,1 @@
+"""Settings of a training in parts, each for the room that reads it. Knows no stage's code."""
