@@ -22,6 +22,7 @@ from engine.storage.array_store import StoredArrays, write_arrays
 from engine.training.examples.augment import InPlaneMove, apply_move
 from engine.volumes.prepared_store import read_prepared
 from models.autoencoder import Autoencoder
+from models.conditions import Conditions
 from models.image_encoder import ImageTower
 from models.mask_encoding import class_appearance, encode_mask
 from models.presets import Preset
@@ -55,6 +56,20 @@ class LatentCase:
     def num_slices(self) -> int:
         """Z of the prepared case."""
         return len(self.mean)
+
+    def conditions(self, source: int, informed: Tensor, *, classes_known: bool) -> Conditions:
+        """Of all slices, with slice `source` as the informed one.
+
+        Args:
+            source: z of the informed slice.
+            informed: `1 c h w`, its latents.
+            classes_known: whether its mask is known.
+        """
+        there = slice(source, source + 1)
+        appearance = self.appearance[there] * float(classes_known)
+        tokens = None if self.tokens is None else self.tokens[there]
+        height = source / max(self.num_slices - 1, 1)
+        return Conditions.of_volume(self.mask, informed, height, appearance, tokens)
 
     @classmethod
     def of(cls, stored: StoredArrays) -> LatentCase:

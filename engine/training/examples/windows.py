@@ -119,10 +119,7 @@ class LatentDataset:
         source = below(case.num_slices, generator)
         here, there = slice(start, start + self.window), slice(source, source + 1)
         informed = draw_latent(case, there, generator)
-        appearance = case.appearance[there] * float(below(10, generator) > 0)
-        tokens = None if case.tokens is None else case.tokens[there]
-        height = source / max(case.num_slices - 1, 1)
-        volume = Conditions.of_volume(case.mask, informed, height, appearance, tokens)
+        volume = case.conditions(source, informed, classes_known=below(10, generator) > 0)
         x_0 = draw_latent(case, here, generator)
         return x_0, volume.window(here.start, here.stop, self._known(generator))
 

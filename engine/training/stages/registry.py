@@ -1,13 +1,12 @@
 """Every stage by its name: the one place that goes from the setting `stage` to what it means.
 
-A new stage is a class with what it declares, learns and leaves (a file of this room), a line here,
-its name and settings in `engine/training/config.py`, and, where it writes a file of its own, the
-name and loader of that file in `models/weights.py`.
+A new stage touches, outside tests: a file of this room with its class; a line here; its name and
+settings in `engine/training/settings/stages.py`, and their base in `engine/training/config.py`
+where the settings are new; `models/weights.py` where it writes a weights file of its own.
 
-A new conditioning is a field of `models.conditions.Conditions`, its channels or tokens in the
-denoiser (`models/denoiser.py`, `models/presets.py`), and where it comes from:
-`engine/training/examples/encoding.py` for training, `engine/sampling/networks/latent_model.py` for
-sampling.
+A new conditioning touches: `models/conditions.py` (a field), `models/packing.py` (its channels),
+`models/presets.py` (the switch), and where it comes from: `LatentCase` in
+`engine/training/examples/encoding.py`, `engine/sampling/networks/latent_model.py`.
 """
 
 from __future__ import annotations
