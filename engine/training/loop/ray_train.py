@@ -45,20 +45,7 @@ def train_stage(start: TrainConfig | Survey) -> dict[str, Any]:
     found = start if isinstance(start, Survey) else survey(resolve_paths(start))
     config = found.config
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if config.use_gpu else "cpu")
-    resources = {"CPU": 1.0, **({"GPU": 1.0} if config.use_gpu else {})}
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"survey": found},
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
-        ),
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
-        run_config=RunConfig(
-            name=config.stage,
-            storage_path=str((config.work / "ray").resolve()),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        ),
-    )
+    trainer = _trainer(found)
     config.work.mkdir(parents=True, exist_ok=True)
     _refusal(config).unlink(missing_ok=True)
     _fill_cache(found)
@@ -91,6 +78,24 @@ def check_stage(config: TrainConfig) -> Survey:
                 f"{place}: cannot be written ({error.strerror}); choose another folder with --{key}"
             ) from None
     return found
+
+
+def _trainer(found: Survey) -> TorchTrainer:
+    config = found.config
+    resources = {"CPU": 1.0, **({"GPU": 1.0} if config.use_gpu else {})}
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"survey": found},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        run_config=RunConfig(
+            name=config.stage,
+            storage_path=str((config.work / "ray").resolve()),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
 
 
 def _fill_cache(found: Survey) -> None:
