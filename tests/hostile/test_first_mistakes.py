@@ -101,7 +101,8 @@ PREPARE = {
         r"wide: holds cases prepared with other settings \(size_yx\); choose another folder",
     ),
     "output into the data set": typed(
-        "--config mine.yaml --root raw --out raw", "is a folder of the data set itself.*; choose"
+        "--config mine.yaml --root raw --out raw",
+        "is a folder of the data set itself.*; choose another",
     ),
     "output is a file": typed(
         "--config mine.yaml --root raw --out file", "file: cannot be written .*; choose another"
@@ -112,7 +113,7 @@ PREPARE = {
 }
 TRAIN = {
     "raw data": typed(
-        "--stage autoencoder --data raw", "raw: no prepared case .*; run prepare_dat"
+        "--stage autoencoder --data raw", "raw: no prepared case .*; run prepare_dataset"
     ),
     "no such data": typed(
         "--stage autoencoder --data gone", "gone: no prepared case .* with --data"
@@ -126,12 +127,17 @@ TRAIN = {
         "--stage slice --data big --weights w",
         "autoencoder.safetensors: not found; run the earlier stage first",
     ),
-    "weights of another task": typed("--stage slice --data big --weights weights", "weights.*; "),
+    "weights of another task": typed(
+        "--stage slice --data big --weights weights",
+        "weights: made for preset demo .*; give the same, or another weights folder",
+    ),
     "weights are a file": typed(
-        "--stage autoencoder --data big --weights file --work out", "file.*; "
+        "--stage autoencoder --data big --weights file --work out",
+        "file: cannot be written .*; choose another folder with --weights",
     ),
     "weights into a file": typed(
-        "--stage autoencoder --data big --weights file/x --work out", "file/x.*; "
+        "--stage autoencoder --data big --weights file/x --work out",
+        "file/x: cannot be written .*; choose another folder with --weights",
     ),
 }
 GENERATE = "--informed own --weights weights --out out"
@@ -155,7 +161,8 @@ RESAMPLE = {
         "--data data --informed fixed --weights weights", "give both or neither"
     ),
     "output is a file": typed(
-        "--data data --weights weights --out file", "file: cannot make a run folder here .*; choose"
+        "--data data --weights weights --out file",
+        "file: cannot make a run folder here .*; choose another",
     ),
     "output into the data": typed(
         "--data data --weights weights --out data", "which the job reads; choose another place"
@@ -181,11 +188,13 @@ VERIFY = {
 EXPORT = {
     **NO_RUN,
     "no --run": typed("", "no run to export; give --run FOLDER"),
-    "someone's folder": typed("--run out --out documents", "files that no export wrote; choose an"),
+    "someone's folder": typed(
+        "--run out --out documents", "files that no export wrote; choose an empty"
+    ),
     "onto the run": typed("--run out --out out", "files that no export wrote; choose an empty"),
     "output is a file": typed("--run out --out file", "file: cannot be written .*; choose another"),
     "output cannot be made": typed(
-        "--run out --out file/x", "file/x: cannot be written .*; choose"
+        "--run out --out file/x", "file/x: cannot be written .*; choose another"
     ),
 }
 CLUSTER = {
