@@ -7,6 +7,8 @@ Second stop of a head cohort: `Anatomy -> signal -> (site) -> image`. What is mo
 - borders are softened by a Gaussian, because a voxel at a border holds both tissues;
 - fluid around the brain holds vessels (flow voids) and the dura beside the skull;
 - in FLAIR and T2 a bright rim of white matter surrounds the ventricles;
+- the cerebellum's cortex has folia: thin fissures with fluid, fanned out around the fourth
+  ventricle;
 - what the maps call soft tissue is fat below the skin and muscle with layers of fat below it.
 
 Knows no scanner and no file.
@@ -52,6 +54,8 @@ _LESION_TEXTURE = (0.060, 0.090, 0.060)
 _BORDER_MM = 0.6  # standard deviation of the softening at every border
 _LESION_BORDER_MM = 1.2  # lesions fade into what surrounds them
 _VESSEL_WIDTH = 0.28  # of the fields whose common zeros are vessels
+_FOLIA = 54  # fissures around the fourth ventricle: 3.5 mm apart at 30 mm from it
+_FOLIA_FLUID = 0.35  # share of fluid in the middle of a fissure
 _RIM: dict[Contrast, float] = {"t1": -0.06, "t2": 0.10, "flair": 0.30}  # beside the ventricles
 
 
@@ -77,6 +81,7 @@ def make_signal(
     signal = means[tissues]
     _paint_soft_tissue(signal, tissues, signals, smooth_field(rng, size, 7.0), fields[2])
     _paint_fluid(signal, tissues, signals, rng)
+    _paint_folia(signal, tissues, signals, fields[2])
     signal *= _texture(tissues, fields)
     signal += _ventricle_rim(tissues, contrast, fields[2])
     signal = gaussian_filter(signal, _BORDER_MM, truncate=3.0)
@@ -129,6 +134,24 @@ def _paint_fluid(
     value = signal[fluid]
     value += vessel * (signals["vessel"] - value)
     signal[fluid] = value + 0.7 * dura * (signals["muscle"] - value)
+
+
+def _paint_folia(
+    signal: Field, tissues: NDArray[np.uint8], signals: Mapping[str, float], regions: Field
+) -> None:
+    """Fissures of the cerebellum: half planes around an axis from left to right."""
+    cortex = where(tissues, "cerebellar_cortex")
+    places = np.nonzero(cortex)
+    if not places[0].size:
+        return
+    middle = np.nonzero(where(tissues, "fourth_ventricle", "cerebellar_white_matter"))
+    centre = [float(np.mean(axis)) for axis in (middle if middle[0].size else places)]
+    up, back, side = (axis - c for axis, c in zip(places, centre, strict=True))
+    angle = np.arctan2(up, np.hypot(back - 12.0, 0.6 * side))  # the axis lies before the middle
+    fissure = np.clip(np.cos(_FOLIA * angle + 1.5 * regions[cortex]), 0.0, 1.0) ** 3
+    value = signal[cortex]
+    mixed = value + _FOLIA_FLUID * fissure * (signals["csf"] - value)
+    signal[cortex] = mixed.astype(np.float32)
 
 
 def _ventricle_rim(tissues: NDArray[np.uint8], contrast: Contrast, regions: Field) -> Field:

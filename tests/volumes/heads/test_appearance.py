@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from engine.errors import ConfigError
 from engine.volumes.heads import HeadConfig, make_head
@@ -62,6 +63,20 @@ def test_texture_is_correlated_and_of_its_tissue() -> None:
     deep = np.s_[30:34, 40:56, 28:36]
     near = np.corrcoef(one[deep][:, 1:].ravel(), one[deep][:, :-1].ravel())[0, 1]
     assert near > 0.4
+
+
+def test_the_cerebellum_has_fissures_of_fluid() -> None:
+    anatomy = small_anatomy()
+    signals = draw_signals("t2", rng("signals"))
+    fluid = binary_dilation(where(anatomy.tissues, "csf"), iterations=3)
+    cortex = where(anatomy.tissues, "cerebellar_cortex") & ~fluid
+    with_fluid, without = (
+        make_signal(anatomy, {**signals, "csf": value}, "t2", rng("texture"))[cortex]
+        for value in (1.4, signals["cerebellar_cortex"])
+    )
+    brighter = with_fluid - without
+    assert brighter.min() > -1e-3
+    assert 0.05 < (brighter > 0.1).mean() < 0.7, "between the folia, not in them"
 
 
 @pytest.mark.parametrize("scale_mm", [0.0, 0.8, 4.0])
