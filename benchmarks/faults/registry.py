@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from faults import clusters, damage, drivers, inputs, nodes, preparing, shortages, stores, workers
+from faults import (
+    clusters,
+    damage,
+    drivers,
+    inputs,
+    late,
+    nodes,
+    preparing,
+    shortages,
+    stores,
+    workers,
+)
 from faults.bench import Fault
 
 FAMILIES: tuple[tuple[Fault, ...], ...] = (
     drivers.FAULTS,
     damage.FAULTS,
     inputs.FAULTS,
+    late.FAULTS,
     shortages.FAULTS,
     workers.FAULTS,
     clusters.FAULTS,

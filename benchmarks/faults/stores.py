@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
-from engine.errors import StoreUnreachableError
+from engine.errors import StoreError, StoreUnreachableError
 from engine.runs import ledger
 from engine.runs.folder import RunFolder, RunLock
 from engine.runs.resample import ResampleConfig
@@ -172,6 +173,22 @@ def two_jobs(struck: Struck) -> str:
     return struck.run()
 
 
+def careless(struck: Struck) -> str:
+    """A store that ignores If-None-Match: found and named before anything is trusted to it."""
+
+    def overwrite(place: ObjectPath, data: bytes) -> bool:
+        place.write_bytes(data)
+        return True
+
+    try:
+        with patch.object(ObjectPath, "write_new", overwrite):
+            struck.run()
+    except StoreError:
+        committed = any(struck.folder.commits.iterdir())
+        return struck.run() or ("something was committed" if committed else "")
+    return "the job did not refuse"
+
+
 _STRIKES: dict[str, Strike] = {
     "s3 refuses": refuses,
     "s3 slow": is_slow,
@@ -180,6 +197,7 @@ _STRIKES: dict[str, Strike] = {
     "s3 kill before record": killed_before_record,
     "s3 damage": damaged,
     "s3 two jobs": two_jobs,
+    "s3 careless": careless,
 }
 
 

@@ -194,9 +194,7 @@ def test_a_clock_that_goes_back_changes_nothing(whole: ResampleConfig, run: Path
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_many_foreign_records_are_named_and_harm_nothing(
-    whole: ResampleConfig, run: Path
-) -> None:
+def test_many_foreign_records_are_named_and_harm_nothing(whole: ResampleConfig, run: Path) -> None:
     for number in range(500):
         (run / "commits" / f"x{number}.json").touch()
     assert go_on(whole, run) == 3
