@@ -69,6 +69,8 @@ def strike(bench: Bench, faults: Sequence[Fault]) -> dict[str, Any]:
         except (EngineError, OSError) as error:  # a job that gave up otherwise than it should
             trouble = f"{type(error).__name__}: {error}"
             RunFolder(out).create()
+        if trouble and not (out / "volumes").exists():
+            RunFolder(out).create()  # it did not even begin
         if trouble.startswith("skipped"):
             skipped += 1
             print(f"{fault.name:20s} {trouble}", flush=True)

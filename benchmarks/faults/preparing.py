@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import engine.runs  # noqa: F401  # first: it says how Ray authenticates, before Ray is imported
 from engine.parallel import pipeline
 from engine.parallel.attended import attended
 from engine.parallel.tries import MAX_TRIES
@@ -65,8 +66,8 @@ def killer_in_cache(bench: Bench, out: Path) -> str:
     data = out.with_name("cache-data")
     shutil.copytree(bench.data, data)
     (data / "phantom0000.zarr").rename(data / f"{_KILLER}.zarr")
-    manifest = data / "dataset.json"
-    manifest.write_text(manifest.read_text().replace("phantom0000", _KILLER))
+    for file in (data / "dataset.json", data / f"{_KILLER}.zarr" / "zarr.json"):
+        file.write_text(file.read_text().replace("phantom0000", _KILLER))
     return _child("cache", bench, data, out.with_name("killer-work")) or bench.again(out)
 
 
