@@ -99,3 +99,11 @@ def test_a_short_refusal_is_no_loss() -> None:
     finally:
         watch.stop()
     assert not watch.is_lost
+
+
+def test_a_door_that_refuses_is_seen_without_waiting() -> None:
+    def refuse() -> None:
+        raise ConnectionRefusedError
+
+    assert ClusterWatch({"a": lambda: None, "b": refuse}, 60.0).refuses()
+    assert not ClusterWatch({"a": lambda: None}, 60.0).refuses()
