@@ -23,7 +23,7 @@ from typing import Any
 
 from engine.command import run_command
 from engine.errors import EngineError
-from engine.runs.folder import RunFolder
+from engine.runs.record.folder import RunFolder
 from faults.bench import Bench, Fault, run_job
 from faults.registry import FAULTS
 

@@ -27,12 +27,12 @@ import numpy as np
 
 from engine.evaluation.harmonization import organ_distances
 from engine.log import show_log
-from engine.runs.harmonize import HarmonizeConfig, harmonize
-from engine.runs.harmonize_report import Harmonization
-from engine.runs.prepare_dataset import PrepareJob, run_job
-from engine.volumes.cohort import write_cohort
+from engine.preparing.dataset import PrepareJob, run_job
+from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
+from engine.runs.report.harmonization import Harmonization
 from engine.volumes.nifti import read_image
-from engine.volumes.phantom import SITES, PhantomConfig
+from engine.volumes.phantoms.cohort import write_cohort
+from engine.volumes.phantoms.phantom import SITES, PhantomConfig
 from engine.volumes.prepare_config import ABDOMEN_CT
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Array

@@ -34,9 +34,9 @@ from typing import Any
 
 import psutil
 
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.plan import iter_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import iter_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("worker", "job")

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.sampling.networks.slices import draw_slice
-from engine.volumes.cohort import COHORT_SEED, prepared_phantom
+from engine.volumes.phantoms.cohort import COHORT_SEED, prepared_phantom
 from engine.volumes.volume import PreparedCase
 from models.weights import load_autoencoder, load_position, read_manifest
 

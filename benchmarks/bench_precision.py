@@ -142,7 +142,7 @@ def sample(weights: Path, num_cases: int, job: dict[str, Any]) -> None:
     import torch
 
     from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
-    from engine.volumes.cohort import HELD_OUT_INDICES, prepared_phantom
+    from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 
     torch.set_num_threads(job["threads"])
     config = SamplingConfig(precision=job["precision"])

@@ -29,12 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.evaluation.continuity import seam_ratio
 from engine.evaluation.fidelity import ms_ssim
-from engine.runs.maker import peak_memory_mb as process_peak_memory_mb
+from engine.runs.making.volume_maker import peak_memory_mb as process_peak_memory_mb
 from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.sampling.propagation.volume_state import VolumeState
 from engine.sampling.propagation.windows import plan_windows
 from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest, SamplingConfig
-from engine.volumes.cohort import HELD_OUT_INDICES, prepared_phantom
+from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.prepare_config import PRESETS as GRIDS
 from engine.volumes.volume import PreparedCase
 from machine import device_name, matrix_peak_gflops

@@ -29,7 +29,7 @@ from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity import class_means, mean_errors, ms_ssim
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from engine.sampling.solvers.methods import METHODS
-from engine.volumes.cohort import HELD_OUT_INDICES, prepared_phantom
+from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.volume import PreparedCase
 from models.weights import read_manifest
 

@@ -32,9 +32,9 @@ from engine.training.examples.encoding import LatentCase, latent_arrays
 from engine.training.loop.training import Training
 from engine.training.stages.denoiser import DenoiserStage
 from engine.training.stages.survey import survey
-from engine.volumes.phantom import PhantomConfig, make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from machine import about, matrix_peak_gflops
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS, Preset

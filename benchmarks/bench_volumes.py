@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.volumes.nifti import read_image, read_labels, write_nifti
-from engine.volumes.phantom import make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, mask_to_native, prepare_case, to_native
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.phantoms.phantom import make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, mask_to_native, prepare_case, to_native
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.store import hash_tree, read_ome_zarr, write_ome_zarr
 
 R = TypeVar("R")

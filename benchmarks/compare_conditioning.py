@@ -32,12 +32,12 @@ import torch
 from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity import ms_ssim
 from engine.log import show_log
-from engine.runs.session import RaySession
+from engine.parallel.start.session import RaySession
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from engine.training.config import SpecValue, Stage, TrainConfig
 from engine.training.loop.ray_train import train_stage
 from engine.training.losses.perceptual import load_feature_loss
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 from engine.volumes.volume import PreparedCase
 from models.weights import AUTOENCODER, CONFIG, read_manifest
 

@@ -19,17 +19,17 @@ from unittest.mock import patch
 
 from engine.errors import RunError
 from engine.evaluation.values import VolumeMeasures
-from engine.parallel.pipeline import Pool, Row, run_rows
-from engine.runs import generate
-from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig
-from engine.runs.identity import read_identity
-from engine.runs.plan import PlanRow, iter_plan
-from engine.runs.quality import QualityConfig
-from engine.runs.records import Attempt, Commit
-from engine.runs.resample import ResampleConfig, resample
-from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.parallel.rows.pipeline import Pool, Row, run_rows
+from engine.runs.jobs import generate
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.making.quality import QualityConfig
+from engine.runs.planning.gate import GateConfig
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import read_identity
+from engine.runs.record.plan import PlanRow, iter_plan
+from engine.runs.record.records import Attempt, Commit
 from engine.volumes.prepare_config import ABDOMEN_CT
+from engine.volumes.prepared.manifest import PreparedEntry, PreparedManifest, write_manifest
 from machine import own_peak_mb
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from engine.parallel.pipeline import Pool
-from engine.runs import generate, ledger
-from engine.runs.aside import aside
-from engine.runs.folder import RunFolder
-from engine.runs.own_files import Rows, settle_plan
-from engine.runs.plan import iter_plan
-from engine.runs.records import Commit
-from engine.runs.resample import ResampleConfig, resample
+from engine.parallel.own_process import aside
+from engine.parallel.rows.pipeline import Pool
+from engine.runs.jobs import generate
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.own_files import Rows, settle_plan
+from engine.runs.record.plan import iter_plan
+from engine.runs.record.records import Commit
 from engine.sampling.config import SamplingConfig
-from engine.volumes.cohort import prepared_phantom
-from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.phantoms.cohort import prepared_phantom
 from engine.volumes.prepare_config import ABDOMEN_CT
-from engine.volumes.prepared_store import write_prepared
+from engine.volumes.prepared.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.prepared.store import write_prepared
 
 _FIRST_PHANTOM = 1000  # never trained on
 
@@ -98,7 +99,7 @@ def sample_plainly(data: Path, weights: Path, sampling: SamplingConfig, num_volu
 
     from engine.sampling.request import SampleRequest
     from engine.sampling.sampler import Sampler
-    from engine.volumes.prepared_store import read_prepared
+    from engine.volumes.prepared.store import read_prepared
 
     torch.set_num_threads(1)
     sampler = Sampler.load(weights, sampling)

@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.parallel.pipeline import Pool, run_rows
-from engine.runs.census import take_census
-from engine.runs.folder import RunFolder
-from engine.runs.maker import WorkerTask
-from engine.runs.plan import write_plan
-from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
-from engine.runs.quality import QualityConfig
-from engine.runs.session import RaySession
-from engine.runs.worker import FullWorker
+from engine.parallel.rows.pipeline import Pool, run_rows
+from engine.parallel.start.session import RaySession
+from engine.runs.making.quality import QualityConfig
+from engine.runs.making.volume_maker import WorkerTask
+from engine.runs.making.worker import FullWorker
+from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import write_plan
+from engine.runs.record.status import take_census
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.storage.files import append
-from engine.volumes.prepare import prepare_case
 from engine.volumes.prepare_config import PrepareConfig
-from engine.volumes.prepared_store import write_prepared
+from engine.volumes.prepared.prepare import prepare_case
+from engine.volumes.prepared.store import write_prepared
 from engine.volumes.volume import Volume
 
 _GRID = PrepareConfig(

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import tell_outcome
-from engine.runs.edit_lesions import EditConfig, edit_lesions
+from engine.runs.jobs.command import tell_outcome
+from engine.runs.jobs.edit_lesions import EditConfig, edit_lesions
 
 
 def main(args: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.export import ExportJob, export_run
+from engine.runs.export.export import ExportJob, export_run
 
 
 def main(args: Sequence[str]) -> int:

@@ -19,8 +19,8 @@ from dataclasses import replace
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import tell_outcome
-from engine.runs.harmonize import HarmonizeConfig, harmonize
+from engine.runs.jobs.command import tell_outcome
+from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
 
 
 def main(args: Sequence[str]) -> int:

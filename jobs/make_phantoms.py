@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.volumes.cohort_job import CohortJob, make_cohort
+from engine.volumes.phantoms.job import CohortJob, make_cohort
 
 
 def main(args: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.prepare_dataset import PrepareJob, PrepareSummary, run_job
+from engine.preparing.dataset import PrepareJob, PrepareSummary, run_job
 
 
 def main(args: Sequence[str]) -> int:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.command import tell_outcome
-from engine.runs.resample import ResampleConfig, resample
+from engine.runs.jobs.command import tell_outcome
+from engine.runs.jobs.resample import ResampleConfig, resample
 
 DEFAULTS = Path(__file__).parent / "configs" / "resample_abdomen.yaml"
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.runs.session import RaySession
+from engine.parallel.start.session import RaySession
 from engine.training.config import TrainConfig
 from engine.training.loop.ray_train import check_stage, train_stage
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from engine.command import run_command
 from engine.config import parse_job
 from engine.errors import printable
-from engine.runs.verify import Verdict, VerifyJob, derived_from, open_run, verify_run
-from engine.runs.withdraw import Withdrawal, withdraw_patient
+from engine.runs.audit.verify import Verdict, VerifyJob, derived_from, open_run, verify_run
+from engine.runs.audit.withdraw import Withdrawal, withdraw_patient
 
 _SHOWN = 50
 

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from engine.config import FrozenConfig, parse_job
 from engine.errors import ConfigError
 from engine.paths import CHECKOUT, READ, WRITTEN, PathUse, path_to_read, path_use, resolve_paths
-from engine.storage.object_path import ObjectPath
+from engine.storage.objects.path import ObjectPath
 from engine.storage.places import PlaceField
 
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))

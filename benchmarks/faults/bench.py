@@ -20,18 +20,19 @@ from unittest.mock import patch
 
 import numpy as np
 
-from engine.parallel.pipeline import Pool, Row
-from engine.runs import generate, ledger, plan
-from engine.runs.folder import RunFolder
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.session import RaySession
-from engine.runs.worker import ResampleWorker
-from engine.volumes.cohort import write_cohort
+from engine.parallel.rows.pipeline import Pool, Row
+from engine.parallel.start.session import RaySession
+from engine.runs.jobs import generate
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.making.worker import ResampleWorker
+from engine.runs.record import ledger, plan
+from engine.runs.record.folder import RunFolder
 from engine.volumes.layouts import find_cases
-from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.nifti import read_image, read_labels
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.prepared_store import write_prepared
+from engine.volumes.phantoms.cohort import write_cohort
+from engine.volumes.prepared.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
+from engine.volumes.prepared.store import write_prepared
 from engine.volumes.store import hash_tree, read_ome_zarr
 from faults.sampler import FakeSampler, LoadFake
 

@@ -16,8 +16,8 @@ from typing import Any
 import ray
 
 from engine.command import LOST
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import VICTIM, FakeSampler
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from engine.runs.folder import RunFolder
-from engine.runs.plan import iter_plan
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import iter_plan
 from engine.storage.places import Place
 from faults.bench import Bench, Fault
 from faults.sampler import VICTIM

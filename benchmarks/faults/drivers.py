@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import engine.runs.resample as job
-from engine.runs import ledger, plan, planning
+import engine.runs.jobs.resample as job
+from engine.runs.planning import rows as planning
+from engine.runs.record import ledger, plan
 from engine.storage.files import put
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import VICTIM, FakeSampler

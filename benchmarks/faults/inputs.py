@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.resample import ResampleConfig
+from engine.runs.jobs.resample import ResampleConfig
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
 from engine.sampling.request import SampledVolume, SampleRequest
 from faults.bench import Bench, Fault, run_job
 from faults.sampler import VICTIM, FakeSampler

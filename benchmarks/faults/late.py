@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.identity import read_identity
-from engine.runs.plan import iter_plan
-from engine.runs.withdraw import withdraw_patient
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.audit.withdraw import withdraw_patient
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import read_identity
+from engine.runs.record.plan import iter_plan
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
 from faults.bench import Bench, Fault

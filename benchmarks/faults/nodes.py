@@ -18,8 +18,8 @@ from unittest.mock import patch
 import ray
 from ray.cluster_utils import Cluster
 
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
 from engine.sampling.request import SampledVolume, SampleRequest
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import FakeSampler

@@ -18,11 +18,11 @@ from typing import Any
 from unittest.mock import patch
 
 import engine.runs  # noqa: F401  # first: it says how Ray authenticates, before Ray is imported
-from engine.parallel import pipeline
-from engine.parallel.attended import attended
-from engine.parallel.tries import MAX_TRIES
-from engine.runs.prepare_dataset import DataSource, prepare_dataset
-from engine.volumes.prepare import ABDOMEN_CT
+from engine.parallel.rows import pipeline
+from engine.parallel.rows.attended import attended
+from engine.parallel.rows.tries import MAX_TRIES
+from engine.preparing.dataset import DataSource, prepare_dataset
+from engine.volumes.prepared.prepare import ABDOMEN_CT
 from faults.bench import DEADLINE_S, ROOT, Bench, Fault, run_job
 from faults.sampler import FakeSampler
 from jobs import train_model

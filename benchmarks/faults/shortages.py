@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import RunError
-from engine.runs import ledger
-from engine.runs.folder import RunFolder, RunLock
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock
 from engine.sampling.request import SampledVolume, SampleRequest
 from faults.bench import DEADLINE_S, NUM_VOLUMES, Bench, Fault, run_job
 from faults.sampler import VICTIM, FakeSampler

@@ -19,12 +19,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from engine.errors import StoreError, StoreUnreachableError
-from engine.runs import ledger
-from engine.runs.folder import RunFolder, RunLock
-from engine.runs.resample import ResampleConfig
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.jobs.resample import ResampleConfig
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock
 from engine.sampling.request import SampledVolume, SampleRequest
-from engine.storage.object_path import ObjectPath
+from engine.storage.objects.path import ObjectPath
 from faults.bench import DEADLINE_S, ROOT, Bench, Fault, run_job
 from faults.sampler import VICTIM, FakeSampler
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import VICTIM, FakeSampler
 

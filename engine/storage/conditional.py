@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 from engine.errors import StoreError
-from engine.storage.object_path import ObjectPath
+from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)

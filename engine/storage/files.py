@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from engine.storage.object_path import ObjectPath
+from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 
 PRIVATE_UMASK = 0o077

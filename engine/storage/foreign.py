@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from engine.storage.object_path import ObjectPath
+from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})

@@ -18,7 +18,7 @@ from pydantic import PlainSerializer, PlainValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from engine.errors import ConfigError
-from engine.storage.object_path import ObjectPath
+from engine.storage.objects.path import ObjectPath
 
 Place: TypeAlias = Path | ObjectPath
 

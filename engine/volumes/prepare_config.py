@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
-from engine.volumes.labels.class_names import name_faults
+from engine.volumes.class_names import name_faults
 
 _MAX_CLASSES = 255
 

@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 from engine.errors import StoreError
 from engine.storage.durable import store_reading
 from engine.storage.places import Place
-from engine.storage.zarr_places import hash_files, new_group, read_array, stored_group, write_array
-from engine.volumes.directions import ome_axes
+from engine.storage.zarr_groups.places import (
+    hash_files,
+    new_group,
+    read_array,
+    stored_group,
+    write_array,
+)
+from engine.volumes.geometry.directions import ome_axes
 from engine.volumes.nifti import fresh_header
 from engine.volumes.volume import Array, Volume
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 
 from bench_kills import KINDS, Kill, busy_worker, draw_kills, parse, play
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
 
 JOB = """
 import os, sys, time

@@ -69,7 +69,8 @@ def test_what_arrives_is_enough_for_a_job(sent: Path) -> None:
     script = (
         "import sys, engine; sys.path.append('jobs'); import resample_abdomen;"
         "from models.manifest import read_manifest; from pathlib import Path;"
-        "from engine.config import load_config; from engine.runs.resample import ResampleConfig;"
+        "from engine.config import load_config;"
+        "from engine.runs.jobs.resample import ResampleConfig;"
         "config = load_config(ResampleConfig, resample_abdomen.DEFAULTS);"
         "print(read_manifest(config.weights).class_names, engine.__file__)"
     )

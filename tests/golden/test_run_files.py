@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from engine.runs.export import ExportJob, export_run
-from engine.runs.harmonize import HarmonizeConfig, harmonize
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.resample import ResampleConfig, resample
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.volumes.nifti import read_image
 from tests.golden.compare import check_golden, signature
 from tests.golden.layout import check_layout, layout_of, page_of

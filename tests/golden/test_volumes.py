@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
-from engine.volumes.cohort import HELD_OUT_INDICES, prepared_phantom
+from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from tests.golden.compare import check_golden, signature
 from tests.golden.models import EDGE, WAYS, preset_of, write_model
 

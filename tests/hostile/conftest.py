@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import engine.runs.prepare_dataset as prepare_module
-from engine.parallel.pipeline import Pool, Row
-from engine.runs import generate
-from engine.runs.session import RaySession
-from engine.runs.worker import ResampleWorker
+import engine.preparing.dataset as prepare_module
+from engine.parallel.rows.pipeline import Pool, Row
+from engine.parallel.start.session import RaySession
+from engine.runs.jobs import generate
+from engine.runs.making.worker import ResampleWorker
 from tests.hostile.room import Place
 from tests.runs.fakes import LoadFake
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.volume import PreparedCase
 from tests.runs.fakes import make_data, make_weights
 

@@ -12,8 +12,8 @@ import pytest
 import jobs.export_volumes as export_job
 import jobs.resample_abdomen as resample_job
 import jobs.verify_run as verify_job
-from engine.runs.folder import RunFolder
-from engine.runs.own_files import seal_plan
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.own_files import seal_plan
 from tests.hostile import spoiled
 from tests.hostile.room import Attack, Main, Place, attack
 from tests.runs.fakes import make_data, make_weights

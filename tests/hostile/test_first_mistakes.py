@@ -18,11 +18,11 @@ import jobs.prepare_dataset as prepare_job
 import jobs.resample_abdomen as resample_job
 import jobs.train_model as train_job
 import jobs.verify_run as verify_job
-from engine.volumes.cohort import phantom_id
 from engine.volumes.nifti import write_nifti
-from engine.volumes.phantom import PhantomConfig, make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.prepared_store import write_prepared
+from engine.volumes.phantoms.cohort import phantom_id
+from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
+from engine.volumes.prepared.store import write_prepared
 from tests.hostile.room import Attack, Place, attack
 from tests.runs.fakes import make_case
 

@@ -13,7 +13,7 @@ import pytest
 import jobs.resample_abdomen as job
 import jobs.resample_brain as brain_job
 from engine.volumes.nifti import write_nifti
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 from engine.volumes.volume import Volume
 from tests.hostile import spoiled
 from tests.hostile.room import Attack, Place, attack

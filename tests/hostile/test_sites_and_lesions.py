@@ -10,8 +10,8 @@ import pytest
 
 import jobs.edit_lesions as edit_job
 import jobs.harmonize_sites as site_job
-from engine.volumes.manifest import read_manifest, write_manifest
 from engine.volumes.nifti import write_nifti
+from engine.volumes.prepared.manifest import read_manifest, write_manifest
 from engine.volumes.volume import Volume
 from tests.hostile.room import Attack, Place, attack
 from tests.runs.fakes import make_case, make_data
@@ -113,7 +113,7 @@ def drawn(told: str, change: Callable[[np.ndarray], np.ndarray], shift_mm: float
 
 
 def _without_spleen(place: Place) -> list[str]:
-    from engine.volumes.prepared_store import read_prepared
+    from engine.volumes.prepared.store import read_prepared
 
     mask = read_prepared(place.data / "case1.zarr").mask
     place.edit_case("case1", mask=np.where(mask == 2, 3, mask).astype(np.uint8))

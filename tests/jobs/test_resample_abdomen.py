@@ -7,8 +7,8 @@ import pytest
 import jobs.resample_abdomen as job
 from engine.config import load_config
 from engine.errors import RunError
-from engine.runs.resample import Outcome, ResampleConfig
-from engine.runs.summary import JobFacts, summarize
+from engine.runs.jobs.resample import Outcome, ResampleConfig
+from engine.runs.report.summary import JobFacts, summarize
 
 EMPTY = summarize(list, JobFacts(0.0, 0.0, 0))
 SEEN: list[ResampleConfig] = []

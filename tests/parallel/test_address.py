@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import pytest
 
 from engine.errors import RunError
-from engine.parallel import address
-from engine.parallel.address import check_address, is_local
-from engine.runs import session as session_module
-from engine.runs.session import RaySession
+from engine.parallel.start import address
+from engine.parallel.start import session as session_module
+from engine.parallel.start.address import check_address, is_local
+from engine.parallel.start.session import RaySession
 
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 

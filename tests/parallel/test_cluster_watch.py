@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ClusterLostError
-from engine.parallel.cluster_watch import ClusterWatch, knock_at_port, knock_at_socket
+from engine.parallel.rows.cluster_watch import ClusterWatch, knock_at_port, knock_at_socket
 
 JOB = """
 import sys, time
 from engine.command import run_command
-from engine.parallel import cluster_watch
-from engine.parallel.cluster_watch import ClusterWatch
+from engine.parallel.rows import cluster_watch
+from engine.parallel.rows.cluster_watch import ClusterWatch
 cluster_watch._UNWIND_S = 1.0
 def refuse():
     raise ConnectionRefusedError
@@ -48,7 +48,7 @@ def test_a_lost_cluster_ends_the_job_even_when_it_is_stuck(stuck: bool) -> None:
 
 ABANDONED = """
 import sys, time
-from engine.runs import session
+from engine.parallel.start import session
 session._LEAVING_S = 1.0
 sys.excepthook = lambda *_: time.sleep(60)  # as Ray's, which waits for the cluster
 session._abandon()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from engine.parallel.pulse import born
-from engine.parallel.stalls import NAMED_AFTER_S, Stalls, _kill
+from engine.parallel.rows.pulse import born
+from engine.parallel.rows.stalls import NAMED_AFTER_S, Stalls, _kill
 
 LOOK_S = 4.0
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError
-from engine.parallel import interpreter, private_folder
-from engine.parallel.private_folder import check_short, fresh_folder
-from engine.parallel.proxies import direct_to_this_computer
-from engine.runs.environment import set_local_defaults
-from engine.runs.session import RaySession
+from engine.parallel.start import interpreter, private_folder
+from engine.parallel.start.environment import set_local_defaults
+from engine.parallel.start.private_folder import check_short, fresh_folder
+from engine.parallel.start.proxies import direct_to_this_computer
+from engine.parallel.start.session import RaySession
 
 HERE = "127.0.0.1,localhost,::1"
 
@@ -49,7 +49,7 @@ def test_a_long_tmpdir_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_ray_of_our_own_lives_in_a_short_private_folder_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from engine.runs import session as session_module
+    from engine.parallel.start import session as session_module
 
     seen: list[Path] = []
 

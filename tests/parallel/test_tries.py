@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError
-from engine.parallel.attended import attended
-from engine.parallel.tries import MAX_TRIES, TryBook
+from engine.parallel.rows.attended import attended
+from engine.parallel.rows.tries import MAX_TRIES, TryBook
 
 ROW: dict[str, object] = {"case_id": "bad", "stamp": "one"}
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs.folder import RunFolder
-from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.resample import ResampleConfig
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.jobs.resample import ResampleConfig
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.sampling.config import SamplingConfig
 from tests.runs.fakes import IDENTITY, LoadFake, make_data, make_weights, work_here
 

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from engine.parallel.pipeline import Pool, Row
-from engine.runs import generate, harmonize, report, run_precision
-from engine.runs.identity import RunIdentity
-from engine.runs.session import RaySession
-from engine.runs.worker import ResampleWorker
+from engine.parallel.rows.pipeline import Pool, Row
+from engine.parallel.start.session import RaySession
+from engine.runs.jobs import generate, harmonize
+from engine.runs.making.worker import ResampleWorker
+from engine.runs.planning import precision as run_precision
+from engine.runs.record.identity import RunIdentity
+from engine.runs.report import page as report
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
-from engine.volumes.manifest import PreparedEntry, PreparedManifest, write_manifest
-from engine.volumes.prepare import PrepareConfig, prepare_case
-from engine.volumes.prepared_store import write_prepared
+from engine.volumes.prepared.manifest import PreparedEntry, PreparedManifest, write_manifest
+from engine.volumes.prepared.prepare import PrepareConfig, prepare_case
+from engine.volumes.prepared.store import write_prepared
 from engine.volumes.store import hash_tree
 from engine.volumes.volume import Volume
 from models.autoencoder import Autoencoder

@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from engine.errors import ConfigError, RunError
-from engine.runs.aside import aside
+from engine.parallel.own_process import aside
 
 
 def refuse(message: str) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.generate import Outcome
-from engine.runs.plan import read_plan
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.jobs.generate import Outcome
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import read_plan
 from engine.volumes.nifti import write_nifti
-from engine.volumes.prepare import prepare_case
-from engine.volumes.prepared_store import read_prepared_header, write_prepared
+from engine.volumes.prepared.prepare import prepare_case
+from engine.volumes.prepared.store import read_prepared_header, write_prepared
 from tests.runs.fakes import PREPARE, FakeSampler, LoadFake, make_case
 
 NAME = "case1-r00"

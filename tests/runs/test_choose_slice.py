@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import SamplingError
-from engine.runs.planning import CaseFacts, Cases, FixedSlice, choose_slice
+from engine.runs.planning.rows import CaseFacts, Cases, FixedSlice, choose_slice
 
 COHORT = {"a": 50, "b": 71, "c": 20}
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from engine.errors import EngineError
-from engine.runs import ledger
-from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder
-from engine.runs.plan import iter_plan
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import iter_plan
 from engine.volumes.store import hash_tree
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, work_here
 

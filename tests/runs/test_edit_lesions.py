@@ -8,12 +8,12 @@ import pytest
 
 import jobs.edit_lesions as job
 from engine.errors import ConfigError, RunError, SamplingError, VolumeError
-from engine.runs import ledger
-from engine.runs.edit_lesions import EditConfig, edit_lesions
-from engine.runs.folder import RunFolder
-from engine.runs.plan import read_plan
+from engine.runs.jobs.edit_lesions import EditConfig, edit_lesions
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import read_plan
 from engine.volumes.nifti import write_nifti
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Volume
 from tests.runs.fakes import FakeSampler, LoadFake, make_case, make_data, make_weights

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, RunError, StoreError
-from engine.runs.export import ExportJob, export_run
-from engine.runs.export_records import open_records
-from engine.runs.folder import RunFolder
-from engine.runs.identity import hash_file
-from engine.runs.records import Commit, Quality
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import withdraw
+from engine.runs.audit.verify import withdraw
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.export.records import open_records
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import hash_file
+from engine.runs.record.records import Commit, Quality
 from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels, write_nifti
 from engine.volumes.prepare_config import PrepareConfig
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.store import hash_tree
 from engine.volumes.volume import NativeGrid, Volume
 from tests.runs.fakes import PREPARE, LoadFake, make_case, make_data, make_weights
@@ -223,7 +223,7 @@ def test_an_export_that_was_cut_off_has_no_description_and_goes_on(
         written.append(path)
         write_nifti(path, volume)
 
-    monkeypatch.setattr("engine.runs.export.write_nifti", cut_off)
+    monkeypatch.setattr("engine.runs.export.export.write_nifti", cut_off)
     with pytest.raises(KeyboardInterrupt):
         export_run(job)
     assert not (out / "dataset.json").exists()

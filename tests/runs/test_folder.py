@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError
-from engine.runs.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, RunLock
 from engine.storage.files import append, put
 
 
@@ -43,7 +43,7 @@ def test_a_second_job_is_refused_and_told_who_holds_the_folder(folder: RunFolder
 def test_a_killed_job_holds_nothing(folder: RunFolder) -> None:
     code = (
         "import os, sys; from pathlib import Path;"
-        "from engine.runs.folder import RunFolder, RunLock;"
+        "from engine.runs.record.folder import RunFolder, RunLock;"
         "RunLock(RunFolder(Path(sys.argv[1]))).__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder.root)], check=False)

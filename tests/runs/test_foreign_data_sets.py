@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import engine.runs.prepare_dataset as prepare_module
+import engine.preparing.dataset as prepare_module
 from engine.errors import ConfigError
-from engine.runs.export import ExportJob, export_run
-from engine.runs.prepare_dataset import PrepareSummary, prepare_dataset
-from engine.runs.resample import ResampleConfig, resample
-from engine.volumes.manifest import read_manifest
+from engine.preparing.dataset import PrepareSummary, prepare_dataset
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.volumes.nifti import read_labels, write_nifti
 from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PrepareConfig
+from engine.volumes.prepared.manifest import read_manifest
 from engine.volumes.volume import Volume
 from tests.runs.fakes import LoadFake, make_weights
 

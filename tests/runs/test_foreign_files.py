@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import jobs.verify_run as job
-from engine.runs import ledger
-from engine.runs.census import take_census
-from engine.runs.examine import FOREIGN
-from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder
-from engine.runs.verify import VerifyJob, verify_run, withdraw
+from engine.runs.audit.verify import VerifyJob, verify_run, withdraw
+from engine.runs.audit.volume_check import FOREIGN
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.status import take_census
 
 NAMES = [f"case{n}-r00" for n in range(3)]
 VOLUME = f"volumes/{NAMES[0]}.ome.zarr"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs import ledger
-from engine.runs.feed import SamplerFeed, SamplerStoppedError
-from engine.runs.folder import RunFolder
-from engine.runs.plan import PlanRow
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.worker import FullWorker, OneByOne, ResampleWorker, WorkerTask
+from engine.runs.making.sampling_thread import SamplerFeed, SamplerStoppedError
+from engine.runs.making.worker import FullWorker, OneByOne, ResampleWorker, WorkerTask
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import PlanRow
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from tests.runs.fakes import FakeSampler, LoadFake, make_data

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from engine.evaluation.outlines import outline_seen
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig, flag_drawn
-from engine.runs.plan import POSITION_MODEL, read_plan
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.planning.gate import GateConfig, flag_drawn
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import POSITION_MODEL, read_plan
 from engine.sampling.config import SamplingConfig
 from engine.sampling.networks.slices import draw_slice
 from engine.volumes.store import read_informed, read_ome_zarr

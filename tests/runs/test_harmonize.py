@@ -8,12 +8,12 @@ import pytest
 
 import jobs.harmonize_sites as job
 from engine.errors import ConfigError
-from engine.runs.folder import RunFolder
-from engine.runs.harmonize import HarmonizeConfig, harmonize, read_sites, richest_slice
-from engine.runs.plan import read_plan
-from engine.runs.verify import derived_from
-from engine.volumes.manifest import read_manifest, write_manifest
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.runs.audit.verify import derived_from
+from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize, read_sites, richest_slice
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import read_plan
+from engine.volumes.prepared.manifest import read_manifest, write_manifest
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.store import hash_tree
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
 

@@ -27,16 +27,16 @@ from hypothesis.stateful import (
 )
 
 from engine.errors import RunError, StoreError
-from engine.runs import ledger
-from engine.runs.census import Census, take_census
-from engine.runs.examine import examine_volume
-from engine.runs.folder import RunFolder, RunLock, lock_number
-from engine.runs.patients import patient_of
-from engine.runs.plan import PlanRow, iter_plan, write_plan
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.records import Attempt, Commit
-from engine.runs.remove_patient import remove_from_run
-from engine.runs.withdrawal import WithdrawnError, remember
+from engine.runs.audit.remove_patient import remove_from_run
+from engine.runs.audit.volume_check import examine_volume
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock, lock_number
+from engine.runs.record.patients import patient_of
+from engine.runs.record.plan import PlanRow, iter_plan, write_plan
+from engine.runs.record.records import Attempt, Commit
+from engine.runs.record.status import Census, take_census
+from engine.runs.record.withdrawal import WithdrawnError, remember
 from engine.storage.files import append, put, sync_folder
 from engine.volumes.store import hash_tree
 from tests.runs.test_ledger import MEASURES

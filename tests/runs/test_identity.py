@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError, StoreError, WeightsError
-from engine.runs.identity import (
+from engine.runs.record.identity import (
     RUN_FORMAT,
     RunIdentity,
     code_commit,

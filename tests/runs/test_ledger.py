@@ -5,9 +5,9 @@ import pytest
 
 from engine.errors import RunError, StoreError
 from engine.evaluation.values import VolumeMeasures
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.records import Attempt, Commit
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.records import Attempt, Commit
 from engine.volumes.store import hash_tree
 
 MEASURES = VolumeMeasures(unit="HU", values={"seam_ratio": 1.0, "roughness": 1.0})

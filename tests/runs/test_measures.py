@@ -8,9 +8,9 @@ import pytest
 from engine.evaluation import measures
 from engine.evaluation.checks import within
 from engine.evaluation.measures import INTENSITY, Column, Mean, Measure
-from engine.runs.records import Commit
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.summary import RunSummary, VolumeSummary
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record.records import Commit
+from engine.runs.report.summary import RunSummary, VolumeSummary
 from tests.runs.fakes import LoadFake
 
 OLD = Path(__file__).parent / "old_runs" / "0.1.0"

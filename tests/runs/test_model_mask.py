@@ -9,22 +9,22 @@ import pytest
 import zarr
 
 from engine.errors import RunError, StoreError
-from engine.runs import ledger
-from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder
-from engine.runs.ome import ome_faults
-from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.plan import iter_plan
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.summary import JobFacts, summarize
-from engine.runs.verify import VerifyJob, verify_run
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.making.ome import ome_faults
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.own_files import settle_identity, settle_plan
+from engine.runs.record.plan import iter_plan
+from engine.runs.report.summary import JobFacts, summarize
 from engine.sampling.config import SamplingConfig
-from engine.volumes.class_loss import ClassLoss
 from engine.volumes.nifti import read_labels
-from engine.volumes.prepare import mask_to_native
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.class_loss import ClassLoss
+from engine.volumes.prepared.prepare import mask_to_native
+from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import hash_tree, read_model_mask, read_ome_zarr
 from tests.runs.fakes import IDENTITY, PREPARE, LoadFake, make_data, make_weights
 

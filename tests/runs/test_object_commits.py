@@ -11,12 +11,12 @@ from itertools import count
 import pytest
 
 from engine.errors import RunError, StoreError
-from engine.runs import ledger
-from engine.runs.folder import RunFolder, RunLock, lock_number
-from engine.runs.object_commits import slot_place
-from engine.runs.records import Attempt
-from engine.storage import object_path
-from engine.storage.object_path import ObjectPath
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock, lock_number
+from engine.runs.record.object_commits import slot_place
+from engine.runs.record.records import Attempt
+from engine.storage.objects import path as object_path
+from engine.storage.objects.path import ObjectPath
 from engine.volumes.store import hash_tree
 from tests.runs.test_histories import record
 

@@ -16,24 +16,25 @@ import pytest
 
 from engine.config import parse_job
 from engine.errors import ConfigError, RunError, StoreError, StoreUnreachableError
-from engine.runs import ledger
-from engine.runs.census import take_census
-from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder, RunLock
-from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.plan import PlanRow, iter_plan
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.records import Commit
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
-from engine.runs.withdraw import withdraw_patient
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.audit.verify import VerifyJob, derived_from, verify_run, withdraw
+from engine.runs.audit.withdraw import withdraw_patient
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.own_files import settle_identity, settle_plan
+from engine.runs.record.plan import PlanRow, iter_plan
+from engine.runs.record.records import Commit
+from engine.runs.record.status import take_census
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
-from engine.storage import object_client, object_lock
 from engine.storage.files import append, gather
-from engine.storage.object_path import ObjectPath
-from engine.storage.object_versions import keeps_versions
+from engine.storage.locks import object_lock
+from engine.storage.objects import client as object_client
+from engine.storage.objects.path import ObjectPath
+from engine.storage.objects.versions import keeps_versions
 from engine.storage.places import as_place, file_to_write, local_file
 from engine.volumes.store import hash_tree, read_ome_zarr
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way
@@ -616,7 +617,7 @@ def test_workers_of_ray_find_the_store_by_their_environment(
 ) -> None:
     there = config.model_copy(update={"out": ObjectPath(RUN), "num_pictured": 0})
     code = (
-        "import sys; from engine.runs.resample import ResampleConfig, resample;"
+        "import sys; from engine.runs.jobs.resample import ResampleConfig, resample;"
         "from tests.runs.fakes import LoadFake;"
         "config = ResampleConfig.model_validate_json(sys.argv[1]);"
         "sys.exit(resample(config, LoadFake()).summary.failed)"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import EngineError
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.jobs.resample import ResampleConfig, resample
 from tests.runs.fakes import LoadFake, make_data, make_weights, work_here
 
 VOLUME = "case1-r00"

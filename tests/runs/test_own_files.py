@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import EngineError, RunError, StoreError
-from engine.runs import ledger
-from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder
-from engine.runs.own_files import seal_plan
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.verify import VerifyJob, verify_run
+from engine.runs.audit.verify import VerifyJob, verify_run
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.own_files import seal_plan
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
 
 OLD = Path(__file__).parent / "old_runs" / "0.1.0"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.runs.pictures import class_color, draw, place
-from engine.volumes.prepare import prepare_case, to_native
+from engine.runs.report.pictures import class_color, draw, place
+from engine.volumes.prepared.prepare import prepare_case, to_native
 from engine.volumes.volume import Volume
 from tests.runs.fakes import PREPARE, make_case
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RunError
-from engine.parallel.pipeline import choose_pool
+from engine.parallel.rows.pipeline import choose_pool
 
 
 @given(

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import RunError, SamplingError, StoreError
-from engine.runs.plan import InformedSource, PlanRow, read_plan, render_plan, write_plan
-from engine.runs.planning import CaseFacts, FixedSlice, PlanSettings, build_plan, plan_rows
+from engine.runs.planning.rows import CaseFacts, FixedSlice, PlanSettings, build_plan, plan_rows
+from engine.runs.record.plan import InformedSource, PlanRow, read_plan, render_plan, write_plan
 
 CASES = {f"case{n}": CaseFacts(10 + n, n != 4) for n in range(5)}
 WITH_IMAGE = [name for name, facts in CASES.items() if facts.has_image]

@@ -12,20 +12,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import engine.runs.prepare_dataset as prepare_module
+import engine.preparing.dataset as prepare_module
 from engine.errors import ConfigError, EngineError, LayoutError, RunError, StoreError
-from engine.runs.prepare_dataset import (
+from engine.preparing.dataset import (
     DataSource,
     PrepareJob,
     PrepareWorker,
     prepare_dataset,
     run_job,
 )
-from engine.runs.prepare_records import tree_digest
-from engine.volumes.manifest import read_manifest
+from engine.preparing.records import tree_digest
 from engine.volumes.nifti import read_image, write_nifti
-from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig
-from engine.volumes.prepared_store import list_prepared, read_prepared
+from engine.volumes.prepared.manifest import read_manifest
+from engine.volumes.prepared.prepare import ABDOMEN_CT, PrepareConfig
+from engine.volumes.prepared.store import list_prepared, read_prepared
 from engine.volumes.volume import Volume
 
 CONFIG = PrepareConfig(size_yx=(16, 16), spacing_mm_yx=3.0)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.parallel.attended import attended
-from engine.runs.export import ExportJob, export_run
-from engine.runs.identity import RunIdentity, read_identity
-from engine.runs.names_only import names_only, without_folders
-from engine.runs.resample import ResampleConfig, resample
+from engine.parallel.rows.attended import attended
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record.identity import RunIdentity, read_identity
+from engine.runs.record.names_only import names_only, without_folders
 from engine.storage.files import put
 from engine.volumes.nifti import write_nifti
 from tests.runs.fakes import FakeSampler, LoadFake, make_case

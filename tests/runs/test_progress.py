@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs.folder import RunFolder
-from engine.runs.progress import ProgressWatch, Tally, write_event
-from engine.runs.resample import ResampleConfig, resample
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.making.progress import ProgressWatch, Tally, write_event
+from engine.runs.record.folder import RunFolder
 from tests.runs.fakes import LoadFake
 
 
@@ -47,7 +47,7 @@ def test_the_watch_reads_new_events_only_and_skips_torn_lines(
 ) -> None:
     path = tmp_path / "progress.jsonl"
     write_event(path, "committed", "of an earlier job")
-    caplog.set_level(logging.INFO, logger="engine.runs.progress")
+    caplog.set_level(logging.INFO, logger="engine.runs.making.progress")
     logging.getLogger("engine").propagate = True
     counts = Tally(planned=2, committed=1, to_do=1)
     with ProgressWatch(path, counts):
@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_written_stops_nothing_and_the_driver_still_counts
 ) -> None:
     path = tmp_path / "progress.jsonl"
     harm(path)
-    caplog.set_level(logging.INFO, logger="engine.runs.progress")
+    caplog.set_level(logging.INFO, logger="engine.runs.making.progress")
     logging.getLogger("engine").propagate = True
     counts = Tally(planned=2, committed=1, to_do=1)
     with ProgressWatch(path, counts) as watch:

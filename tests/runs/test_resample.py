@@ -13,10 +13,10 @@ import pytest
 import ray
 
 from engine.errors import ConfigError, RunError, SamplingError, WeightsError
-from engine.runs import ledger
-from engine.runs.folder import RunFolder, RunLock
-from engine.runs.resample import Outcome, ResampleConfig, resample, run_place
-from engine.runs.session import RaySession
+from engine.parallel.start.session import RaySession
+from engine.runs.jobs.resample import Outcome, ResampleConfig, resample, run_place
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, work_here
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def test_a_killed_driver_and_a_rerun_give_the_same_volumes(config: ResampleConfi
 def _kill_in_mid_run(config: ResampleConfig) -> None:
     """Start the job as a process of its own and kill -9 it after its first commit."""
     code = (
-        "import sys; from engine.runs.resample import ResampleConfig, resample;"
+        "import sys; from engine.runs.jobs.resample import ResampleConfig, resample;"
         "from tests.runs.fakes import FakeSampler, LoadFake;"
         "config = ResampleConfig.model_validate_json(sys.argv[1]);"
         "resample(config, LoadFake(FakeSampler(seconds_a_window=0.3)))"

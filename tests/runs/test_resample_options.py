@@ -20,17 +20,18 @@ from engine.errors import (
     WeightsError,
 )
 from engine.evaluation.outlines import Outline, fit_into, organs_outside, outline_disagreement
-from engine.runs import generate, ledger
-from engine.runs.folder import RunFolder
-from engine.runs.gate import GateConfig, as_change
-from engine.runs.identity import read_identity
-from engine.runs.plan import read_plan
-from engine.runs.quality import QualityConfig
-from engine.runs.resample import BrainConfig, ResampleConfig, resample, resample_brain
+from engine.runs.jobs import generate
+from engine.runs.jobs.resample import BrainConfig, ResampleConfig, resample, resample_brain
+from engine.runs.making.quality import QualityConfig
+from engine.runs.planning.gate import GateConfig, as_change
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import read_identity
+from engine.runs.record.plan import read_plan
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.volumes.mask_changes import apply_change
 from engine.volumes.nifti import write_nifti
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Volume
 from tests.runs.fakes import FakeSampler, LoadFake, make_case, make_data
@@ -129,7 +130,7 @@ def test_an_augmented_mask_is_the_one_that_is_stored(small: ResampleConfig) -> N
 
 
 def test_one_patient_with_two_cases_is_not_another_patient(tmp_path: Path) -> None:
-    from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
+    from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
 
     facts = {
         f"p{p}_{visit}": CaseFacts(10, True, patient=f"p{p}") for p in range(3) for visit in "ab"

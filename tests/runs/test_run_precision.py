@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError, RunError
-from engine.runs import run_precision
-from engine.runs.folder import RunFolder
-from engine.runs.identity import read_identity
-from engine.runs.resample import ResampleConfig, resample
-from engine.runs.run_precision import common_precision, with_precision
-from engine.runs.session import RaySession
+from engine.parallel.start.session import RaySession
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.planning import precision as run_precision
+from engine.runs.planning.precision import common_precision, with_precision
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import read_identity
 from engine.sampling.config import SamplingConfig
 from tests.runs.fakes import LoadFake
 

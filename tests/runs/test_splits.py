@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 from engine.errors import ConfigError, RunError, SamplingError
-from engine.runs.edit_lesions import EditConfig, edit_lesions
-from engine.runs.export import ExportJob, export_run
-from engine.runs.folder import RunFolder
-from engine.runs.harmonize import HarmonizeConfig, find_medoid, read_sites
-from engine.runs.plan import read_plan
-from engine.runs.resample import ResampleConfig, resample
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.jobs.edit_lesions import EditConfig, edit_lesions
+from engine.runs.jobs.harmonize import HarmonizeConfig, find_medoid, read_sites
+from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import read_plan
 from engine.volumes.layouts import Split, find_cases
-from engine.volumes.manifest import read_manifest, write_manifest
+from engine.volumes.prepared.manifest import read_manifest, write_manifest
 from tests.runs.fakes import LoadFake, make_data, make_weights
 
 pytestmark = pytest.mark.usefixtures("no_ray")

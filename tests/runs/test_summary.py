@@ -3,11 +3,11 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from engine.evaluation.values import VolumeMeasures
-from engine.runs.plan import PlanRow
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.records import Commit
-from engine.runs.summary import MAX_LISTED, JobFacts, RunSummary, VolumeSummary
-from engine.runs.summary import summarize as summarize_pairs
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record.plan import PlanRow
+from engine.runs.record.records import Commit
+from engine.runs.report.summary import MAX_LISTED, JobFacts, RunSummary, VolumeSummary
+from engine.runs.report.summary import summarize as summarize_pairs
 
 FACTS = JobFacts(wall_s=12.34, driver_memory_mb=100.0, quarantined=0)
 CASES = {f"case{n}": CaseFacts(10, has_image=True) for n in range(3)}

@@ -12,16 +12,16 @@ import pytest
 
 import jobs.verify_run as job
 from engine.errors import ConfigError, RunError, StoreError
-from engine.runs import ledger
-from engine.runs.census import take_census
-from engine.runs.folder import RunFolder, RunLock
-from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.plan import retry_seed
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.records import Quality
-from engine.runs.verify import VerifyJob, derived_from, verify_run, withdraw
-from engine.runs.withdrawal import read_withdrawn
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.audit.verify import VerifyJob, derived_from, verify_run, withdraw
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.own_files import settle_identity, settle_plan
+from engine.runs.record.plan import retry_seed
+from engine.runs.record.records import Quality
+from engine.runs.record.status import take_census
+from engine.runs.record.withdrawal import read_withdrawn
 from engine.sampling.config import SamplingConfig
 from tests.runs.fakes import IDENTITY, LoadFake, make_data
 

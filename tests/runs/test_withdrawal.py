@@ -19,25 +19,25 @@ import zarr
 
 import jobs.verify_run as job
 from engine.errors import RunError, StoreError
-from engine.runs import ledger
-from engine.runs.census import take_census
-from engine.runs.export import ExportJob, export_run
-from engine.runs.export_records import open_records, read_records
-from engine.runs.folder import RunFolder
-from engine.runs.identity import RunIdentity, hash_file, read_identity
-from engine.runs.informed_slices import find_slices
-from engine.runs.own_files import settle_identity, settle_plan
-from engine.runs.patients import find_patient
-from engine.runs.plan import PlanRow, iter_plan
-from engine.runs.planning import CaseFacts, PlanSettings, plan_rows
-from engine.runs.verify import VerifyJob, derived_from, verify_run
-from engine.runs.withdraw import withdraw_patient
-from engine.runs.withdrawal import WithdrawnError, read_withdrawn, remember
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.audit.verify import VerifyJob, derived_from, verify_run
+from engine.runs.audit.withdraw import withdraw_patient
+from engine.runs.export.export import ExportJob, export_run
+from engine.runs.export.records import open_records, read_records
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.planning.informed_slices import find_slices
+from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import RunIdentity, hash_file, read_identity
+from engine.runs.record.own_files import settle_identity, settle_plan
+from engine.runs.record.patients import find_patient
+from engine.runs.record.plan import PlanRow, iter_plan
+from engine.runs.record.status import take_census
+from engine.runs.record.withdrawal import WithdrawnError, read_withdrawn, remember
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import write_nifti
-from engine.volumes.prepare import prepare_case
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.prepared.prepare import prepare_case
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.store import hash_tree
 from engine.volumes.volume import Volume
 from tests.runs.fakes import IDENTITY, PREPARE, FakeSampler, LoadFake, make_case

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import StoreError
-from engine.runs.folder import RunFolder
-from engine.runs.withdrawal import read_withdrawn, remember
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.withdrawal import read_withdrawn, remember
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from engine.errors import WeightsError
-from engine.runs import ledger
-from engine.runs.folder import RunFolder
-from engine.runs.plan import PlanRow
-from engine.runs.planning import CaseFacts, build_plan
-from engine.runs.worker import ResampleWorker, WorkerTask
+from engine.runs.making.worker import ResampleWorker, WorkerTask
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import PlanRow
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import check_same_grid
-from engine.volumes.prepare import to_native
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.prepare import to_native
+from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import hash_tree, read_ome_zarr
 from models.manifest import weights_sha256
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights

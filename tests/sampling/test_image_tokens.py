@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import WeightsError
-from engine.runs.identity import hash_weights
+from engine.runs.record.identity import hash_weights
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler
 from models.autoencoder import Autoencoder

@@ -14,8 +14,8 @@ from engine.evaluation.fidelity import ms_ssim
 from engine.sampling.propagation.volume_state import DenoiseItem
 from engine.sampling.propagation.windows import plan_windows
 from engine.sampling.sampler import Sampler
-from engine.volumes.phantom import make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case, to_native
+from engine.volumes.phantoms.phantom import make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case, to_native
 from models.autoencoder import Autoencoder
 from tests.sampling.harness import SHAPE, SOLVERS, denoising, run_volume
 from tests.sampling.tiny_model import FAST, request

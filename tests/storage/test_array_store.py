@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from engine.errors import StoreError
-from engine.storage.array_store import open_arrays, read_key, write_arrays
+from engine.storage.zarr_groups.array_store import open_arrays, read_key, write_arrays
 
 ARRAYS = {
     "mean": np.arange(24, dtype=np.float32).reshape(3, 2, 2, 2),

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from engine.errors import RunError, StoreError
-from engine.storage import file_lock, folder_lock, holder, mounts, object_lock
 from engine.storage.conditional import probe, write_new
-from engine.storage.file_lock import FileLock, is_held_across_hosts, recorded_number
-from engine.storage.folder_lock import hold_folder
-from engine.storage.object_lock import ObjectLock
-from engine.storage.object_path import ObjectPath
+from engine.storage.locks import file_lock, folder_lock, holder, mounts, object_lock
+from engine.storage.locks.file_lock import FileLock, is_held_across_hosts, recorded_number
+from engine.storage.locks.folder_lock import hold_folder
+from engine.storage.locks.object_lock import ObjectLock
+from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 
 
@@ -323,7 +323,7 @@ def test_steps_in_a_folder_wait_for_each_other_and_not_for_ever(
 ) -> None:
     code = (
         "import sys, time; from pathlib import Path;"
-        "from engine.storage.folder_lock import hold_folder;"
+        "from engine.storage.locks.folder_lock import hold_folder;"
         "held = hold_folder(Path(sys.argv[1])); held.__enter__(); print('held', flush=True);"
         "time.sleep(60)"
     )

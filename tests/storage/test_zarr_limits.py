@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from engine.errors import MalformedFileError
-from engine.storage.zarr_places import new_group, read_array, stored_group, write_array
+from engine.storage.zarr_groups.places import new_group, read_array, stored_group, write_array
 
 
 @pytest.fixture

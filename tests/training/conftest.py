@@ -8,10 +8,10 @@ import torch
 
 from engine.training.config import TrainConfig
 from engine.training.loop.training import run_stage
-from engine.volumes.cohort import phantom_id
-from engine.volumes.phantom import PhantomConfig, make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.prepared_store import write_prepared
+from engine.volumes.phantoms.cohort import phantom_id
+from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
+from engine.volumes.prepared.store import write_prepared
 
 MakeConfig = Callable[..., TrainConfig]
 

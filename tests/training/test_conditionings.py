@@ -15,7 +15,7 @@ from engine.sampling.sampler import Sampler, SampleRequest
 from engine.training.config import TrainConfig
 from engine.training.loop.training import run_stage
 from engine.training.stages.survey import resolve_preset
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 from models.image_encoder import ImageTower, TowerSpec, load_image_tower
 from models.weights import check_files, load_denoiser, load_tower, read_manifest
 

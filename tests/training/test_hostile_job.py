@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 import jobs.train_model as job
-from engine.runs.session import RaySession
+from engine.parallel.start.session import RaySession
 from engine.training.config import TrainConfig
 from engine.training.loop import ray_train
 from engine.training.loop.checkpoint import newest_checkpoint
 from engine.training.loop.training import run_stage
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.volume import PreparedCase
 from models.weights import CONFIG
 from tests.runs.fakes import make_data

@@ -14,7 +14,7 @@ from engine.sampling.sampler import Sampler, SampleRequest
 from engine.training.config import TrainConfig
 from engine.training.loop.training import run_stage
 from engine.training.stages import autoencoder as autoencoder_stage
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 from models.interop import load_diffusers_autoencoder
 from models.presets import PRESETS, AutoencoderSpec, Preset
 from models.public_weights import PUBLIC_LATENT_SCALE

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.errors import TrainingError
-from engine.storage.array_store import open_arrays
+from engine.storage.zarr_groups.array_store import open_arrays
 from engine.training.config import TrainConfig
 from engine.training.examples import cache as latents_module
 from engine.training.examples.augment import InPlaneMove, apply_move, plan_move
@@ -20,7 +20,7 @@ from engine.training.examples.cache import (
     open_pixels,
 )
 from engine.training.stages.survey import survey
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS
 from models.weights import AUTOENCODER, Manifest, save_weights, write_manifest

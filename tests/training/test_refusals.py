@@ -11,9 +11,9 @@ from engine.errors import EngineError, StoreError, TrainingError, WeightsError
 from engine.training.config import TrainConfig
 from engine.training.loop.checkpoint import newest_checkpoint
 from engine.training.loop.training import run_stage
-from engine.volumes.phantom import PhantomConfig, make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.prepared_store import read_prepared, write_prepared
+from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
+from engine.volumes.prepared.store import read_prepared, write_prepared
 from models.weights import (
     DENOISER,
     read_manifest,

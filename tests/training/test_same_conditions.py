@@ -15,7 +15,7 @@ from engine.training.examples.randomness import example_generators
 from engine.training.examples.windows import LatentDataset
 from engine.training.stages.registry import build_stage
 from engine.training.stages.survey import survey
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 
 
 def test_a_window_has_the_same_conditions_in_training_and_in_sampling(

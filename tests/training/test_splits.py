@@ -9,8 +9,8 @@ from engine.training.config import TrainConfig
 from engine.training.examples.cases import find_cases
 from engine.training.loop.checkpoint import stage_identity
 from engine.training.stages.survey import resolve_preset
-from engine.volumes.manifest import read_manifest, write_manifest
-from engine.volumes.prepared_store import list_prepared
+from engine.volumes.prepared.manifest import read_manifest, write_manifest
+from engine.volumes.prepared.store import list_prepared
 from tests.runs.fakes import make_data
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import engine.training
 import jobs.train_model as job
-from engine.runs.session import RaySession
+from engine.parallel.start.session import RaySession
 from engine.training.config import TrainConfig, TrainSettings
 from engine.training.examples import cases as cases_module
 from engine.training.loop.checkpoint import stage_identity

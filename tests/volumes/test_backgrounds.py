@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.volumes.backgrounds import find_background
-from engine.volumes.contours import find_contour
-from engine.volumes.prepare import PrepareConfig, prepare_case, to_native
+from engine.volumes.appearance.backgrounds import find_background
+from engine.volumes.appearance.contours import find_contour
+from engine.volumes.prepared.prepare import PrepareConfig, prepare_case, to_native
 from engine.volumes.volume import Volume
 
 SPACING = (3.0, 3.0, 3.0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.volumes.contours import body_contour, brain_contour, mr_body_threshold
+from engine.volumes.appearance.contours import body_contour, brain_contour, mr_body_threshold
 
 SPACING = (3.0, 3.0, 3.0)
 

@@ -10,8 +10,8 @@ import pytest
 import zarr
 from scipy.spatial.transform import Rotation
 
-from engine.runs.ome import ome_faults
-from engine.volumes.directions import axis_directions, ome_axes
+from engine.runs.making.ome import ome_faults
+from engine.volumes.geometry.directions import axis_directions, ome_axes
 from engine.volumes.store import write_ome_zarr
 from engine.volumes.volume import Volume
 

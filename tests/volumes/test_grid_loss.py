@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from engine.errors import VolumeError
-from engine.volumes.class_loss import ClassLoss, describe_loss, loss_notes, total_loss
-from engine.volumes.grid_loss import grid_loss, model_mask, refuse_loss
 from engine.volumes.nifti import read_image, read_labels
-from engine.volumes.prepare import BRAIN_FLAIR, PrepareConfig, prepare_case
+from engine.volumes.prepared.class_loss import ClassLoss, describe_loss, loss_notes, total_loss
+from engine.volumes.prepared.grid_loss import grid_loss, model_mask, refuse_loss
+from engine.volumes.prepared.prepare import BRAIN_FLAIR, PrepareConfig, prepare_case
 from engine.volumes.volume import PreparedCase, Volume
 
 CONFIG = PrepareConfig(

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from engine.volumes.grids import AxisMap, Orientation, prepared_affine, regrid, regrid_classes
+from engine.volumes.geometry.grids import (
+    AxisMap,
+    Orientation,
+    prepared_affine,
+    regrid,
+    regrid_classes,
+)
 
 angles = st.tuples(*[st.floats(-180, 180)] * 3)
 spacings = st.tuples(*[st.floats(0.4, 6.0)] * 3)

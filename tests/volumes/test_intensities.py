@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from engine.errors import VolumeError
-from engine.volumes.intensities import check_intensities, odd_ct, odd_mr, rescaled
-from engine.volumes.phantom import make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, PRESETS, PrepareConfig, prepare_case
+from engine.volumes.appearance.intensities import check_intensities, odd_ct, odd_mr, rescaled
+from engine.volumes.phantoms.phantom import make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, PRESETS, PrepareConfig, prepare_case
 from engine.volumes.volume import Volume
 
 Change = Callable[[np.ndarray], np.ndarray]

@@ -5,7 +5,7 @@ import pytest
 
 from engine.errors import VolumeError
 from engine.volumes.nifti import check_same_grid
-from engine.volumes.prepare import PrepareConfig, prepare_case
+from engine.volumes.prepared.prepare import PrepareConfig, prepare_case
 from engine.volumes.volume import Volume
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])

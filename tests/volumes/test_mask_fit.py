@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from engine.errors import VolumeError
+from engine.volumes.geometry.mask_fit import find_placing, mirrored
+from engine.volumes.geometry.same_grid import check_same_grid
 from engine.volumes.layouts import find_cases
-from engine.volumes.mask_fit import find_placing, mirrored
 from engine.volumes.nifti import read_image, read_labels
-from engine.volumes.phantom import make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
-from engine.volumes.same_grid import check_same_grid
+from engine.volumes.phantoms.phantom import make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.volume import Volume
 
 

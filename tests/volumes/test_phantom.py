@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError
-from engine.volumes.cohort import write_cohort
 from engine.volumes.nifti import read_image, read_labels
-from engine.volumes.phantom import PhantomConfig, make_phantom
-from engine.volumes.prepare import ABDOMEN_CT, prepare_case
+from engine.volumes.phantoms.cohort import write_cohort
+from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
+from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
 
 SMALL = PhantomConfig(num_slices=40)
 LIVER, SPLEEN, KIDNEY_RIGHT, KIDNEY_LEFT, PANCREAS = 5, 1, 2, 3, 7

@@ -13,7 +13,7 @@ from engine.errors import VolumeError
 from engine.volumes.heads.labels import HEAD_PRESETS
 from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels, write_nifti
-from engine.volumes.prepare import (
+from engine.volumes.prepared.prepare import (
     ABDOMEN_CT,
     BRAIN_FLAIR,
     PRESETS,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from engine.errors import StoreError
-from engine.volumes.manifest import (
+from engine.volumes.prepared.manifest import (
     PreparedEntry,
     PreparedManifest,
     read_manifest,
     write_manifest,
 )
-from engine.volumes.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
-from engine.volumes.prepared_store import (
+from engine.volumes.prepared.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
+from engine.volumes.prepared.store import (
     list_prepared,
     read_prepared,
     read_prepared_mask,

@@ -1,7 +1,7 @@
 """Which arithmetic the networks use, and which a device can do.
 
 A volume depends on the number format: bfloat16 on a CPU differs from float32 by up to 9 HU, and
-with the number of threads, too. So a run chooses once (`engine/runs/run_precision.py`) and every
+with the number of threads, too. So a run chooses once (`engine/runs/planning`) and every
 worker takes the same; only who samples without a run leaves the choice to the device at hand.
 """
 

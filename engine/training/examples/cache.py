@@ -18,14 +18,14 @@ import torch
 
 from engine.errors import EngineError, TrainingError
 from engine.log import get_logger
-from engine.parallel.pipeline import Pool, run_rows
-from engine.parallel.tries import TryBook
-from engine.storage.array_store import open_arrays, read_key
+from engine.parallel.rows.pipeline import Pool, run_rows
+from engine.parallel.rows.tries import TryBook
+from engine.storage.zarr_groups.array_store import open_arrays, read_key
 from engine.training.config import TrainSettings
 from engine.training.examples.augment import copy_name, plan_move
 from engine.training.examples.encoding import EncodeTask, LatentCase, encode_latents, write_pixels
 from engine.training.settings.parts import DataSettings
-from engine.volumes.prepared_store import PreparedHeader
+from engine.volumes.prepared.store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower, load_image_tower
 from models.weights import AUTOENCODER, Manifest, load_autoencoder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.training.settings.parts import DataSettings
-from engine.volumes.manifest import MANIFEST_NAME, SETTINGS_NAME, read_manifest
-from engine.volumes.prepared_store import PreparedHeader, list_prepared, read_prepared_header
+from engine.volumes.prepared.manifest import MANIFEST_NAME, SETTINGS_NAME, read_manifest
+from engine.volumes.prepared.store import PreparedHeader, list_prepared, read_prepared_header
 from models.presets import Preset
 
 log = get_logger(__name__)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import TrainingError
-from engine.storage.array_store import StoredArrays, write_arrays
+from engine.storage.zarr_groups.array_store import StoredArrays, write_arrays
 from engine.training.examples.augment import InPlaneMove, apply_move
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
 from models.image_encoder import ImageTower

@@ -25,7 +25,7 @@ from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.precision import autocast
 from engine.training.settings.parts import FolderSettings
 from engine.training.settings.stages import StageFields
-from engine.volumes.prepared_store import PreparedHeader
+from engine.volumes.prepared.store import PreparedHeader
 from engine.volumes.volume import PreparedCase
 from models.layers import PseudoAttention, ResBlock
 from models.presets import Preset

@@ -15,7 +15,7 @@ from engine.training.settings.parts import ModelSettings
 from engine.training.stages.base import StageModel, Survey
 from engine.training.stages.registry import STAGES, stage_class
 from engine.training.stages.vision_tower import check_tower
-from engine.volumes.prepared_store import PreparedHeader
+from engine.volumes.prepared.store import PreparedHeader
 from models.presets import PRESETS, AutoencoderSpec, DenoiserSpec, Preset
 from models.weights import CONFIG, Manifest, WeightsFileError, read_manifest
 

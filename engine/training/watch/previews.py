@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.training.optimisation.ema import Ema
 from engine.training.stages.base import StageModel, Survey
-from engine.volumes.prepared_store import read_prepared
+from engine.volumes.prepared.store import read_prepared
 
 NUM_CASES = 2
 

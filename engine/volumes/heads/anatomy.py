@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine.errors import LayoutError, VolumeError
-from engine.volumes.grids import Orientation
+from engine.volumes.geometry.grids import Orientation
 from engine.volumes.heads.structures import parenchyma, tissue_map
 from engine.volumes.layouts.cases import Split, check_case_id
 from engine.volumes.nifti import read_labels

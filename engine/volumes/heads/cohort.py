@@ -32,7 +32,7 @@ from pydantic import Field
 from engine.config import FrozenConfig
 from engine.errors import LayoutError
 from engine.seeds import noise_seed
-from engine.volumes.grids import regrid, regrid_classes
+from engine.volumes.geometry.grids import regrid, regrid_classes
 from engine.volumes.heads.anatomy import Anatomy, LabelMapFile, read_anatomy
 from engine.volumes.heads.appearance import make_signal
 from engine.volumes.heads.contrasts import Contrast, draw_signals

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from engine.errors import ConfigError
-from engine.volumes.grids import regrid
+from engine.volumes.geometry.grids import regrid
 from engine.volumes.heads.fields import Field, smooth_field
 from engine.volumes.volume import spacing_of
 

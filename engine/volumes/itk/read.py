@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
-from engine.volumes.affines import check_affine
 from engine.volumes.bounded import ReadLimits
+from engine.volumes.geometry.affines import check_affine
 from engine.volumes.itk.header import read_header
 from engine.volumes.itk.stream import check_stream
 from engine.volumes.volume import Array, Volume

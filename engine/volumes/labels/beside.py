@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.volumes.labels.declared import DeclaredLabels, declared_labels
 from engine.volumes.labels.structure_files import declared_structures
-from engine.volumes.labels.tables import TABLES
+from engine.volumes.labels.tables.public import TABLES
 from engine.volumes.layouts.cases import CaseFiles
 from engine.volumes.layouts.description import DESCRIPTION, read_description
 

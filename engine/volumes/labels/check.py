@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.volumes.labels.by_name import map_by_name
 from engine.volumes.labels.declared import DeclaredLabels
 from engine.volumes.labels.structures import relation, structure
-from engine.volumes.labels.tables import TABLES
+from engine.volumes.labels.tables.public import TABLES
 from engine.volumes.prepare_config import PrepareConfig
 
 _MAX_SHOWN = 6

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import LayoutError
 from engine.volumes.labels.structures import structure
-from engine.volumes.labels.vocabulary import REST_OF_REGION
+from engine.volumes.labels.tables.vocabulary import REST_OF_REGION
 
 _MAX_LABEL = 2**31 - 1
 

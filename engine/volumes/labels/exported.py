@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RunError
-from engine.volumes.labels.class_names import name_faults
+from engine.volumes.class_names import name_faults
 from engine.volumes.labels.contour_class import stored_contour
 
 

@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 from engine.volumes.labels.by_name import map_by_name
 from engine.volumes.labels.check import check_declared
 from engine.volumes.labels.declared import DeclaredLabels
-from engine.volumes.labels.tables import find_table
+from engine.volumes.labels.tables.public import find_table
 from engine.volumes.prepare_config import PrepareConfig
 
 OWN_NAMES = "dataset"

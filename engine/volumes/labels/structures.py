@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from engine.volumes.labels.totalsegmentator import VERSION_1, VERSION_2
-from engine.volumes.labels.vocabulary import (
+from engine.volumes.labels.tables.totalsegmentator import VERSION_1, VERSION_2
+from engine.volumes.labels.tables.vocabulary import (
     ABBREVIATIONS,
     CYSTS,
     EITHER,

@@ -4,10 +4,10 @@ Knows nothing of cases, classes or models.
 """
 
 from engine.volumes.bounded import ReadLimits
+from engine.volumes.geometry.same_grid import check_same_grid
 from engine.volumes.nifti.notes import header_notes
 from engine.volumes.nifti.read import read_image, read_labels
 from engine.volumes.nifti.write import fresh_header, remove_parts, write_nifti
-from engine.volumes.same_grid import check_same_grid
 
 __all__ = [
     "ReadLimits",

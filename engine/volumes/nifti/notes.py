@@ -9,9 +9,9 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 
+from engine.volumes.geometry.same_grid import GRID_TOLERANCE, shift_mm
 from engine.volumes.nifti.orientation import shear_deg
 from engine.volumes.nifti.write import SHEAR_DEG
-from engine.volumes.same_grid import GRID_TOLERANCE, shift_mm
 from engine.volumes.volume import Volume
 
 

@@ -15,7 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
-from engine.volumes.affines import check_affine
+from engine.volumes.geometry.affines import check_affine
 
 _ROUNDING = 1e-3  # a unit quaternion's length, squared, may be so much over 1
 _QUATERNION = ("quatern_b", "quatern_c", "quatern_d")

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 
 from engine.errors import VolumeError
+from engine.volumes.geometry.same_grid import GRID_TOLERANCE, shift_mm
 from engine.volumes.nifti.header import DATA_OFFSET, HEADER_BYTES, READABLE, check_suffix
 from engine.volumes.nifti.orientation import shear_deg
-from engine.volumes.same_grid import GRID_TOLERANCE, shift_mm
 from engine.volumes.volume import Volume
 
 SHEAR_DEG = 1e-3  # ITK refuses an sform alone from 0.006 degrees on

@@ -20,7 +20,7 @@ from engine.volumes.heads import (
 )
 from engine.volumes.layouts import find_cases
 from engine.volumes.nifti import read_image, read_labels
-from engine.volumes.prepare import prepare_case
+from engine.volumes.prepared.prepare import prepare_case
 from tests.volumes.heads.small_head import small_anatomy, write_label_maps
 
 

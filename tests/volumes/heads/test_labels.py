@@ -9,7 +9,7 @@ from engine.errors import VolumeError
 from engine.volumes.heads import LEVELS, HeadConfig, level_config, make_anatomy, make_head
 from engine.volumes.heads.labels import LESION_CLASSES, RAW_LABELS, label_names
 from engine.volumes.heads.structures import TISSUE_NAMES, TISSUES, parenchyma, tissue_map
-from engine.volumes.prepare import prepare_case
+from engine.volumes.prepared.prepare import prepare_case
 from engine.volumes.volume import Volume
 from tests.volumes.heads.small_head import SIZE_ZYX, small_anatomy, small_labels, small_volume
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RunError, StoreError
-from engine.volumes.labels.class_names import name_faults
+from engine.volumes.class_names import name_faults
 from engine.volumes.labels.contour_class import (
     contour_number,
     is_organ,

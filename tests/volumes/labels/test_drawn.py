@@ -5,8 +5,8 @@ import pytest
 
 from engine.errors import VolumeError
 from engine.volumes.labels.drawn import Drawing, drawn_mask
-from engine.volumes.prepare import prepare_case
 from engine.volumes.prepare_config import PrepareConfig
+from engine.volumes.prepared.prepare import prepare_case
 from engine.volumes.volume import PreparedCase, Volume
 
 CONFIG = PrepareConfig(

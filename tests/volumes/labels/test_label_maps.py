@@ -10,9 +10,9 @@ from engine.volumes.labels.by_name import map_by_name
 from engine.volumes.labels.counts import count_labels, describe_labels
 from engine.volumes.labels.declared import DeclaredLabels, declared_labels
 from engine.volumes.labels.resolve import resolve_labels
-from engine.volumes.labels.tables import TABLES, find_table
-from engine.volumes.prepare import classes_of
+from engine.volumes.labels.tables.public import TABLES, find_table
 from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PRESETS, PrepareConfig
+from engine.volumes.prepared.prepare import classes_of
 from engine.volumes.volume import Volume
 
 AMOS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.volumes.labels.structures import relation, structure
-from engine.volumes.labels.tables import TABLES
+from engine.volumes.labels.tables.public import TABLES
 
 
 @pytest.mark.parametrize(

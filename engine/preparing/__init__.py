@@ -1,0 +1,1 @@
+"""A data set to prepared cases."""

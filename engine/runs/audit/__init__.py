@@ -1,0 +1,1 @@
+"""A finished run is read again, byte by byte."""

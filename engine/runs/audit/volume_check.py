@@ -1,0 +1,176 @@
+"""What is wrong with one committed volume: its record, its origin, its files, its metadata.
+
+Every file is read and hashed again. Changes nothing; what becomes of a finding is the business of
+`verify.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.errors import StoreError, StoreUnreachableError
+from engine.runs.making.ome import ome_faults
+from engine.runs.record import ledger
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.plan import PlanRow, retry_seed
+from engine.runs.record.records import Commit
+from engine.storage.file_trees import look_through, odd_names
+from engine.storage.foreign import foreign_files, is_read, misplaced_links
+from engine.storage.objects.path import ObjectPath
+from engine.storage.places import Place
+from engine.volumes.store import hash_tree
+
+FOREIGN = "foreign file"
+"""Kind of a finding that is no damage: a file that no reader of Zarr asks for."""
+
+
+class Origin(NamedTuple):
+    """What a volume is said to be made of, by the plan and run.yaml, or by its commit record.
+
+    Attributes:
+        case: whose mask.
+        slice: `CASE:Z` of the informed slice.
+        settings: sha256 of the settings and the data; empty where run.yaml is not there.
+        weights: sha256 of the weights; empty where run.yaml is not there.
+        row: sha256 of the plan row; empty in runs of format 1, whose records do not name it.
+        seed: of the noise.
+    """
+
+    case: str
+    slice: str
+    settings: str
+    weights: str
+    row: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one sample.
+
+    Attributes:
+        sample_id: of the sample.
+        kind: for example "missing file", "changed file", "bad commit record"; `FOREIGN` is no
+            damage, and may belong to no sample.
+        detail: which file, or why; of `FOREIGN` relative to the run folder, of others to the
+            volume.
+    """
+
+    sample_id: str
+    kind: str
+    detail: str
+
+
+def planned_origin(row: PlanRow, settings: str, weights: str, run_format: int) -> Origin:
+    """What the volume of a plan row is to be made of, by a run of those digests and format."""
+    informed = f"{row.informed_case}:{row.informed_z}"
+    sha256 = row.sha256 if run_format > 1 else ""
+    return Origin(row.case_id, informed, settings, weights, sha256, row.seed)
+
+
+def examine_volume(
+    folder: RunFolder, sample_id: str, planned: Origin | None = None
+) -> Iterator[Finding]:
+    """What is wrong with one committed volume.
+
+    Args:
+        folder: the run.
+        sample_id: of the volume.
+        planned: what it should be made of; None does not ask.
+    """
+    try:
+        commit = ledger.read_commit(folder, sample_id)
+    except StoreUnreachableError:
+        raise
+    except StoreError as error:
+        yield Finding(sample_id, "bad commit record", str(error))
+        return
+    if commit is None:
+        return
+    if commit.sample_id != sample_id or not commit.files:
+        yield Finding(sample_id, "bad commit record", f"it is of {commit.sample_id!r}")
+        return
+    if planned and planned.row and not commit.digest:
+        yield Finding(sample_id, "bad commit record", "it has no digest of itself")
+    for difference in _other_origin(planned, commit) if planned else ():
+        yield Finding(sample_id, "other origin", difference)
+    path = ledger.volume_of(folder, commit)
+    if isinstance(path, Path) and path.is_symlink():
+        yield Finding(sample_id, "link", f"{path.name} points to {path.readlink()}")
+        return
+    if not path.is_dir():
+        yield Finding(sample_id, "missing volume", path.name)
+        return
+    odd = [*_odd(sample_id, path)] if isinstance(path, Path) else []
+    yield from odd
+    if odd:
+        return
+    try:
+        there = hash_tree(path)
+    except StoreUnreachableError:
+        raise
+    except OSError as error:
+        yield Finding(sample_id, "unreadable volume", str(error))
+        return
+    links = set(misplaced_links(path, commit.files))
+    for name in sorted(commit.files.keys() | there.keys() | links):
+        kind = _difference(path / name, commit.files.get(name), there.get(name))
+        if name in links:
+            kind = "link" if Path(str(path / name)).is_symlink() else "no regular file"
+        if kind:
+            yield Finding(sample_id, kind, name)
+    yield from _foreign(folder, sample_id, path, commit)
+    for fault in ome_faults(path):
+        yield Finding(sample_id, "not OME-Zarr 0.5", fault)
+
+
+def _odd(sample_id: str, path: Path) -> Iterator[Finding]:
+    """What readers would open, and cannot read as a file or folder."""
+    for name, kind in odd_names(look_through(path), is_read).items():
+        found = "no regular file"
+        if kind.startswith("cannot"):
+            found = "unreadable file"
+        elif (path / name).is_symlink():
+            found = "link"
+        yield Finding(sample_id, found, f"{name} {kind}")
+
+
+def _foreign(folder: RunFolder, sample_id: str, path: Place, commit: Commit) -> Iterator[Finding]:
+    where = f"{folder.volumes.name}/{path.name}"
+    if isinstance(path, ObjectPath):
+        where = f"{folder.volumes.name}/{sample_id}/{path.name}"
+        for beside in path.parent.iterdir():
+            if not beside.name.endswith(".ome.zarr"):  # other attempts' volumes do
+                name = f"{folder.volumes.name}/{sample_id}/{beside.name}"
+                yield Finding(sample_id, FOREIGN, name)
+    for name in foreign_files(path, commit.files):
+        yield Finding(sample_id, FOREIGN, f"{where}/{name}")
+
+
+def _other_origin(planned: Origin, commit: Commit) -> Iterator[str]:
+    """In what a volume was made of something else than was planned."""
+    made = Origin(
+        commit.case_id,
+        f"{commit.informed_case}:{commit.informed_z}",
+        commit.config_sha256 if planned.settings else "",
+        commit.weights_sha256 if planned.weights else "",
+        commit.row_sha256 if planned.row else "",
+        commit.seed,
+    )
+    seed = retry_seed(planned.seed, commit.sample_id, commit.quality.retries)
+    for name, was, now in zip(Origin._fields, planned._replace(seed=seed), made, strict=True):
+        if was != now:
+            yield f"{name} {str(now)[:60]}, planned {str(was)[:60]}"
+
+
+def _difference(file: Place, expected: str | None, found: str | None) -> str:
+    if expected is None:
+        return "extra file"
+    if found is None:
+        return "missing file"
+    if expected == found:
+        return ""
+    return "changed file" if file.stat().st_size else "empty file"

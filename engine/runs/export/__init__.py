@@ -1,0 +1,1 @@
+"""Committed volumes to NIfTI and nnU-Net raw data sets."""

@@ -1,0 +1,271 @@
+"""The resampling job: new volumes for a data set's own masks (the paper's re-sampling).
+
+Says which cases there are and which rows are wanted; `generate.py` does the rest. Knows no command
+line and no way to sample; `jobs/` calls it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.errors import ConfigError, WeightsError
+from engine.parallel.start.session import RaySession
+from engine.paths import READ, WRITTEN
+from engine.preparing.demo_cohort import REMARKS, build_demo_cohort
+from engine.runs.jobs.generate import GenerationConfig, Intent, Outcome, generate
+from engine.runs.making.worker import LoadSampler, load_sampler
+from engine.runs.planning.gate import Gate, GateConfig, OutlineBook
+from engine.runs.planning.informed_slices import find_slices
+from engine.runs.planning.inputs import (
+    case_facts,
+    check_position_model,
+    find_data,
+    find_folder,
+    pick_masks,
+    refuse_inside,
+    run_place,
+)
+from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
+from engine.runs.record.folder import RunFolder
+from engine.runs.record.identity import sha256_of
+from engine.runs.record.plan import InformedSource, PlanRow, stored_at
+from engine.storage.places import Place, PlaceField
+from engine.volumes.mask_changes import (
+    ABDOMEN,
+    BRAIN,
+    MaskChange,
+    Triple,
+    draw_change,
+    way_to_centre,
+)
+from engine.volumes.prepared.manifest import PreparedManifest, read_manifest
+from engine.volumes.prepared.store import read_prepared
+from engine.volumes.volume import PreparedCase
+
+__all__ = [
+    "BrainConfig",
+    "Outcome",
+    "ResampleConfig",
+    "resample",
+    "resample_brain",
+    "run_place",
+]
+
+
+class ResampleConfig(GenerationConfig):
+    """Settings of one resampling run; masks x informed x augmentations x replicas are its plan.
+
+    Attributes:
+        data: folder of prepared cases; None makes the embedded demo cohort inside the run folder.
+        informed: "own": each mask's own middle slice; "cross": a slice of another patient, at
+            random; "fixed": the given `slices`; "generated": drawn for each volume from the
+            weights' position model, at the height of "own".
+        slices: for "fixed": `CASE:Z` or `FILE.nii.gz:Z`, each giving a version of every mask.
+        cases: masks to resample, by case id; None is all of `splits`.
+        replicas: volumes a mask, informed source and augmentation.
+        augment: change each volume's mask as the paper does: brain tumours are turned, flipped and
+            moved inside the brain, abdomens turned.
+        augmentations: with `augment`: different augmented masks a mask.
+        patient_pattern: regular expression over case ids whose first group names the patient; None
+            takes each case as a patient of its own.
+        same_patient: "cross" may take another case of the same patient.
+    """
+
+    data: Annotated[PlaceField, READ] | None = None
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/resample_abdomen")
+    informed: tuple[InformedSource, ...] = ("cross",)
+    slices: tuple[str, ...] = ()
+    cases: tuple[str, ...] | None = None
+    replicas: int = Field(1, ge=1, le=10_000)
+    augment: bool = False
+    augmentations: int = Field(1, ge=1, le=1000)
+    patient_pattern: str | None = None
+    same_patient: bool = False
+
+    @field_validator("informed", "slices", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ResampleConfig:
+        if not self.informed or len(set(self.informed)) != len(self.informed):
+            raise ValueError("informed names at least one source, each once")
+        if ("fixed" in self.informed) != bool(self.slices):
+            raise ValueError("informed fixed and slices belong together: give both or neither")
+        if len(set(self.slices)) != len(self.slices):
+            raise ValueError("slices names a slice twice")
+        if self.augmentations > 1 and not self.augment:
+            raise ValueError("augmentations above 1 needs augment")
+        if self.patient_pattern is not None:
+            _compiled(self.patient_pattern)
+        return self
+
+
+def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcome:
+    """Run the job, or the rest of it; see `generate`.
+
+    Args:
+        config: settings.
+        load: makes the model inside each worker.
+
+    Raises:
+        EngineError: the job is refused before work, or its workers cannot go on. Samples that fail
+            do not raise: see `Outcome.summary.failed`.
+    """
+    if config.data is not None:
+        refuse_inside(run_place(config.out), [find_data(config.data)])
+    return generate(config, partial(_intent, config), load)
+
+
+class BrainConfig(ResampleConfig):
+    """Settings of one resampling run of FLAIR with tumour classes inside the brain contour.
+
+    Attributes: as in `ResampleConfig`; `data` and `weights` must be given.
+    """
+
+    weights: Annotated[Path, READ] = Path("weights/brain_flair")
+    out: Annotated[PlaceField, WRITTEN] = Path("runs/resample_brain")
+
+
+def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Outcome:
+    """`resample`, for data that was prepared with the brain contour.
+
+    Raises:
+        ConfigError: no data, or data of another kind.
+        EngineError: see `resample`.
+    """
+    if config.data is None:
+        raise ConfigError(
+            "no data; give --data FOLDER, prepared with jobs/configs/prepare_brain_flair.yaml"
+        )
+    data = find_data(config.data)
+    if read_manifest(data).config.contour != "brain":
+        raise ConfigError(
+            f"{data}: prepared without the brain contour; prepare it with "
+            "jobs/configs/prepare_brain_flair.yaml, or use jobs/resample_abdomen.py"
+        )
+    return resample(config, load)
+
+
+def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> Intent:
+    data = _demo_data(folder, session) if config.data is None else find_data(config.data)
+    manifest = read_manifest(data)
+    facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
+    masks = pick_masks(facts, config.cases, config.splits)
+    if "generated" in config.informed:
+        check_position_model(find_folder(config.weights, "weights", WeightsError))
+    slices, digests = find_slices(config.slices, facts, folder, manifest.config)
+    settings = PlanSettings(
+        informed=config.informed,
+        replicas=config.replicas,
+        seed=config.seed,
+        augmentations=config.augmentations if config.augment else 0,
+        same_patient=config.same_patient,
+        fixed=slices,
+        informed_splits=config.informed_splits,
+    )
+
+    def rows() -> Iterable[PlanRow]:
+        augment = Augmenter(folder, data, manifest)
+        check = make_gate(config.gate, folder, data)
+        return plan_rows(facts, masks, settings, augment, check)
+
+    return Intent(
+        job="resample",
+        title="Resampled volumes",
+        data=data,
+        manifests={data: manifest},
+        facts=facts,
+        data_sha256={**data_digest(manifest), **{f"slice {n}": d for n, d in digests.items()}},
+        rows=rows,
+        remarks=REMARKS if config.data is None else {},
+    )
+
+
+def _demo_data(folder: RunFolder, session: RaySession) -> Path:
+    if not isinstance(folder.root, Path):
+        raise ConfigError(
+            f"{folder.root}: the demo's cohort is made on disk only; give --data, or a folder "
+            "with --out"
+        )
+    return build_demo_cohort(folder.root / "cohort", session.start)
+
+
+def data_digest(manifest: PreparedManifest) -> dict[str, str]:
+    """What describes a prepared data set in run.yaml."""
+    return {"prepared cases": cases_digest(manifest)}
+
+
+def cases_digest(manifest: PreparedManifest) -> str:
+    """Changes with any prepared case."""
+    return sha256_of({i: c.sha256 for i, c in manifest.cases.items()})
+
+
+def make_gate(
+    config: GateConfig, folder: RunFolder, data: Place
+) -> Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow] | None:
+    """The compatibility gate of a run, or None where it is off."""
+    if config.policy == "off":
+        return None
+    return Gate(config, OutlineBook(partial(stored_at, folder.root, data)))
+
+
+class Augmenter:
+    """Draws the mask augmentation of each row, by the kind of data: brain or abdomen.
+
+    Rows of one case follow each other in a plan, so the last case read is kept.
+    """
+
+    def __init__(self, folder: RunFolder, data: Place, manifest: PreparedManifest) -> None:
+        self._folder, self._data = folder, data
+        self._ranges = BRAIN if manifest.config.contour == "brain" else ABDOMEN
+        contour = manifest.config.contour != "none"
+        self._lesions = tuple(range(1, len(manifest.class_names) + (0 if contour else 1)))
+        self._last: tuple[str, PreparedCase, Triple | None] | None = None
+
+    def __call__(self, row: PlanRow) -> MaskChange:
+        """The change of a row; a mask without lesions stays as it is."""
+        case, towards = self._case(row.mask_source)
+        edge_mm = case.spacing_mm_zyx[2] * case.mask.shape[2]
+        classes = tuple(c for c in self._lesions if (case.mask == c).any())
+        if self._ranges.target == "lesions" and not classes:
+            return MaskChange(purpose="augmentation")
+        return draw_change(self._ranges, row.seed, row.sample_id, classes, edge_mm, towards)
+
+    def _case(self, source: str) -> tuple[PreparedCase, Triple | None]:
+        if self._last is None or self._last[0] != source:
+            case = read_prepared(stored_at(self._folder.root, self._data, source))
+            towards = way_to_centre(case.mask, self._lesions, case.spacing_mm_zyx)
+            self._last = (source, case, towards)
+        return self._last[1], self._last[2]
+
+
+def _with_patients(facts: Mapping[str, CaseFacts], pattern: str | None) -> dict[str, CaseFacts]:
+    if pattern is None:
+        return dict(facts)
+    compiled = _compiled(pattern)
+    named = {}
+    for name, fact in facts.items():
+        match = compiled.search(name)
+        if match is None:
+            raise ConfigError(f"patient_pattern {pattern!r} does not match the case id {name!r}")
+        named[name] = replace(fact, patient=match.group(1))
+    return named
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"patient_pattern is no regular expression ({error})") from None
+    if compiled.groups < 1:
+        raise ValueError("patient_pattern needs a group, for example ([A-Za-z0-9]+)_")
+    return compiled

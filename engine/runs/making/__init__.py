@@ -1,0 +1,1 @@
+"""One plan row to one committed volume, inside a worker."""

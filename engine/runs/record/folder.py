@@ -1,0 +1,226 @@
+"""A run folder: where its files lie, on disk or in an object store, and its lock.
+
+What the files mean is the business of `ledger.py`, `plan.py`, `identity.py` and `progress.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from engine.errors import RunError
+from engine.log import get_logger
+from engine.storage.locks.file_lock import FileLock, is_held_across_hosts, recorded_number
+from engine.storage.locks.object_lock import ObjectLock, numbers_at
+from engine.storage.objects.path import ObjectPath
+from engine.storage.places import Place
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder (see `docs`, "A run on disk"). Creates nothing by itself."""
+
+    root: Place
+
+    @property
+    def identity(self) -> Place:
+        """Resolved configuration, versions, sha256 of weights and data."""
+        return self.root / "run.yaml"
+
+    @property
+    def plan(self) -> Place:
+        """One JSON row a volume, written before any work."""
+        return self.root / "plan.jsonl"
+
+    @property
+    def plan_digest(self) -> Place:
+        """sha256 of the plan as it was written; `sha256sum --check` reads it."""
+        return self.root / "plan.sha256"
+
+    @property
+    def progress(self) -> Place:
+        """Events of all workers and all starts, in the order they were written."""
+        return self.root / "progress.jsonl"
+
+    @property
+    def failures(self) -> Place:
+        """One JSON line a failed attempt."""
+        return self.root / "failures.jsonl"
+
+    @property
+    def summary(self) -> Place:
+        """Counts, measures and timings of the whole run."""
+        return self.root / "summary.json"
+
+    @property
+    def table(self) -> Place:
+        """One JSON line a committed volume: what the summary averages."""
+        return self.root / "volumes.jsonl"
+
+    @property
+    def report(self) -> Place:
+        """The page a person looks at."""
+        return self.root / "report.html"
+
+    @property
+    def commits(self) -> Place:
+        """Commit records; a volume without one does not exist."""
+        return self.root / "commits"
+
+    @property
+    def withdrawn(self) -> Place:
+        """Cases that were withdrawn: nothing is made of them any more."""
+        return self.root / "withdrawn.json"
+
+    @property
+    def withdrawn_traces(self) -> Place:
+        """sha256 of each name in `withdrawn`, a line each: tells when that is deleted or cut."""
+        return self.root / "withdrawn.sha256"
+
+    @property
+    def exports(self) -> Place:
+        """Folders that the run was exported to, a JSON line each."""
+        return self.root / "exports.jsonl"
+
+    @property
+    def cohort(self) -> Place:
+        """What the cohort's real volumes are like, for the gates."""
+        return self.root / "cohort.json"
+
+    @property
+    def attempts(self) -> Place:
+        """Attempt records, counted over restarts."""
+        return self.root / "attempts"
+
+    @property
+    def staging(self) -> Place:
+        """Volumes being written; nothing in here counts."""
+        return self.root / "staging"
+
+    @property
+    def volumes(self) -> Place:
+        """All volumes."""
+        return self.root / "volumes"
+
+    def volume(self, sample_id: str) -> Place:
+        """Final place of a sample's volume; in an object store that of all attempts at it.
+
+        Which attempt's volume is the sample's says its commit record (see `ledger.volume_of`).
+        """
+        is_object = isinstance(self.root, ObjectPath)
+        return self.volumes / (sample_id if is_object else f"{sample_id}.ome.zarr")
+
+    def commit(self, sample_id: str) -> Place:
+        """Place of a sample's commit record."""
+        return self.commits / f"{sample_id}.json"
+
+    def create(self) -> None:
+        """Make the folders of a run.
+
+        Raises:
+            RunError: the place cannot be written to, or a folder of the run is a link.
+            StoreError: the object store cannot be used.
+        """
+        if isinstance(self.root, ObjectPath):
+            next(self.root.iterdir(), None)  # is there a bucket?
+            return
+        self.refuse_links()
+        try:
+            for path in self._parts():
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"{self.root}: cannot make a run folder here ({error.strerror}); "
+                "choose another place with --out"
+            ) from None
+        for path in (self.root, *self._parts()):
+            if isinstance(path, Path) and not os.access(path, os.W_OK | os.X_OK):
+                raise RunError(
+                    f"{path}: cannot be written to; ask its owner to share the run "
+                    "(chmod -R g+rwX), or choose another place with --out"
+                )
+
+    def refuse_links(self) -> None:
+        """Refuse a run whose folders lie elsewhere: jobs delete in them.
+
+        Raises:
+            RunError: names the link.
+        """
+        for path in self._parts():
+            if isinstance(path, Path) and path.is_symlink():
+                raise RunError(
+                    f"{path}: a link, and jobs delete what lies there; put a real folder in its "
+                    "place (the run folder itself may be a link)"
+                )
+
+    def _parts(self) -> tuple[Place, ...]:
+        return (self.volumes, self.commits, self.attempts, self.staging)
+
+
+def no_run(folder: RunFolder) -> str:
+    """What to say of a folder that is none of a run, and which one may have been meant."""
+    around = RunFolder(folder.root.parent)
+    what = f"{folder.root}: not a run folder (no plan.jsonl)"
+    if any(path.is_file() for path in (around.plan, around.identity)):
+        return f"{what}; it lies in one: give {around.root}"
+    return f"{what}; give one that a job made"
+
+
+class RunLock:
+    """Holds a run folder for one driver process.
+
+    Raises (on entering):
+        RunError: another job works on this folder, or it cannot be written to.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        place = folder.root / "lock"
+        self._held = ObjectLock(place) if isinstance(place, ObjectPath) else FileLock(place)
+
+    @property
+    def number(self) -> int:
+        """Of this holding: higher than of every one before; what workers commit carries it."""
+        return self._held.number
+
+    def check(self) -> None:
+        """Make sure that the folder is still ours.
+
+        Raises:
+            RunError: another job took it over, because we had been silent too long.
+        """
+        self._held.check()
+
+    def __enter__(self) -> Self:
+        self._held.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held.release()
+
+
+def lock_number(folder: RunFolder) -> int:
+    """Number of the last holding of a run's lock; 0 where none is known."""
+    place = folder.root / "lock"
+    if isinstance(place, ObjectPath):
+        return max(numbers_at(place), default=0)
+    return recorded_number(place)
+
+
+def try_lock_from_here(folder: RunFolder) -> None:
+    """Say so when the lock that a job on another machine holds does not bind this machine."""
+    place = folder.root / "lock"
+    if isinstance(place, Path) and is_held_across_hosts(place) is False:
+        log.warning(
+            "%s: locks of this file system hold on one machine only; start jobs on this run from "
+            "one machine, or mount it with locks", folder.root,
+        )  # fmt: skip

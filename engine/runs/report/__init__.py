@@ -1,0 +1,1 @@
+"""Summary, report pages and their pictures."""

@@ -1,0 +1,1 @@
+"""Object stores: a client, places in it, and creation under a condition."""

@@ -1,0 +1,1 @@
+"""Zarr groups at places, within limits."""

@@ -1,0 +1,1 @@
+"""What intensities mean: HU or not, background, contours, the intensity window."""

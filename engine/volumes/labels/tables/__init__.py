@@ -1,0 +1,1 @@
+"""How public data sets number and name their labels."""

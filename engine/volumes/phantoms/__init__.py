@@ -1,0 +1,1 @@
+"""Abdominal phantoms of any number."""
