@@ -28,6 +28,7 @@ from engine.parallel.rows.cluster_watch import ClusterWatch, knock_at_port, knoc
 from engine.parallel.start.address import check_address, is_local
 from engine.parallel.start.interpreter import plain_interpreter
 from engine.parallel.start.private_folder import fresh_folder
+from engine.parallel.start.quiet import show_workers_without_noise, without_greeting
 
 log = get_logger(__name__)
 
@@ -65,6 +66,8 @@ class RaySession:
             self._start_local(show_workers)
         else:
             _join(address, show_workers)
+        if show_workers:
+            show_workers_without_noise()
         self._ours = True
         own_signals()
         self._watch = _watch(_PATIENCE_S if self._folder is None else _PATIENCE_OWN_S)
@@ -107,7 +110,8 @@ def _join(address: str, show_workers: bool) -> None:
             address = canonicalize_bootstrap_address_or_die(address)
         check_address(address)  # Ray itself would try for many minutes
         log.info("joining the Ray cluster at %s", address)
-        ray.init(address=address, log_to_driver=show_workers, logging_level=logging.ERROR)
+        with without_greeting():
+            ray.init(address=address, log_to_driver=show_workers, logging_level=logging.ERROR)
     except RunError:
         raise
     except Exception as error:  # Ray raises plain ones too
@@ -161,16 +165,17 @@ def _start(folder: Path, show_workers: bool) -> None:
     """Ray gives its processes 30 s to start, which a busy computer may exceed: try again then."""
     for attempt in range(1, _LOCAL_ATTEMPTS + 1):
         try:
-            ray.init(
-                address="local",
-                # one CPU more than workers may hold: Ray Data's own tasks need it (see pipeline.py)
-                num_cpus=max(2, os.cpu_count() or 1),
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-                log_to_driver=show_workers,
-                logging_level=logging.ERROR,
-            )
+            with without_greeting():
+                ray.init(
+                    address="local",
+                    # one CPU more than workers may hold: Ray Data's own tasks need it
+                    num_cpus=max(2, os.cpu_count() or 1),
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                    log_to_driver=show_workers,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception:  # Ray raises plain ones too
             ray.shutdown()
