@@ -24,9 +24,9 @@ from pathlib import Path
 import psutil
 
 from engine.errors import RunError
-from engine.parallel.start.interpreter import plain_interpreter
-from engine.parallel.start.private_folder import check_short, make_private, short_tmp
-from engine.parallel.start.proxies import direct_to_this_computer
+from engine.parallel.computer.interpreter import plain_interpreter
+from engine.parallel.computer.private_folder import check_short, make_private, short_tmp
+from engine.parallel.computer.proxies import direct_to_this_computer
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 180.0

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from cluster.head import ClusterError, Head, default_folder, find, start, stop, token_path
 from engine.errors import EngineError
-from engine.parallel.start.private_folder import fresh_folder
+from engine.parallel.computer.private_folder import fresh_folder
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

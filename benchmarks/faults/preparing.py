@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import engine.runs  # noqa: F401  # first: it says how Ray authenticates, before Ray is imported
 from engine.parallel.rows import pipeline
 from engine.parallel.rows.attended import attended
 from engine.parallel.rows.tries import MAX_TRIES

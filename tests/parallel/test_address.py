@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from engine.errors import RunError
-from engine.parallel.start import address
+from engine.parallel.computer import address
+from engine.parallel.computer.address import check_address, is_local
 from engine.parallel.start import session as session_module
-from engine.parallel.start.address import check_address, is_local
 from engine.parallel.start.session import RaySession
 
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

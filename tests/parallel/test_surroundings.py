@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError
-from engine.parallel.start import interpreter, private_folder
-from engine.parallel.start.environment import set_local_defaults
-from engine.parallel.start.private_folder import check_short, fresh_folder
-from engine.parallel.start.proxies import direct_to_this_computer
+from engine.parallel.computer import interpreter, private_folder
+from engine.parallel.computer.environment import set_local_defaults
+from engine.parallel.computer.private_folder import check_short, fresh_folder
+from engine.parallel.computer.proxies import direct_to_this_computer
 from engine.parallel.start.session import RaySession
 
 HERE = "127.0.0.1,localhost,::1"

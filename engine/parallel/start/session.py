@@ -24,10 +24,10 @@ from ray._private.services import canonicalize_bootstrap_address_or_die
 from engine.command import LOST, own_signals
 from engine.errors import RunError
 from engine.log import get_logger
+from engine.parallel.computer.address import check_address, is_local
+from engine.parallel.computer.interpreter import plain_interpreter
+from engine.parallel.computer.private_folder import fresh_folder
 from engine.parallel.rows.cluster_watch import ClusterWatch, knock_at_port, knock_at_socket
-from engine.parallel.start.address import check_address, is_local
-from engine.parallel.start.interpreter import plain_interpreter
-from engine.parallel.start.private_folder import fresh_folder
 from engine.parallel.start.quiet import show_workers_without_noise, without_greeting
 
 log = get_logger(__name__)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from engine.errors import RunError
-from engine.parallel.start.private_folder import make_private, short_tmp
+from engine.parallel.computer.private_folder import make_private, short_tmp
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 

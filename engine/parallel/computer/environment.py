@@ -10,8 +10,8 @@ import os
 import secrets
 from pathlib import Path
 
-from engine.parallel.start.address import is_local
-from engine.parallel.start.proxies import direct_to_this_computer
+from engine.parallel.computer.address import is_local
+from engine.parallel.computer.proxies import direct_to_this_computer
 
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
