@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(KEY)
 DEMO_OUT ?= runs/demo
-PYTEST_ARGS ?=
+# Two processes; each file of tests stays in one of them.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 # Ends what the command leaves behind, above all Ray's processes.
 TIDY := $(BIN)/python -m cluster.reaper --
 

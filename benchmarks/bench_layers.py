@@ -28,6 +28,7 @@ from models.attention import attend, attend_plainly
 from models.denoiser import Denoiser, to_channels_last
 from models.layers import SliceConv, freeze_for_cpu, set_plain
 from models.presets import PRESETS, Preset
+from network_input import network_input
 
 ROUNDS = 5
 NUM_CLASSES = 5
@@ -112,15 +113,12 @@ def denoiser_rates(preset: Preset, compiled: bool) -> dict[str, dict[str, float]
     plain, fast = (Denoiser(preset, NUM_CLASSES).eval().requires_grad_(False) for _ in range(2))
     set_plain(plain, True)
     freeze_for_cpu(to_channels_last(fast))
-    channels = preset.input_channels(NUM_CLASSES)
 
     def work(model: Callable[..., object], windows: int) -> Callable[[], object]:
-        x = torch.randn(windows * n, channels, preset.latent_px, preset.latent_px)
-        if model is not plain:
-            x = x.contiguous(memory_format=torch.channels_last)
-        t, heights = torch.zeros(windows * n), torch.zeros(windows * n, 2)
-        seen = torch.zeros(windows * n, 2, NUM_CLASSES)
-        return lambda: model(x, t, heights, n, seen)
+        _, *rest = network_input(preset, NUM_CLASSES, windows * n)
+        latent, edge = preset.autoencoder.latent_channels, preset.latent_px
+        x_t = torch.randn(windows * n, latent, edge, edge)
+        return lambda: model(x_t, *rest, n)
 
     with FlopCounterMode(display=False) as counter:
         work(fast, 1)()

@@ -49,6 +49,7 @@ from models.weights import (
     save_weights,
     write_manifest,
 )
+from network_input import network_input
 
 SEED = 0
 GRID_OF_SIZE = {128: "abdomen_ct", 256: "abdomen_ct_256", 512: "abdomen_ct_512"}
@@ -249,10 +250,8 @@ def gflop_per_window_step(manifest: Manifest) -> float:
     """Multiplications and additions of one evaluation of a whole window, in 10^9."""
     preset, n = manifest.preset, manifest.preset.window
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        channels = preset.input_channels(manifest.num_classes)
-        x = torch.zeros(n, channels, preset.latent_px, preset.latent_px)
         denoiser = Denoiser(preset, manifest.num_classes)
-        denoiser(x, torch.zeros(n), torch.zeros(n, 2), n, torch.zeros(n, 2, manifest.num_classes))
+        denoiser(*network_input(preset, manifest.num_classes, n), n)
     return float(counter.get_total_flops()) / 1e9
 
 

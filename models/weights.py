@@ -238,6 +238,10 @@ def _checked_state(path: Path, files: Mapping[str, str]) -> dict[str, torch.Tens
                 f"{path}: changed while it was loaded; wait until nothing writes to the folder"
             )
         return load(data)
+    except FileNotFoundError:
+        raise WeightsFileError(
+            f"{path}: not found; restore the folder, or train that stage"
+        ) from None
     except OSError as error:
         raise WeightsFileError(f"{path}: cannot be read ({error.strerror})") from None
     except SafetensorError as error:

@@ -21,7 +21,7 @@ from engine.paths import CHECKOUT
 from engine.volumes.prepare_config import PrepareConfig
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
-from models.weights import AUTOENCODER, DENOISER, read_manifest, save_weights
+from models.weights import AUTOENCODER, DENOISER, read_manifest, save_weights, write_manifest
 from tests.runs.fakes import PREPARE, make_data, make_weights
 
 BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -144,6 +144,7 @@ def _make_small_weights(folder: Path, prepare: PrepareConfig) -> None:
     denoiser = Denoiser(manifest.preset, manifest.num_classes)
     save_weights(folder / DENOISER, denoiser.state_dict())
     save_weights(folder / AUTOENCODER, Autoencoder(manifest.preset.autoencoder).state_dict())
+    write_manifest(folder, manifest)  # with the digests of these files
 
 
 def a_patient_of_some(plan: Path) -> str:
