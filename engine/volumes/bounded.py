@@ -1,6 +1,6 @@
 """Reading a file that may lie about its size: never more bytes than its header promised.
 
-Serves `nifti.py`, which judges the header in between. Knows gzip and sizes, nothing of NIfTI.
+Serves `nifti/`, which judges the header in between. Knows gzip and sizes, nothing of NIfTI.
 """
 
 from __future__ import annotations

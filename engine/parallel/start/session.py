@@ -2,7 +2,7 @@
 
 A job that was submitted (or was given RAY_ADDRESS) joins that cluster. Any other starts its own
 Ray, which listens on 127.0.0.1 with a token that lives in this process's environment only (see
-`environment.py`), and takes it down again.
+`computer/environment.py`), and takes it down again.
 """
 
 from __future__ import annotations

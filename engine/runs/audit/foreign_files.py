@@ -2,7 +2,7 @@
 
 File managers, network disks, editors and people leave files in `volumes/`, `commits/` and exports.
 They are named by verification and removed on request only. Decides nothing about volumes: a file
-that a reader of Zarr would read is damage, and the business of `examine.py`.
+that a reader of Zarr would read is damage, and the business of `volume_check.py`.
 """
 
 from __future__ import annotations

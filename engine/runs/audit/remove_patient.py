@@ -2,7 +2,7 @@
 
 Nothing is claimed that is not so: each thing is deleted on its own, what cannot be deleted is kept
 count of while the rest goes on, and the same call again finishes the work. Whose data these are
-says `patients.py`; what stays outside `outside_run.py`. The caller holds the run's lock.
+says `record/patients.py`; what stays outside `outside_run.py`. The caller holds the run's lock.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Reads plan, commit records and volumes; finds what is missing, torn, empty, changed, too much, made
 of something else than planned, or not valid OME-Zarr 0.5 (what is looked at in one volume stands in
-`examine.py`). On request it deletes what is damaged (a rerun then makes it again), lists the
+`volume_check.py`). On request it deletes what is damaged (a rerun then makes it again), lists the
 volumes that a patient is part of, and withdraws them. Knows no model and no Ray.
 """
 

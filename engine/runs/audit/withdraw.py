@@ -1,7 +1,7 @@
 """Withdrawing a patient from a run: all of it, or a refusal that names what is left.
 
-First the list (`withdrawal.py`), then the run, then its exports; what lies outside is named. Knows
-no command line.
+First the list (`record/withdrawal.py`), then the run, then its exports; what lies outside is named.
+Knows no command line.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Trusts commit records only: what is exported has the bytes that were committed. Volume by volume, so
 that a run of any length takes little memory; what was exported from the same bytes before is kept,
 so that a broken-off export goes on, and what is no longer part of the run is removed. Where files
-lie is the business of `export_target.py`, whose they are that of `export_records.py`. Knows no
+lie is the business of `target.py`, whose they are that of `records.py`. Knows no
 model.
 """
 

@@ -4,7 +4,7 @@
 writing go on in threads beside one sampling loop, which takes the next row as soon as its batch has
 room. A row whose worker was killed in company is tried alone (see `ledger.needs_alone`), so that a
 case that kills its worker is told from those that only stood beside it. Knows no Ray: the pool in
-`pipeline.py` calls it, and so can a test.
+`engine/parallel/rows` calls it, and so can a test.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A run folder: where its files lie, on disk or in an object store, and its lock.
 
-What the files mean is the business of `ledger.py`, `plan.py`, `identity.py` and `progress.py`.
+What the files mean is the business of `ledger.py`, `plan.py` and `identity.py`, and of
+`making/progress.py`.
 """
 
 from __future__ import annotations

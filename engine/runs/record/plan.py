@@ -1,7 +1,7 @@
 """The plan of a run: one row a volume, decided and written before any work.
 
 Rows are written and read one by one, so that a plan of any length takes little memory. Which rows
-there are is decided in `planning.py`. Knows no models, no voxels and no Ray.
+there are is decided in `planning/rows.py`. Knows no models, no voxels and no Ray.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def stored_at(root: Place, data: Place, source: str) -> Place:
 
 
 class GateNote(FrozenConfig):
-    """What the compatibility gate found and did for one row (see `gate.py`).
+    """What the compatibility gate found and did for one row (see `planning/gate.py`).
 
     Attributes:
         verdict: what was done.

@@ -3,7 +3,7 @@
 The list holds names that the plan holds too, and no more: the names of a patient's cases and slice
 files are needed to refuse their volumes. It is on disk before anything is deleted, and whoever
 commits a volume looks into it before and after, so that a worker on its way brings nothing back.
-Knows no volume and deletes nothing (see `remove_patient.py`).
+Knows no volume and deletes nothing (see `audit/remove_patient.py`).
 """
 
 from __future__ import annotations

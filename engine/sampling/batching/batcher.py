@@ -1,6 +1,6 @@
 """Which windows run next: the schedule of many volumes on one device.
 
-Knows integers and names only: no torch, no Ray, no model. `sampler.py` asks for a batch, runs it,
+Knows integers and names only: no torch, no Ray, no model. `loop.py` asks for a batch, runs it,
 and reports back. The life of a volume:
 
 1. `add`: it waits.

@@ -177,7 +177,7 @@ def read_array(path: Place, group: zarr.Group, name: str, files: StoredFiles) ->
 def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
     """sha256 of every file of a place, by its relative name with `/`, sorted.
 
-    Files that no reader of Zarr asks for are not among them (see `foreign.py`).
+    Files that no reader of Zarr asks for are not among them (see `engine/storage/foreign.py`).
 
     Args:
         place: whose files are read.
