@@ -3,13 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs.jobs.resample import ResampleConfig
-from engine.runs.making.worker import ResampleWorker, WorkerTask
-from engine.runs.planning.rows import CaseFacts, build_plan
-from engine.runs.record.folder import RunFolder
-from engine.runs.record.own_files import settle_identity, settle_plan
-from engine.sampling.config import SamplingConfig
-from tests.runs.fakes import IDENTITY, LoadFake, make_data, make_weights, work_here
+from engine.runs.jobs.resample import ResampleConfig, resample
+from tests.runs.fakes import LoadFake, make_data, make_run, make_weights, work_here
 
 
 @pytest.fixture
@@ -30,29 +25,27 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ResampleConfig:
+    """A finished job of three volumes; copy it."""
+    place = tmp_path_factory.mktemp("whole")
+    config = ResampleConfig(
+        data=make_data(place / "data"),
+        weights=make_weights(place / "weights"),
+        out=place / "run",
+        informed=("own",),
+        num_pictured=0,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
+        resample(config, LoadFake())
+    return config
+
+
+@pytest.fixture(scope="session")
 def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three volumes with their own slices, made without Ray; copy it."""
     place = tmp_path_factory.mktemp("made")
-    folder = RunFolder(place / "run")
-    folder.create()
-    task = WorkerTask(
-        root=folder.root,
-        data=make_data(place / "data"),
-        weights=place,
-        sampling=SamplingConfig(),
-        settings_sha256=IDENTITY.settings_sha256,
-        weights_sha256=IDENTITY.weights_sha256,
-        code="c",
-        num_threads=1,
-    )
-    facts = {f"case{n}": CaseFacts(12 + 2 * n, True) for n in range(3)}
-    rows = build_plan(facts, list(facts), "own", 1, 5)
-    settle_identity(folder, IDENTITY)
-    settle_plan(folder, lambda: rows)
-    worker = ResampleWorker(task, LoadFake())
-    for row in rows:
-        assert worker({"plan": row.model_dump_json()})["status"] == "committed"
-    return place / "run"
+    return make_run(place, make_data(place / "data"), {f"case{n}": 12 + 2 * n for n in range(3)})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ import torch
 from engine.parallel.rows.pipeline import Pool, Row
 from engine.parallel.start.session import RaySession
 from engine.runs.jobs import generate, harmonize
-from engine.runs.making.worker import ResampleWorker
+from engine.runs.making.worker import ResampleWorker, WorkerTask
 from engine.runs.planning import precision as run_precision
+from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import RunIdentity
+from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.report import page as report
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
@@ -200,3 +203,39 @@ def _stripped(image: Volume) -> Volume:
     """The same intensities as of a skull-stripped MR: positive, zero outside."""
     array = np.where(image.array > -500.0, image.array + 1100.0, 0.0)
     return Volume(array.astype(np.float32), image.affine, image.source)
+
+
+def make_run(place: Path, data: Path, num_slices: Mapping[str, int]) -> Path:
+    """A finished run of prepared cases with their own slices, made without Ray.
+
+    Args:
+        place: gets the folder `run`.
+        data: folder of prepared cases.
+        num_slices: of each case, by name.
+    """
+    folder = RunFolder(place / "run")
+    folder.create()
+    task = WorkerTask(
+        root=folder.root,
+        data=data,
+        weights=place,
+        sampling=SamplingConfig(),
+        settings_sha256=IDENTITY.settings_sha256,
+        weights_sha256=IDENTITY.weights_sha256,
+        code="c",
+        num_threads=1,
+    )
+    rows = build_plan(
+        {name: CaseFacts(count, True) for name, count in num_slices.items()},
+        list(num_slices),
+        "own",
+        1,
+        5,
+    )
+    settle_identity(folder, IDENTITY)
+    settle_plan(folder, lambda: rows)
+    worker = ResampleWorker(task, LoadFake())
+    for row in rows:
+        status = worker({"plan": row.model_dump_json()})
+        assert status["status"] == "committed", status
+    return place / "run"

@@ -20,7 +20,7 @@ from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.plan import iter_plan
 from engine.volumes.store import hash_tree
-from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, work_here
+from tests.runs.fakes import FakeSampler, LoadFake
 
 POINTS = 10
 """Places where a command is cut off, spread over all of its file operations."""
@@ -82,23 +82,6 @@ def killed() -> BaseException:
 
 def full() -> BaseException:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> ResampleConfig:
-    """A finished run of three volumes; copy it."""
-    place = tmp_path_factory.mktemp("whole")
-    config = ResampleConfig(
-        data=make_data(place / "data"),
-        weights=make_weights(place / "weights"),
-        out=place / "run",
-        informed=("own",),
-        num_pictured=0,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        work_here(patch)
-        resample(config, LoadFake())
-    return config
 
 
 def copy_of(whole: ResampleConfig, place: Path) -> ResampleConfig:

@@ -13,20 +13,16 @@ from engine.runs.audit.verify import VerifyJob, verify_run
 from engine.runs.export.export import ExportJob, export_run
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.making.ome import ome_faults
-from engine.runs.making.worker import ResampleWorker, WorkerTask
-from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
-from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.plan import iter_plan
 from engine.runs.report.summary import JobFacts, summarize
-from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepared.class_loss import ClassLoss
 from engine.volumes.prepared.prepare import mask_to_native
 from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import hash_tree, read_model_mask, read_ome_zarr
-from tests.runs.fakes import IDENTITY, PREPARE, LoadFake, make_data, make_weights
+from tests.runs.fakes import PREPARE, LoadFake, make_data, make_run, make_weights
 
 NAMES = [f"case{n}-r00" for n in range(2)]
 COARSE = PREPARE.model_copy(update={"spacing_mm_yx": 7.0})
@@ -36,29 +32,9 @@ COARSE = PREPARE.model_copy(update={"spacing_mm_yx": 7.0})
 def coarse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with prepared cases of a coarse grid, and a finished run of them."""
     place = tmp_path_factory.mktemp("coarse")
-    folder = RunFolder(place / "run")
-    folder.create()
-    task = WorkerTask(
-        root=folder.root,
-        data=make_data(place / "data", prepare=COARSE),
-        weights=place,
-        sampling=SamplingConfig(),
-        settings_sha256=IDENTITY.settings_sha256,
-        weights_sha256=IDENTITY.weights_sha256,
-        code="c",
-        num_threads=1,
-    )
-    facts = {
-        name: CaseFacts(len(read_prepared(place / "data" / f"{name}.zarr").mask), True)
-        for name in ("case0", "case1")
-    }
-    rows = build_plan(facts, list(facts), "own", 1, 5)
-    settle_identity(folder, IDENTITY)
-    settle_plan(folder, lambda: rows)
-    worker = ResampleWorker(task, LoadFake())
-    for row in rows:
-        status = worker({"plan": row.model_dump_json()})
-        assert status["status"] == "committed", status
+    data = make_data(place / "data", prepare=COARSE)
+    names = ("case0", "case1")
+    make_run(place, data, {n: len(read_prepared(data / f"{n}.zarr").mask) for n in names})
     return place
 
 

@@ -14,26 +14,9 @@ import pytest
 from engine.errors import EngineError
 from engine.runs.audit.verify import VerifyJob, verify_run
 from engine.runs.jobs.resample import ResampleConfig, resample
-from tests.runs.fakes import LoadFake, make_data, make_weights, work_here
+from tests.runs.fakes import LoadFake
 
 VOLUME = "case1-r00"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> ResampleConfig:
-    """A finished run of three volumes; copy it."""
-    place = tmp_path_factory.mktemp("whole")
-    config = ResampleConfig(
-        data=make_data(place / "data"),
-        weights=make_weights(place / "weights"),
-        out=place / "run",
-        informed=("own",),
-        num_pictured=0,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        work_here(patch)
-        resample(config, LoadFake())
-    return config
 
 
 @pytest.fixture

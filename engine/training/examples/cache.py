@@ -20,6 +20,7 @@ from engine.errors import EngineError, TrainingError
 from engine.log import get_logger
 from engine.parallel.rows.pipeline import Pool, run_rows
 from engine.parallel.rows.tries import TryBook
+from engine.storage.digests import hash_file
 from engine.storage.zarr_groups.array_store import open_arrays, read_key
 from engine.training.config import TrainSettings
 from engine.training.examples.augment import copy_name, plan_move
@@ -75,7 +76,7 @@ def plan_latents(
         "format": _FORMAT,
         "mask": [spec.mask_encoding, spec.mask_subpixels, manifest.num_classes],
         "size_px": manifest.preset.size_px,
-        "autoencoder": _file_sha256(weights / AUTOENCODER),
+        "autoencoder": hash_file(weights / AUTOENCODER),
     }
     tower = settings.model.image_encoder if spec.image_token_width is not None else None
     if tower is not None:
@@ -211,14 +212,9 @@ def _tasks(
     return tuple(tasks)
 
 
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _folder_sha256(folder: Path) -> str:
     """Digest of the files of a vision tower."""
     files = sorted(p for p in folder.glob("*") if p.suffix in (".json", ".safetensors"))
     if not files:
         raise TrainingError(f"{folder}: no vision tower there; give its folder as image_encoder")
-    return hashlib.sha256("".join(map(_file_sha256, files)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(hash_file, files)).encode()).hexdigest()

@@ -25,6 +25,7 @@ from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.paths import resolve_paths
 from engine.storage.checked_files import read_json
+from engine.storage.digests import hash_file
 from engine.storage.durable import finish_replacing, flush_tree, replace_folder
 from engine.training.config import TrainConfig
 from models.presets import Preset
@@ -118,7 +119,7 @@ class CheckpointWriter:
                 "step": step,
                 "score": score if score is not None and math.isfinite(score) else None,
                 "identity": self.identity,
-                "sha256": _sha256(staged / _TENSORS),
+                "sha256": hash_file(staged / _TENSORS),
             }
             (staged / _STATE).write_text(json.dumps(record), encoding="utf-8")
             flush_tree(staged)
@@ -223,7 +224,7 @@ def _read(path: Path) -> Checkpoint:
 
 def _intact(found: Checkpoint) -> bool:
     try:
-        return _sha256(found.path / _TENSORS) == str(found.state["sha256"])
+        return hash_file(found.path / _TENSORS) == str(found.state["sha256"])
     except (OSError, KeyError):
         return False
 
@@ -239,8 +240,3 @@ def _prune(root: Path) -> None:
     for old in found[:-_KEEP_LAST]:
         if best is None or old.path != best.path:
             shutil.rmtree(old.path, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,7 +8,6 @@ public GEM-3D weights keep the scale that they were trained with. Knows no layou
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +20,7 @@ from engine.config import FrozenConfig
 from engine.errors import ConfigError, WeightsError
 from engine.paths import READ, WRITTEN
 from engine.sampling.diffusion.schedule import ScheduleConfig
+from engine.storage.digests import hash_file
 from engine.storage.durable import whole_folder
 from engine.training.config import SpecValue, TrainConfig
 from engine.training.examples.cache import open_pixels
@@ -227,10 +227,5 @@ def _digests(sources: Sequence[Path | None]) -> dict[str, str]:
     for source in sources:
         if source is not None:
             files = sorted(source.iterdir()) if source.is_dir() else [source]
-            found |= {file.name: _sha256(file) for file in files if file.is_file()}
+            found |= {file.name: hash_file(file) for file in files if file.is_file()}
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
