@@ -9,8 +9,11 @@ ifneq ($(words $(VENV)),1)
 $(error VENV="$(VENV)" has a space, which make cannot use; give a path without one)
 endif
 BIN := $(VENV)/bin
-# Installed when the stamp of exactly this lock and this pyproject is there.
-KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# torch comes first, without hashes: its build is the one that the user's index of packages offers.
+LOCKS := requirements-torch.lock requirements.lock
+# Installed when the stamp of exactly these locks and this pyproject is there.
+KEY := $(shell cat $(LOCKS) pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(KEY)
 DEMO_OUT ?= runs/demo
 # Two processes; each file of tests stays in one of them.
@@ -18,7 +21,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 # Ends what the command leaves behind, above all Ray's processes.
 TIDY := $(BIN)/python -m cluster.reaper --
 
-.PHONY: help setup demo test test-fast check coverage fix bench clean-demo demo-weights
+.PHONY: help setup demo test test-fast check coverage fix lock bench clean-demo demo-weights
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -26,13 +29,14 @@ help:  ## show this list
 
 setup: $(STAMP)  ## make the environment and install the pinned packages
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): $(LOCKS) pyproject.toml
 	@"$(PYTHON)" -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
 	  { echo "Python 3.11 or newer is needed; run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Installing into $(VENV) (a few minutes, once) ..."
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) -r requirements-torch.lock
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-* && touch $@
 
 demo: setup  ## resample a small cohort on a local Ray cluster and say where the report is
@@ -60,6 +64,14 @@ check: setup  ## ruff, mypy strict, import-linter, spelling
 fix: setup  ## format, and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Versions already pinned stay; `uv` is not among them (pip install uv). The override leaves torch to its own lock.
+lock:  ## pin the packages again, with hashes, after a change of pyproject.toml (needs uv)
+	header="$$(grep '^#' requirements.lock)"; \
+	uv pip compile pyproject.toml --extra eval --extra s3 --group dev --python-version 3.11 \
+	  --override <(echo 'torch ; python_version < "3"') --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --quiet --output-file requirements.lock; \
+	printf '%s\n%s\n' "$$header" "$$(cat requirements.lock)" > requirements.lock
 
 REAL_CT ?= ../shared/data/Dataset002_AbdomenCT
 WEIGHTS_WORK := runs/demo_weights
