@@ -6,8 +6,8 @@
     python jobs/verify_run.py --run runs/mine --derived-from pat7  # which volumes is pat7 part of?
     python jobs/verify_run.py --run runs/mine --withdraw pat7      # remove pat7 for good
 
-Exit code 0: nothing damaged is left. 1: damage was found (and not repaired). 2: refused.
-Codes of interruptions: `engine/command.py`.
+Exit code 0: nothing damaged is left. 1: damage was found (and not repaired), or
+files of deleted volumes cannot be removed. 2: refused. Codes of interruptions: `engine/command.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _work(job: VerifyJob) -> int:
         return 0
     verdict = verify_run(job)
     _show(verdict)
-    return 0 if verdict.is_sound else 1
+    return 0 if verdict.is_sound and not verdict.undeleted else 1
 
 
 def _list(job: VerifyJob, case_id: str) -> int:
@@ -78,6 +78,10 @@ def _show(verdict: Verdict) -> None:
         f"{verdict.planned} planned, {verdict.committed} committed, {verdict.sound} sound, "
         f"{len({f.sample_id for f in verdict.findings})} damaged, {len(verdict.repaired)} deleted"
     )
+    if verdict.undeleted:
+        print(f"{len(verdict.undeleted)} files of deleted volumes cannot be removed:")
+        for told in verdict.undeleted[:_SHOWN]:
+            print(printable(f"  {told}"))
     if verdict.foreign:
         print(
             f"{len(verdict.foreign)} foreign files, which harm nothing; "

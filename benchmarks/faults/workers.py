@@ -21,6 +21,8 @@ def killed_worker(bench: Bench, out: Path, fault: str) -> str:
     failures = ledger.num_failures(RunFolder(out), VICTIM)
     if fault == "killer":
         return "" if failures == ledger.MAX_FAILURES else f"{failures} failures, not quarantined"
+    if fault == "stopped" and failures:
+        return f"{failures} failures of a sample whose worker was stopped"
     return "" if process.returncode == 0 else "the job failed"
 
 

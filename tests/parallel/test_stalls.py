@@ -60,7 +60,7 @@ def test_a_stuck_worker_is_ended_after_the_timeout(
     stalls = Stalls(20.0, ended.append)
     for look in range(6):
         stalls.look(sign(look if alive else 1, 5), LOOK_S)
-    assert [end["pid"] for end in ended] == [7]
+    assert [(end["pid"], end["silent"]) for end in ended] == [(7, not alive)]
     assert "h1:7 made no step for 20 s (--stall-timeout)" in said.text
     stalls.look({}, LOOK_S)  # it is gone
 
@@ -69,10 +69,26 @@ def test_a_stopped_process_is_killed_and_a_later_one_of_its_number_is_not() -> N
     process = subprocess.Popen(["sleep", "60"])
     try:
         os.kill(process.pid, signal.SIGSTOP)
-        _kill(process.pid, "another birth")
+        told: list[str] = []
+        _kill(process.pid, "another birth", "n", told.append)
         time.sleep(0.1)
         assert process.poll() is None
-        _kill(process.pid, born(process.pid))
+        _kill(process.pid, born(process.pid), "n", told.append)
         assert process.wait(10) == -signal.SIGKILL
+        assert told == [f"n:{process.pid}"], "it was stopped, by no fault of its rows"
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("node", ["n", ""])
+def test_only_a_process_that_was_kept_from_working_is_told(node: str) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        if not node:  # it gave signs: a thread of it happened to wait
+            os.kill(process.pid, signal.SIGSTOP)
+        told: list[str] = []
+        _kill(process.pid, born(process.pid), node, told.append)
+        assert process.wait(10) == -signal.SIGKILL
+        assert not told
     finally:
         process.kill()

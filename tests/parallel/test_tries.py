@@ -53,10 +53,10 @@ def test_what_ended_with_its_job_is_forgiven(tmp_path: Path) -> None:
 def test_a_computer_that_is_lost_is_no_fault_of_the_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.parallel.rows.tries.this_node", lambda: "")  # Ray may be up here
+    monkeypatch.setattr("engine.parallel.rows.tries.this_process", lambda: "")  # Ray may be up here
     tries = book(tmp_path)
     for _ in range(2 * MAX_TRIES):
-        tries.begin(ROW, lost=lambda node: node == "")
+        tries.begin(ROW, blameless=lambda process: process == "")
     tries.begin(ROW)
 
 

@@ -11,6 +11,7 @@ import pytest
 from engine.errors import ConfigError, RunError, StoreError
 from engine.runs.audit.verify import withdraw
 from engine.runs.export.export import ExportJob, export_run
+from engine.runs.export.places import export_folders
 from engine.runs.export.records import open_records
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.record.folder import RunFolder
@@ -260,6 +261,46 @@ def test_an_export_begins_beside_what_systems_leave_and_one_at_a_time(
         pytest.raises(RunError, match="another export writes here"),
     ):
         export_run(ExportJob(run=own_run, out=out))
+
+
+def test_a_refused_export_is_not_listed(own_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "to whom.txt").write_text("x")
+    with pytest.raises(RunError, match="holds files that no export wrote"):
+        export_run(ExportJob(run=own_run, out=tmp_path / "letters"))
+    assert not RunFolder(own_run).exports.exists()
+    export_run(ExportJob(run=own_run, out=tmp_path / "made"))
+    assert export_folders(RunFolder(own_run)) == [tmp_path / "made"]
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_a_withdrawal_beside_an_export_on_a_disk_without_locks(
+    own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """Whichever volume is being written then: nothing of the patient is in the export."""
+    out, calls = tmp_path / "made", []
+
+    def withdrawn_meanwhile(path: Path, volume: Volume) -> None:
+        calls.append(path)
+        write_nifti(path, volume)
+        if len(calls) == 2 * written:
+            with monkeypatch.context() as patch:
+                patch.setattr("engine.runs.export.export.write_nifti", write_nifti)
+                withdraw(RunFolder(own_run), "case1")
+
+    job = ExportJob(run=own_run, out=out, layout="nnunet")
+    monkeypatch.setattr("engine.runs.export.records.fcntl.flock", _no_locks)
+    monkeypatch.setattr("engine.runs.export.export.write_nifti", withdrawn_meanwhile)
+    with pytest.raises(RunError, match="withdrawn from the run meanwhile; export again"):
+        export_run(job)
+    assert not [path for path in out.rglob("*") if "case1" in path.name]
+    assert not (out / "dataset.json").exists()
+    assert len(export_run(job)) == 2
+    assert json.loads((out / "dataset.json").read_text())["numTraining"] == 2
+
+
+def _no_locks(*_: object) -> None:
+    raise OSError(37, "No locks available")
 
 
 def test_an_export_onto_a_full_disk_says_so_and_goes_on_when_there_is_room(

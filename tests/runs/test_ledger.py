@@ -89,15 +89,25 @@ def test_three_failures_quarantine_a_sample_over_restarts(folder: RunFolder) -> 
     ledger.begin_attempt(folder, "b", "w")
 
 
-def test_a_full_disk_is_held_against_nobody(folder: RunFolder) -> None:
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        ("[Errno 28] No space left on device", "free disk space"),
+        ("[Errno 5] Input/output error", "look at that computer's disks"),
+        ("[Errno 24] Too many open files", "look at that computer's disks"),
+    ],
+)
+def test_a_machines_fault_is_held_against_nobody(
+    folder: RunFolder, cause: str, remedy: str
+) -> None:
     for _ in range(5):
         attempt = ledger.begin_attempt(folder, "a", "w", "case7")
-        ledger.fail(folder, attempt, "StoreError: x: cannot be written ([Errno 28] No space left)")
+        ledger.fail(folder, attempt, f"StoreError: x: cannot be written ({cause})")
     assert ledger.num_failures(folder, "a") == 0
     line = json.loads(folder.failures.read_text().splitlines()[0])
     assert (line["case"], line["attempt"]) == ("case7", 1)
-    assert "No space left" in line["cause"]
-    assert "free disk space" in line["remedy"]
+    assert cause in line["cause"]
+    assert remedy in line["remedy"]
 
 
 def test_a_volume_refused_for_good_is_quarantined_at_once(folder: RunFolder) -> None:
@@ -145,16 +155,16 @@ def test_a_lost_computer_is_no_fault_of_the_sample_that_was_alone_there(tmp_path
     folder.create()
     lost = {"n1", "n2", "n3"}
     for node in ("n1", "n2", "n3", "n4"):
-        ledger.begin_attempt(folder, "s", "w", node=node, lost=lost.__contains__)
+        ledger.begin_attempt(folder, "s", "w", node=node, blameless=lost.__contains__)
     assert ledger.num_failures(folder, "s") == 1  # the open one
     # a computer's workers can die before Ray knows that the computer is gone
     known: set[str] = set()
     for node in ("n5", "n6"):
-        ledger.begin_attempt(folder, "s", "w", node=node, lost=known.__contains__)
+        ledger.begin_attempt(folder, "s", "w", node=node, blameless=known.__contains__)
     assert ledger.num_failures(folder, "s") == 3
     known = {"n4", "n5", "n6"}
-    ledger.begin_attempt(folder, "s", "w", node="n7", lost=known.__contains__)
+    ledger.begin_attempt(folder, "s", "w", node="n7", blameless=known.__contains__)
     assert ledger.num_failures(folder, "s") == 1
     with pytest.raises(RunError, match="quarantined"):
         for _ in range(3):
-            ledger.begin_attempt(folder, "s", "w", node="n7", lost=known.__contains__)
+            ledger.begin_attempt(folder, "s", "w", node="n7", blameless=known.__contains__)

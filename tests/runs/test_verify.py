@@ -219,6 +219,39 @@ def test_a_plan_that_was_changed_later_is_refused(
     assert folder.commit(NAMES[0]).exists(), "nothing is deleted by another plan"
 
 
+@pytest.mark.parametrize("what", ["its bytes", "its folder"])
+def test_repair_names_what_it_cannot_remove(
+    folder: RunFolder,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flip(folder)
+    unlink, rename = os.unlink, Path.rename
+
+    def held(path: Any, *args: Any, **more: Any) -> None:
+        if os.fspath(path) == "0":  # a shard
+            raise PermissionError(1, "Operation not permitted", path)
+        unlink(path, *args, **more)
+
+    def stuck(path: Path, target: Path) -> Path:
+        if path == folder.volume(NAMES[0]):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", held) if what == "its bytes" else None
+        patch.setattr(Path, "rename", stuck) if what == "its folder" else None
+        assert job.main(["--run", str(folder.root), "--repair"]) == 1
+        told = capsys.readouterr().out
+        assert "files of deleted volumes cannot be removed" in told
+        assert "(Operation not permitted)" in told
+    assert ledger.existing(folder, NAMES[0]) is None, "it does not exist for any reader"
+    assert job.main(["--run", str(folder.root), "--repair"]) == 0
+    assert not any(folder.staging.iterdir())
+    assert not folder.volume(NAMES[0]).exists()
+
+
 def test_half_a_record_is_made_again_even_without_repair(folder: RunFolder) -> None:
     half_a_record(folder)
     assert [name for _, name, _ in take_census(folder).pending] == [NAMES[0]]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from ray.experimental import internal_kv
 
-from engine.parallel.rows.nodes import this_node
+from engine.parallel.rows.nodes import NAMESPACE, this_node
 
 BEAT_S = 2.0
-NAMESPACE = b"gem3d-pulse"
+_KEPT = ("T", "t", "D")  # stopped, traced, in an uninterruptible wait
 
 
 class Pulse:
@@ -86,6 +86,15 @@ def step() -> None:
     """This process got on with its work: a window, a stage of a volume, a row."""
     global _steps
     _steps += 1
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this computer is kept from working: stopped, or waiting for a disk."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError, IndexError):  # a thread that ended
+            states.append(task.read_text().rpartition(")")[2].split()[0])
+    return any(state in _KEPT for state in states)
 
 
 def born(pid: int) -> str:

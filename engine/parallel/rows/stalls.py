@@ -21,7 +21,8 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.log import get_logger
-from engine.parallel.rows.pulse import BEAT_S, NAMESPACE, born
+from engine.parallel.rows.nodes import NAMESPACE, stopped_key
+from engine.parallel.rows.pulse import BEAT_S, born, is_stopped
 
 log = get_logger(__name__)
 
@@ -44,7 +45,7 @@ class Stalls:
 
     Args:
         timeout_s: a worker with rows that made no step for so long is to be ended; None never.
-        end: ends a worker, given its last sign.
+        end: ends a worker, given its last sign, and whether it gives none any more.
     """
 
     def __init__(self, timeout_s: float | None, end: Callable[[dict[str, Any]], None]) -> None:
@@ -80,8 +81,9 @@ class Stalls:
                 "%s made no step for %.0f s (--stall-timeout) and is ended; its %d row(s) move to "
                 "another", who, max(seen.silent_s, seen.idle_s), sign["rows"],
             )  # fmt: skip
+            is_silent = seen.silent_s >= limit_s
             seen.silent_s = seen.idle_s = 0.0
-            self._end(sign)
+            self._end({**sign, "silent": is_silent})
         elif seen.silent_s < NAMED_AFTER_S:
             seen.is_named = False
         elif not seen.is_named:
@@ -135,9 +137,25 @@ def _end(sign: dict[str, Any]) -> None:
     """End a worker, by a task on its own computer; a stopped process does not hear Ray."""
     where = NodeAffinitySchedulingStrategy(sign["node"], soft=False)
     task = ray.remote(_kill).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
-    task.remote(sign["pid"], sign["born"])
+    task.remote(sign["pid"], sign["born"], sign["node"] if sign["silent"] else "")
 
 
-def _kill(pid: int, birth: str) -> None:
-    if born(pid) == birth:
-        os.kill(pid, signal.SIGKILL)
+def _tell_stopped(process: str) -> None:
+    internal_kv._internal_kv_put(stopped_key(process), b"1", namespace=NAMESPACE)
+
+
+def _kill(pid: int, birth: str, node: str, tell: Callable[[str], None] = _tell_stopped) -> None:
+    """End a process of this computer, and tell when it was kept from working, by no row's fault.
+
+    Args:
+        pid: of the process.
+        birth: when it began (see `born`).
+        node: Ray's id of this computer; empty for a process that gives signs: its row may be what
+            it cannot get through.
+        tell: lets the cluster know of a process (see `nodes.py`).
+    """
+    if born(pid) != birth:
+        return
+    if node and is_stopped(pid):
+        tell(f"{node}:{pid}")
+    os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import MalformedFileError, RunError
-from engine.parallel.rows.nodes import is_lost, this_node
+from engine.parallel.rows.nodes import is_blameless, this_process
 from engine.storage.checked_files import read_json
 from engine.storage.files import put
 
@@ -39,14 +39,17 @@ class TryBook:
     key: str
     made_of: str = ""
 
-    def begin(self, row: dict[str, object], lost: Callable[[str], bool] = is_lost) -> Path:
+    def begin(
+        self, row: dict[str, object], blameless: Callable[[str], bool] = is_blameless
+    ) -> Path:
         """Record that a worker now takes a row.
 
-        A try whose computer left the cluster is not held against the row.
+        A try whose computer left the cluster, or whose worker was stopped, is not held against the
+        row.
 
         Args:
             row: with its name.
-            lost: whether a computer is gone.
+            blameless: whether a process ended by no fault of its rows.
 
         Returns:
             The place to give to `end`.
@@ -60,7 +63,7 @@ class TryBook:
             earlier.replace(earlier.with_suffix(_KILLED))
         killed = []
         for earlier in sorted(place.glob(f"*{_KILLED}")):
-            if lost(_node_of(earlier)):
+            if blameless(_process_of(earlier)):
                 earlier.unlink(missing_ok=True)
             else:
                 killed.append(earlier)
@@ -70,7 +73,7 @@ class TryBook:
                 f"there; give workers more memory, leave it out, or remove {place} to have it "
                 "tried again"
             )
-        who = {"node": this_node()}
+        who = {"node": this_process()}
         put(place / f"{time.time_ns():020d}{_OPEN}", json.dumps(who))
         return place
 
@@ -108,7 +111,7 @@ class TryBook:
             put(mark, digest)
 
 
-def _node_of(record: Path) -> str:
+def _process_of(record: Path) -> str:
     try:
         return str(read_json(record)["node"])
     except (FileNotFoundError, MalformedFileError, KeyError, TypeError):

@@ -41,8 +41,11 @@ class Removal:
         else:
             self.attempt(place, lambda: remove_foreign(place))
 
-    def attempt(self, place: Place, work: Callable[[], object]) -> None:
+    def attempt(self, place: Place, work: Callable[[], object]) -> bool:
         """Do something that deletes, and go on when it cannot.
+
+        Returns:
+            Whether it could.
 
         Raises:
             StoreUnreachableError: nobody can tell what is left.
@@ -55,6 +58,8 @@ class Removal:
             raise
         except OSError as error:
             self.left.append(f"{place} ({error.strerror or error})")
+            return False
+        return True
 
     def _note(self, _call: object, path: str, info: tuple[object, BaseException, object]) -> None:
         error = info[1]
@@ -83,6 +88,13 @@ def remove_from_run(folder: RunFolder, patient: Patient) -> list[str]:
     removal.attempt(folder.progress, lambda: _drop_lines(folder.progress, samples))
     removal.attempt(folder.failures, lambda: _drop_lines(folder.failures, samples))
     return removal.left
+
+
+def remove_deleted(folder: RunFolder, removal: Removal) -> None:
+    """Remove what is left of volumes that were deleted. The caller holds the run's lock."""
+    for place in _inside(folder.staging):
+        if place.name.endswith(".deleted"):
+            removal.remove(place)
 
 
 def own_places(folder: RunFolder, names: Collection[str], rows: Iterable[PlanRow]) -> list[Place]:

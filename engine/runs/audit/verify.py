@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -22,7 +23,7 @@ from engine.errors import ConfigError, RunError
 from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs.audit.foreign_files import foreign_in_run, remove_all
-from engine.runs.audit.remove_patient import own_places
+from engine.runs.audit.remove_patient import Removal, own_places, remove_deleted
 from engine.runs.audit.volume_check import FOREIGN, Finding, Origin, examine_volume, planned_origin
 from engine.runs.audit.withdraw import finish_withdrawals, withdraw_patient
 from engine.runs.record import ledger
@@ -72,6 +73,8 @@ class Verdict:
         findings: damage.
         leftovers: volumes without a commit record; they do not exist, and a rerun replaces them.
         repaired: samples whose volume and record were deleted.
+        undeleted: files of deleted volumes that could not be removed, and why. They do not exist
+            for any reader, and take up space.
         foreign: files that no job put there; they harm nothing.
         removed: those of them that were removed.
     """
@@ -82,6 +85,7 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    undeleted: list[str] = field(default_factory=list)
     foreign: list[Finding] = field(default_factory=list)
     removed: list[Finding] = field(default_factory=list)
 
@@ -200,10 +204,13 @@ def _repair(folder: RunFolder, verdict: Verdict) -> None:
     finish_withdrawals(folder)
     verdict.findings = [finding for finding in verdict.findings if finding.sample_id]
     damaged = dict.fromkeys(finding.sample_id for finding in verdict.findings)
+    removal = Removal()
     for name in [*damaged, *verdict.leftovers]:
-        ledger.delete(folder, name)
-        log.info("%s: deleted", name)
-    verdict.repaired = list(damaged)
+        if removal.attempt(folder.volume(name), partial(ledger.delete, folder, name)):
+            log.info("%s: deleted", name)
+            verdict.repaired += [name] if name in damaged else []
+    remove_deleted(folder, removal)
+    verdict.undeleted = removal.left
     verdict.removed = remove_all(folder, verdict.foreign)
     if damaged:
         folder.summary.unlink(missing_ok=True)  # it speaks of volumes that are gone

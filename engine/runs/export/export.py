@@ -28,6 +28,7 @@ from engine.runs.record.identity import hash_file, sha256_of
 from engine.runs.record.own_files import check_run
 from engine.runs.record.plan import iter_plan
 from engine.runs.record.status import active_rows
+from engine.runs.record.withdrawal import read_withdrawn
 from engine.storage.checked_files import read_json
 from engine.storage.files import PRIVATE_UMASK
 from engine.storage.places import Place, PlaceField
@@ -88,18 +89,19 @@ def export_run(job: ExportJob) -> list[Path]:
     contour = job.contour or ("drop" if job.layout == "nnunet" else "keep")
     test = _of_test_masks(folder)
     target = ExportTarget(_out(job, default), job.layout, contour == "drop", test, job.masks)
+    listed = read_withdrawn(folder)
     names = _names(folder, job.skip_flagged)
     if not names and not (target.out / RECORDS_NAME).is_file():
         raise RunError(_nothing(job))
     check_run(folder)  # a plan that was cut would give a part of the volumes
-    record_export(folder, target.out, target.layout)
     with open_records(target.out, hash_file(folder.plan)) as records:
+        record_export(folder, target.out, target.layout)
         for stale in records.keep_only({name: target.files(name) for name in names}):
             log.info("removed, no longer part of the export: %s", target.out / stale)
         if not names:
             records.drop_description()
             raise RunError(_nothing(job))
-        paths = _export_all(folder, target, names, records)
+        paths = _export_all(folder, target, names, records, listed)
         _name_foreign(target, records.foreign())
     return paths
 
@@ -135,7 +137,11 @@ def _nothing(job: ExportJob) -> str:
 
 
 def _export_all(
-    folder: RunFolder, target: ExportTarget, names: Sequence[str], records: ExportRecords
+    folder: RunFolder,
+    target: ExportTarget,
+    names: Sequence[str],
+    records: ExportRecords,
+    listed: frozenset[str],
 ) -> list[Path]:
     paths: list[Path] = []
     labels: ExportedLabels | None = None
@@ -161,9 +167,11 @@ def _export_all(
         if not records.holds(name, digest, files):
             records.begin(name, files)
             _export(ledger.volume_of(folder, commit), name, target, commit.files)
+            _end_if_withdrawn(folder, listed, target, records)
             records.finish(name, digest, files)
             log.info("%d of %d exported: %s", number, len(names), name)
         paths.append(target.image(name))
+    _end_if_withdrawn(folder, listed, target, records)
     if target.layout == "nnunet" and labels is not None:
         describe(target, labels, unit, names, notes)
         if target.test.issuperset(names):
@@ -172,6 +180,22 @@ def _export_all(
                 target.out,
             )
     return paths
+
+
+def _end_if_withdrawn(
+    folder: RunFolder, listed: frozenset[str], target: ExportTarget, records: ExportRecords
+) -> None:
+    """Take back what holds a patient who was withdrawn while volumes were written.
+
+    A withdrawal is listed before anything is deleted: whoever looks after writing sees it. The lock
+    of the export's folder alone does not do, where a file system has none.
+    """
+    if read_withdrawn(folder) != listed:
+        records.keep_only({name: target.files(name) for name in _names(folder, False)})
+        records.drop_description()
+        raise RunError(
+            f"{target.out}: a patient was withdrawn from the run meanwhile; export again"
+        )
 
 
 def _name_foreign(target: ExportTarget, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from engine.errors import EngineError, SamplingError, StoreUnreachableError, WeightsError
 from engine.log import get_logger
-from engine.parallel.rows.nodes import this_node
+from engine.parallel.rows.nodes import this_process
 from engine.runs.making.progress import write_event
 from engine.runs.making.sampling_thread import SamplerFeed, SamplerStoppedError
 from engine.runs.making.volume_maker import (
@@ -140,7 +140,7 @@ class _Rows:
                 plan.case_id,
                 alone=alone,
                 lock=self.lock,
-                node=this_node(),
+                node=this_process(),
             )
         except WithdrawnError as error:
             return _status(sample_id, "failed", str(error))

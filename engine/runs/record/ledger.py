@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from engine.errors import RunError, StoreError, StoreUnreachableError
-from engine.parallel.rows.nodes import is_lost
+from engine.parallel.rows.nodes import is_blameless
 from engine.runs.record.folder import RunFolder, lock_number
 from engine.runs.record.object_commits import (
     delete_sample,
@@ -42,9 +42,12 @@ from engine.storage.places import Place
 _DISK_FAULTS = (
     "No space left", "Disk quota exceeded", "Read-only file system", "Permission denied"
 )  # fmt: skip
+_MACHINE_FAULTS = (
+    "Input/output error", "Stale file handle", "Transport endpoint", "Too many open files"
+)  # fmt: skip
 _STORE_FAULTS = ("object store does not answer", "no credentials for", "the store refuses")
 _OTHER_JOBS = ("took this run over", "swept away by another job")
-_NO_FAULT = (*_DISK_FAULTS, *_STORE_FAULTS, *_OTHER_JOBS)
+_NO_FAULT = (*_DISK_FAULTS, *_MACHINE_FAULTS, *_STORE_FAULTS, *_OTHER_JOBS)
 _RECORD_END = b"\n}"  # of indented JSON; its inner braces are indented
 _KILLED = "was killed"
 MAX_FAILURES = 3
@@ -186,7 +189,7 @@ def begin_attempt(
     alone: bool = True,
     lock: int = 0,
     node: str = "",
-    lost: Callable[[str], bool] = is_lost,
+    blameless: Callable[[str], bool] = is_blameless,
 ) -> Attempt:
     """Record on disk that a worker now tries a sample.
 
@@ -200,14 +203,14 @@ def begin_attempt(
         case_id: whose mask.
         alone: whether the worker holds no other sample meanwhile.
         lock: number of the run's lock that the worker's job holds; 0 is unknown.
-        node: Ray's id of the worker's computer; empty is unknown.
-        lost: whether a computer has left the cluster.
+        node: the worker's process in the cluster (`this_process`); empty is unknown.
+        blameless: whether a process ended by no fault of its samples.
 
     Raises:
         RunError: the sample is quarantined, or another job took the run over.
     """
     refuse_taken_over(folder, lock)
-    attempts = _without_lost(folder, read_attempts(folder, sample_id), lost)
+    attempts = _without_blameless(folder, read_attempts(folder, sample_id), blameless)
     for earlier in attempts:
         if earlier.outcome is None and earlier.alone:
             fail(folder, earlier, f"the worker {earlier.worker} {_KILLED}, or ran out of memory")
@@ -233,10 +236,10 @@ def begin_attempt(
     return attempt
 
 
-def _without_lost(
-    folder: RunFolder, attempts: tuple[Attempt, ...], lost: Callable[[str], bool]
+def _without_blameless(
+    folder: RunFolder, attempts: tuple[Attempt, ...], blameless: Callable[[str], bool]
 ) -> tuple[Attempt, ...]:
-    """Attempts, none held against the sample whose worker died together with its computer.
+    """Attempts, none held against the sample whose worker went with its computer, or was stopped.
 
     Asked again for earlier ones: a computer's workers can die before Ray knows that it is gone.
     """
@@ -245,8 +248,8 @@ def _without_lost(
         killed = attempt.outcome is None or (
             attempt.outcome == "failed" and _KILLED in str(attempt.error)
         )
-        if killed and attempt.node and lost(attempt.node):
-            told = f"its computer left the cluster (worker {attempt.worker})"
+        if killed and attempt.node and blameless(attempt.node):
+            told = f"its worker {attempt.worker} was stopped, or its computer left the cluster"
             attempt = attempt.model_copy(update={"outcome": "interrupted", "error": told})
             _put_attempt(folder, attempt)
         judged.append(attempt)
@@ -304,6 +307,8 @@ def remedy_of(error: str, final: bool = False) -> str:
         return "give workers more memory, or lower sampling.memory_mb, decode_batch or rows_at_once"
     if any(sign in error for sign in _DISK_FAULTS):
         return "free disk space, or make the run folder writable, and start the job again"
+    if any(sign in error for sign in _MACHINE_FAULTS):
+        return "look at that computer's disks, mounts and limits, and start the job again"
     _, found, remedy = error.rpartition("; ")
     return remedy if found else "see the worker's log; start the job again to have it tried again"
 

@@ -98,7 +98,8 @@ class Attempt(FrozenConfig):
     """One try at a sample.
 
     Attributes:
-        node: Ray's id of the worker's computer; empty outside Ray.
+        node: the worker's process in the cluster (of earlier versions: its computer); empty outside
+            Ray.
         case_id: whose mask.
         alone: no other sample was in the worker with it.
         outcome: None means that nobody reported how it ended; "lost" that its worker was killed
