@@ -38,6 +38,7 @@ class Denoiser(nn.Module):
         spec = preset.denoiser
         self.preset, self.num_classes = preset, num_classes
         self.plain = False  # see `set_plain`: then its input keeps its layout in memory
+        self.working_dtype: torch.dtype | None = None  # see models.cuda_layout.lay_out
         width = 4 * spec.base_channels
         self.base = spec.base_channels
         self.time = nn.Sequential(nn.Linear(self.base, width), nn.SiLU(), nn.Linear(width, width))
@@ -130,6 +131,8 @@ class Denoiser(nn.Module):
         assert conditions.packed is not None
         faded = fade_noisy(x_t, conditions.known, alpha, self.preset)
         stacked = torch.cat([faded, conditions.packed.to(faded.dtype)], dim=1)
+        if self.working_dtype is not None:
+            stacked = stacked.to(self.working_dtype)
         return stacked if self.plain else stacked.contiguous(memory_format=torch.channels_last)
 
     def _below(
