@@ -8,8 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import SamplingError
-from engine.volumes.volume import PreparedCase
+from engine.volumes.volume import IntensityWindow, PreparedCase
 from models.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class RealCase:
+    """The case whose mask is sampled. No model looks at it; rivals do (`engine.sampling.rivals`).
+
+    Attributes:
+        case_id: its name.
+        image: `z y x` in [-1, 1] by `intensity`; None without an image, or where its mask was
+            changed, so that it is no image of the mask.
+        intensity: window of the volume to be made.
+    """
+
+    case_id: str
+    image: NDArray[np.float32] | None
+    intensity: IntensityWindow
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,7 @@ class SampleRequest:
             that paints masks how bright each class is.
         informed_position: height of that slice in its own volume, 0 to 1.
         start: z where the first window starts; None puts the window around the informed height.
+        real: the mask's own case, for rivals only.
     """
 
     sample_id: str
@@ -35,6 +52,7 @@ class SampleRequest:
     informed_position: float
     informed_mask: NDArray[np.uint8] | None = None
     start: int | None = None
+    real: RealCase | None = None
 
     @classmethod
     def own(cls, case: PreparedCase, seed: int) -> SampleRequest:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from engine.config import FrozenConfig
 from engine.errors import EngineError, RunError, WeightsError
@@ -27,6 +27,7 @@ from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
 from engine.runs.making.progress import ProgressWatch, Tally
 from engine.runs.making.quality import QualityConfig, read_cohort
+from engine.runs.making.rivals import MAX_TRAINING_CASES, LoadRival
 from engine.runs.making.worker import (
     FullWorker,
     LoadSampler,
@@ -41,10 +42,17 @@ from engine.runs.planning.inputs import (
     check_digests,
     check_fit,
     check_tensors,
+    find_data,
     find_folder,
     refuse_inside,
     resolved_for,
     run_place,
+)
+from engine.runs.planning.method import (
+    check_redrawn,
+    method_title,
+    redrawn_digest,
+    training_cases,
 )
 from engine.runs.planning.precision import with_precision
 from engine.runs.planning.rows import CaseFacts, stored_name
@@ -66,6 +74,7 @@ from engine.runs.record.withdrawal import read_withdrawn
 from engine.runs.report.page import write_report
 from engine.runs.report.summary import MAX_LISTED, JobFacts, RunSummary, summarize
 from engine.sampling.config import SamplingConfig
+from engine.sampling.rivals.methods import MethodName, rival_digest
 from engine.storage.checked_files import read_model
 from engine.storage.files import PRIVATE_UMASK, gather, put, whole_file
 from engine.storage.places import Place, PlaceField
@@ -74,8 +83,11 @@ from engine.volumes.prepared.manifest import PreparedManifest
 
 log = get_logger(__name__)
 
-_PLACES = ("data", "weights", "out")
-_LATER = ("splits", "informed_splits")  # absent at their default: older runs have none
+_PLACES = ("data", "weights", "out", "redrawn")
+# absent at their default: older runs have none
+_LATER: dict[str, Any] = {
+    "splits": ["train"], "informed_splits": ["train"], "method": "model", "redrawn": None
+}  # fmt: skip
 _MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout", "private")
 
 
@@ -96,6 +108,11 @@ class GenerationConfig(FrozenConfig):
             is ended, and its volumes move to another; give more than the slowest window takes. None
             only names such a worker.
         private: whether only you may read the run's files (modes 0600 and 0700).
+        method: "model", or a rival that needs no weights, to compare with: "painting" (each class
+            has its mean in the informed slice), "atlas" (mean of the training cases), "copy" (of
+            the slice), "identity", "quantiles" (matched to the slice, by class), "redrawn".
+        redrawn: for "redrawn": prepared cases of the same names with another draw of texture and
+            noise.
         sampling: how volumes are sampled.
         splits: cases of these are sampled where none are named: "train", "test". Test masks stay
             test masks in an export.
@@ -114,11 +131,19 @@ class GenerationConfig(FrozenConfig):
     num_pictured: int = Field(24, ge=0, le=MAX_LISTED)
     stall_timeout: float | None = Field(None, ge=10)
     private: bool = False
+    method: MethodName = "model"
+    redrawn: Annotated[PlaceField, READ] | None = None
     splits: tuple[Split, ...] = Field(("train",), min_length=1)
     informed_splits: tuple[Split, ...] = Field(("train",), min_length=1)
     sampling: SamplingConfig = SamplingConfig()
     gate: GateConfig = GateConfig()
     quality: QualityConfig = QualityConfig()
+
+    @model_validator(mode="after")
+    def _redrawn_has_data(self) -> Self:
+        if (self.method == "redrawn") != (self.redrawn is not None):
+            raise ValueError("method redrawn and redrawn belong together: give both or neither")
+        return self
 
 
 @dataclass(frozen=True)
@@ -187,18 +212,25 @@ def generate(
     """
     started_s = time.monotonic()
     folder = RunFolder(run_place(config.out))
-    weights = find_folder(config.weights, "weights", WeightsError)
-    refuse_inside(folder.root, [weights])
+    is_model = config.method == "model"
+    weights = Path(config.method)  # a rival has none
+    if is_model:
+        weights = find_folder(config.weights, "weights", WeightsError)
+        refuse_inside(folder.root, [weights])
     if config.private:
         os.umask(PRIVATE_UMASK)
     folder.create()
     with RunLock(folder) as lock, RaySession() as session:
         log.info("run folder %s", folder.root)
         intent = prepare(folder, session)
-        sampling = with_precision(resolved_for(config.sampling, weights), folder, session)
+        sampling = config.sampling
+        if is_model:
+            sampling = with_precision(resolved_for(sampling, weights), folder, session)
+            check_fit(intent.manifests, weights)
+        else:
+            load = _rival(config, intent, folder)
         identity = _identity(config, intent, weights, sampling)
-        check_fit(intent.manifests, weights)
-        if not folder.identity.exists():  # else it names the same files, which were checked then
+        if is_model and not folder.identity.exists():  # else the same files were checked then
             aside(check_tensors, weights)
             check_digests(weights, identity.weights)
         settle_identity(folder, identity)
@@ -229,11 +261,12 @@ def generate(
 def _identity(
     config: GenerationConfig, intent: Intent, weights: Path, sampling: SamplingConfig
 ) -> RunIdentity:
-    digest, files = hash_weights(weights)
+    is_model = config.method == "model"
+    digest, files = hash_weights(weights) if is_model else (rival_digest(config.method), {})
     settings = config.model_dump(mode="json")
     settings["sampling"] = sampling.model_dump(mode="json")
-    for key in _LATER:
-        if settings[key] == list(type(config).model_fields[key].default):
+    for key, usual in _LATER.items():
+        if settings[key] == usual:
             del settings[key]
     places = {key: settings.pop(key) for key in (*_PLACES, *intent.machine) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
@@ -244,11 +277,28 @@ def _identity(
         settings=settings,
         weights_sha256=digest,
         weights=files,
-        data=intent.data_sha256,
+        data={**intent.data_sha256, **redrawn_digest(config.redrawn)},
         machine=machine,
         versions=code_versions(),
         code=code_commit(),
     )
+
+
+def _rival(config: GenerationConfig, intent: Intent, folder: RunFolder) -> LoadRival:
+    """What workers load where no model is asked for."""
+    redrawn = None if config.redrawn is None else find_data(config.redrawn, "redrawn")
+    if redrawn is not None:
+        check_redrawn(redrawn, intent.manifests)
+    names = training_cases(
+        intent.facts, config.informed_splits, read_withdrawn(folder), MAX_TRAINING_CASES
+    )
+    patients = {name: fact.patient or name for name, fact in intent.facts.items()}
+    places = [stored_at(folder.root, intent.data, stored_name(intent.facts, n)) for n in names]
+    training = tuple(zip((patients[n] for n in names), places, strict=True))
+    manifest = next(iter(intent.manifests.values()))
+    num_classes = len(manifest.class_names)
+    contour = 0 if manifest.config.contour == "none" else num_classes
+    return LoadRival(config.method, training, patients, num_classes, contour, redrawn)
 
 
 def _task(
@@ -371,8 +421,9 @@ def _finish(
     )
     with whole_file(folder.table) as file:
         summary = summarize(pairs, facts, lambda v: print(v.model_dump_json(), file=file))
+    title = method_title(intent.title, config.method)
     report = write_report(
-        folder, intent.data, identity, summary, config.num_pictured, intent.remarks, intent.title
+        folder, intent.data, identity, summary, config.num_pictured, intent.remarks, title
     )
     if after is not None:
         after(folder, intent)

@@ -104,6 +104,8 @@ class ResampleConfig(GenerationConfig):
             raise ValueError("slices names a slice twice")
         if self.augmentations > 1 and not self.augment:
             raise ValueError("augmentations above 1 needs augment")
+        if self.method != "model" and "generated" in self.informed:
+            raise ValueError("informed generated is drawn by a model: use own, cross or fixed")
         if self.patient_pattern is not None:
             _compiled(self.patient_pattern)
         return self

@@ -34,7 +34,7 @@ from engine.runs.record.identity import code_commit
 from engine.runs.record.plan import PlanRow, in_run, retry_seed, stored_at
 from engine.runs.record.records import Attempt, Commit, Quality
 from engine.sampling.config import SamplingConfig
-from engine.sampling.request import SampledVolume, SampleRequest
+from engine.sampling.request import RealCase, SampledVolume, SampleRequest
 from engine.storage.digests import hash_file
 from engine.storage.places import Place, local_file
 from engine.volumes.mask_changes import apply_change
@@ -153,6 +153,7 @@ class VolumeMaker:
                 _refuse_other_unit(plan, case, source)
                 case = replace(case, intensity=source.intensity)
             request = _request(plan, case, source)
+            request = replace(request, real=_real(original, case))
         target_z = round(request.informed_position * (case.size_zyx[0] - 1))
         return Work(plan, attempt, original, case, request, target_z, clock)
 
@@ -311,6 +312,14 @@ def _request(plan: PlanRow, case: PreparedCase, source: PreparedCase) -> SampleR
         informed_mask=source.mask[plan.informed_z] if known else None,
         informed_position=plan.informed_z / max(1, len(image) - 1),
     )
+
+
+def _real(original: PreparedCase, case: PreparedCase) -> RealCase:
+    """The real case of a mask, in the intensity window of the volume to be made."""
+    image = original.image if case.mask is original.mask else None
+    if image is not None and original.intensity != case.intensity:
+        image = case.intensity.to_model(original.intensity.to_source(image))
+    return RealCase(original.case_id, image, case.intensity)
 
 
 def _image(plan: PlanRow, source: PreparedCase) -> NDArray[np.float32]:
