@@ -21,6 +21,7 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule
 from engine.sampling.make_solver import make_solver
 from engine.sampling.networks.latent_model import LatentModel, LoadPosition
+from engine.sampling.networks.precision import exact_float32
 from engine.sampling.propagation.inpainting import resampling_walk
 from engine.sampling.propagation.volume_state import Denoising
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
@@ -102,6 +103,7 @@ class Sampler:
             check_files(weights, manifest)
             files = hash_files(weights)
             refuse_damage(weights, files)
+            exact_float32()
             return cls(
                 manifest,
                 load_autoencoder(weights, manifest, files),

@@ -76,6 +76,14 @@ def test_auto_is_float32_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", torch.device("cpu")) == torch.float32
 
 
+def test_a_loaded_sampler_computes_no_tf32(weights: Path) -> None:
+    """Which torch takes for convolutions by itself, where a card has it."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    Sampler.load(weights, FAST, device="cpu")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_a_gpu_that_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch says yes for a V100 unless it is asked for the real thing."""
     monkeypatch.setattr(

@@ -31,6 +31,15 @@ def device_precisions(device: torch.device) -> tuple[str, ...]:
     return ("float16", "float32")
 
 
+def exact_float32() -> None:
+    """Let float32 be float32 on every GPU: TF32 has 10 bits of mantissa, and older cards have none.
+
+    torch takes TF32 for convolutions by itself. For the whole process; other formats do not mind.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """`auto` -> the device's own choice; a named one is taken when the device has it.
 
