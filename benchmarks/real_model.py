@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from engine.parallel.own_process import aside
+from engine.parallel.own_process import in_own_process
 from engine.parallel.rows.pipeline import Pool
 from engine.runs.jobs import generate
 from engine.runs.jobs.resample import ResampleConfig, resample
@@ -68,7 +68,7 @@ def real_figures(
     plain: list[float] = []
     runs: dict[int, list[Run]] = {1: [], 2: []}
     for turn in range(rounds):
-        plain.append(aside(sample_plainly, place / "data", weights, sampling, num_volumes))
+        plain.append(in_own_process(sample_plainly, place / "data", weights, sampling, num_volumes))
         for num_workers, made in runs.items():
             out = place / f"{num_workers}-{turn}"
             made.append(_run(config.model_copy(update={"out": out}), num_workers))

@@ -23,7 +23,7 @@ from engine.runs.making.worker import FullWorker
 from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.plan import write_plan
-from engine.runs.record.status import take_census
+from engine.runs.record.status import read_state
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.storage.files import append
@@ -157,7 +157,7 @@ def busy_fraction(place: Path, simulation: Simulation) -> float:
         quality=QualityConfig(policy="off"),
         rows_at_once=at_once,
     )
-    rows = [{"plan": text} for _, _, text in take_census(folder).pending]
+    rows = [{"plan": text} for _, _, text in read_state(folder).pending]
     pool = Pool(simulation.num_processes, 0.1, 0.0, 1, at_once)
     with RaySession() as session:
         session.start()

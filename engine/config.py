@@ -54,9 +54,9 @@ def load_config(
     base = validate(kind, _read_yaml(yaml_path), where=str(yaml_path or "defaults"))
     if args is None:
         return base
-    said = io.StringIO()
+    complaint = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(complaint):
             return tyro.cli(
                 kind,
                 args=list(args),
@@ -68,7 +68,7 @@ def load_config(
         refused = _validation_behind(end)
         if refused is not None:  # tyro would show all of pydantic's report
             raise ConfigError(_explain(refused, "command line")) from None
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(complaint.getvalue())
         raise
 
 

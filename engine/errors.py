@@ -58,8 +58,8 @@ def one_line(error: BaseException) -> str:
 
     Messages quote file names and keys, which may hold anything.
     """
-    said = str(error) or type(error).__name__
-    return printable(" ".join(part.strip() for part in said.splitlines()))
+    text = str(error) or type(error).__name__
+    return printable(" ".join(part.strip() for part in text.splitlines()))
 
 
 def printable(text: str) -> str:

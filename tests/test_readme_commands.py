@@ -56,8 +56,8 @@ def test_your_own_data_from_nifti_to_nnunet(joined: Checkout) -> None:
         joined.type(shortened(block(text)))
     assert (root / "runs" / "weights" / "denoiser.safetensors").is_file()
     patient = a_patient_of_some(root / "runs" / "mine" / "plan.jsonl")
-    said = joined.type(shortened(block("verify_run.py")).replace("pat7", patient))
-    assert "4 planned, 4 committed, 4 sound" in said
+    output = joined.type(shortened(block("verify_run.py")).replace("pat7", patient))
+    assert "4 planned, 4 committed, 4 sound" in output
     joined.type(shortened(block("export_volumes.py")))
     images = list((root / "Dataset901_Mine" / "imagesTr").glob("*_0000.nii.gz"))
     assert 0 < len(images) < 4, "withdrawn volumes are not exported"
@@ -81,12 +81,12 @@ def test_benchmarks(checkout: Checkout) -> None:
 def test_a_cluster_on_this_computer_and_the_demo(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "my clones" / "gem3d-engine")  # a space, too
     make_small_demo(checkout.root)
-    said = checkout.type(block("cluster.local up"))
-    assert said.count("1 of 1 volumes, 0 failed") == 2
+    output = checkout.type(block("cluster.local up"))
+    assert output.count("1 of 1 volumes, 0 failed") == 2
     assert (checkout.root / "runs" / "own" / "report.html").is_file()
-    said = checkout.type(block("make demo").replace("make test", ": make test"))
-    assert "1 of 1 volumes, 0 failed" in said
-    assert "Installing" not in said
+    output = checkout.type(block("make demo").replace("make test", ": make test"))
+    assert "1 of 1 volumes, 0 failed" in output
+    assert "Installing" not in output
     assert (checkout.root / "runs" / "demo" / "report.html").is_file()
 
 

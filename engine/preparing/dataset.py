@@ -38,8 +38,8 @@ from engine.preparing.records import (
 )
 from engine.storage.files import PRIVATE_UMASK
 from engine.storage.locks.file_lock import FileLock
-from engine.volumes.labels.beside import labels_of
 from engine.volumes.labels.counts import count_labels, describe_labels
+from engine.volumes.labels.declared_files import labels_of
 from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
 from engine.volumes.prepared.class_loss import describe_loss, loss_notes
@@ -287,10 +287,16 @@ def prepare_dataset(
         )
         write_manifest(out, manifest)
     counts = [entries[row["case_id"]].label_voxels for row in rows if row["case_id"] in entries]
-    said = tuple(describe_labels(config, declared, counts)) if counts else ()
+    meanings = tuple(describe_labels(config, declared, counts)) if counts else ()
     losses = {i: entries[i].grid_loss for row in rows if (i := row["case_id"]) in entries}
     return PrepareSummary(
-        out, len(rows), len(made), len(kept), manifest.failed, said, tuple(describe_loss(losses))
+        out,
+        len(rows),
+        len(made),
+        len(kept),
+        manifest.failed,
+        meanings,
+        tuple(describe_loss(losses)),
     )
 
 

@@ -55,8 +55,8 @@ def build_demo_cohort(folder: Path, start_ray: Callable[[], None]) -> Path:
 
 def real_data() -> Path:
     """Folder of real data sets: GEM3D_DATA, or `shared/data` beside the checkout."""
-    beside = CHECKOUT.parent / "shared" / "data"
-    return path_to_read(Path(os.environ.get("GEM3D_DATA") or beside))
+    default = CHECKOUT.parent / "shared" / "data"
+    return path_to_read(Path(os.environ.get("GEM3D_DATA") or default))
 
 
 def _prepare(source: Path, prepared: Path) -> None:

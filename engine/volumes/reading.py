@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from engine.volumes import itk, nifti
-from engine.volumes.bounded import ReadLimits
 from engine.volumes.labels.structure_files import read_structures, structure_files
 from engine.volumes.layouts.naming import ITK_ENDINGS, split_name
+from engine.volumes.read_limits import ReadLimits
 from engine.volumes.volume import Volume
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.errors import StoreError
 from engine.storage.durable import store_reading
 from engine.storage.places import Place
-from engine.storage.zarr_groups.places import (
+from engine.storage.zarr_groups.groups import (
     hash_files,
     new_group,
     read_array,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
-from engine.volumes.bounded import ReadLimits
+from engine.volumes.read_limits import ReadLimits
 from engine.volumes.volume import Array
 
 _LABEL_TOLERANCE = 1e-3

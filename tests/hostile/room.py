@@ -82,7 +82,7 @@ class Attack:
     """
 
     args: Callable[[Place], list[str]]
-    told: str
+    expected: str
     code: int = 2
 
 
@@ -100,13 +100,13 @@ def attack(main: Main, case: Attack, place: Place, capsys: pytest.CaptureFixture
         lines = shown.err.splitlines()
         assert not place.started, "refused before anything is started"
     else:
-        told = shown.out.splitlines() + shown.err.splitlines()
-        lines = [line for line in told if re.search(case.told, line)][:1]
+        expected = shown.out.splitlines() + shown.err.splitlines()
+        lines = [line for line in expected if re.search(case.expected, line)][:1]
     assert len(lines) == 1, shown
-    assert re.search(case.told, lines[0]), lines[0]
+    assert re.search(case.expected, lines[0]), lines[0]
     assert lines[0].isprintable(), "a terminal shows what is printed"
-    said = lines[0] if code == 2 else shown.out + shown.err
-    assert _REMEDY.search(said), f"no remedy: {said}"
+    output = lines[0] if code == 2 else shown.out + shown.err
+    assert _REMEDY.search(output), f"no remedy: {output}"
     after = _snapshot(place)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert not changed, f"only the output folder may change: {sorted(changed)}"

@@ -46,14 +46,14 @@ def made(finished: Path, place: Place) -> Place:
     return place
 
 
-def harmed(harm: Harm, told: str, *more: str, code: int = 2) -> Attack:
+def harmed(harm: Harm, expected: str, *more: str, code: int = 2) -> Attack:
     """The run is harmed; the job gets it, and `more`."""
 
     def args(place: Place) -> list[str]:
         harm(place.out)
         return ["--run", "out", *more]
 
-    return Attack(args, told, code)
+    return Attack(args, expected, code)
 
 
 def _edit(name: str, edit: Callable[[str], str], *, sealed: bool = False) -> Harm:
@@ -168,12 +168,12 @@ EXPORT = {
 }
 
 
-def _rerun(harm: Harm, told: str, *more: str) -> Attack:
+def _rerun(harm: Harm, expected: str, *more: str) -> Attack:
     def args(place: Place) -> list[str]:
         harm(place.out)
         return place.usual("--informed", "own", "--num-pictured", "0", *more)
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 RESAMPLE = {

@@ -74,8 +74,8 @@ def make_named(home: Place, args: list[str], big_data: Path) -> None:
     assert "weights" not in args or home.weights.is_dir()
 
 
-def typed(line: str, told: str, code: int = 2) -> Attack:
-    return Attack(lambda _: line.split(), told, code)
+def typed(line: str, expected: str, code: int = 2) -> Attack:
+    return Attack(lambda _: line.split(), expected, code)
 
 
 PREPARE = {

@@ -9,8 +9,8 @@ from tests.hostile import spoiled
 from tests.hostile.room import Attack, Place, attack
 
 
-def usual(told: str, *more: str) -> Attack:
-    return Attack(lambda p: ["--out", str(p.out), "--num-phantoms", "1", *more], told)
+def usual(expected: str, *more: str) -> Attack:
+    return Attack(lambda p: ["--out", str(p.out), "--num-phantoms", "1", *more], expected)
 
 
 def _foreign(place: Place) -> list[str]:

@@ -25,24 +25,24 @@ def given(place: Place, *more: str, config: str | bytes = CONFIG) -> list[str]:
     ]
 
 
-def spoil(told: str, **files: bytes) -> Attack:
+def spoil(expected: str, **files: bytes) -> Attack:
     """One case of two is refused by name; the other is prepared."""
 
     def args(place: Place) -> list[str]:
         spoiled.dataset(place.root / "raw", **files)
         return given(place)
 
-    return Attack(args, f"^refused bad: .*{told}", code=1)
+    return Attack(args, f"^refused bad: .*{expected}", code=1)
 
 
-def refuse(told: str, *more: str, config: str | bytes = CONFIG) -> Attack:
+def refuse(expected: str, *more: str, config: str | bytes = CONFIG) -> Attack:
     """The data set is sound, the settings are not."""
 
     def args(place: Place) -> list[str]:
         spoiled.dataset(place.root / "raw")
         return given(place, *more, config=config)
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 def with_label(value: float) -> np.ndarray:
@@ -61,14 +61,14 @@ def msd(path: str) -> Attack:
     return Attack(args, rf"dataset\.json: path '{path}' leaves the data set")
 
 
-def named(case_id: str, told: str) -> Attack:
+def named(case_id: str, expected: str) -> Attack:
     def args(place: Place) -> list[str]:
         spoiled.dataset(place.root / "raw")
         for folder, tail in (("imagesTr", "_0000"), ("labelsTr", "")):
             place.file(f"raw/{folder}/{case_id}{tail}.nii.gz", b"")
         return given(place)
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 def _doubled(place: Place) -> list[str]:

@@ -20,53 +20,53 @@ from tests.hostile.room import Attack, Place, attack
 from tests.runs.fakes import make_case
 
 
-def usual(told: str, *more: str) -> Attack:
+def usual(expected: str, *more: str) -> Attack:
     """Sound data, and arguments that are not."""
-    return Attack(lambda place: place.usual(*more), told)
+    return Attack(lambda place: place.usual(*more), expected)
 
 
-def weights(told: str, name: str, content: str | bytes) -> Attack:
+def weights(expected: str, name: str, content: str | bytes) -> Attack:
     """A file of the weights folder with other content."""
 
     def args(place: Place) -> list[str]:
         place.file(f"{place.weights.name}/{name}", content)
         return place.usual()
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
-def manifest(told: str, **changes: object) -> Attack:
+def manifest(expected: str, **changes: object) -> Attack:
     """Weights that say something else of themselves."""
 
     def args(place: Place) -> list[str]:
         _edit_json(place.weights / "config.json", lambda raw: raw.update(changes))
         return place.usual()
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
-def settings(told: str, text: str, *more: str) -> Attack:
-    return Attack(lambda p: [*p.usual(*more), "--config", p.file("mine.yaml", text)], told)
+def settings(expected: str, text: str, *more: str) -> Attack:
+    return Attack(lambda p: [*p.usual(*more), "--config", p.file("mine.yaml", text)], expected)
 
 
-def fixed(told: str, *slices: str, make: Callable[[Place], object] = lambda _: None) -> Attack:
+def fixed(expected: str, *slices: str, make: Callable[[Place], object] = lambda _: None) -> Attack:
     """Informed slices of the user's."""
 
     def args(place: Place) -> list[str]:
         make(place)
         return place.usual("--informed", "fixed", "--slices", *slices)
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
-def case(told: str, harm: Callable[[Path], object], *more: str) -> Attack:
+def case(expected: str, harm: Callable[[Path], object], *more: str) -> Attack:
     """A prepared case that is damaged; its slice is looked at while planning."""
 
     def args(place: Place) -> list[str]:
         harm(place.data / "case1.zarr")
         return place.usual("--informed", "own", *more)
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 def _edit_json(path: Path, edit: Callable[[dict], object]) -> None:
@@ -89,14 +89,14 @@ def _replace(path: Path) -> None:
     shutil.copytree(path.with_name("case2.zarr"), path)
 
 
-def _listed(told: str, edit: Callable[[dict], object]) -> Attack:
+def _listed(expected: str, edit: Callable[[dict], object]) -> Attack:
     """A `dataset.json` beside the prepared cases that was edited."""
 
     def args(place: Place) -> list[str]:
         _edit_json(place.data / "dataset.json", edit)
         return place.usual()
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 def _rename(new: str) -> Callable[[dict], object]:

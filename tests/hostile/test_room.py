@@ -33,6 +33,6 @@ def test_there_are_attacks_enough() -> None:
 
 @pytest.mark.parametrize("job", TABLES)
 def test_each_attack_of_a_job_has_a_message_of_its_own(job: str) -> None:
-    told = [case.told for case in TABLES[job].values()]
-    assert len(set(told)) == len(told)
-    assert min(len(text) for text in told) > 8
+    expected = [case.expected for case in TABLES[job].values()]
+    assert len(set(expected)) == len(expected)
+    assert min(len(text) for text in expected) > 8

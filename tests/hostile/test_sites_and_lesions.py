@@ -17,14 +17,14 @@ from tests.hostile.room import Attack, Place, attack
 from tests.runs.fakes import make_case, make_data
 
 
-def table(told: str, text: str | bytes) -> Attack:
+def table(expected: str, text: str | bytes) -> Attack:
     def args(place: Place) -> list[str]:
         return place.usual("--table", place.file("sites.csv", text))
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
-def sites(told: str, *given: str, make: Callable[[Place], object] = lambda _: None) -> Attack:
+def sites(expected: str, *given: str, make: Callable[[Place], object] = lambda _: None) -> Attack:
     """Sites of a folder each; `a` and `b` are sound."""
 
     def args(place: Place) -> list[str]:
@@ -33,7 +33,7 @@ def sites(told: str, *given: str, make: Callable[[Place], object] = lambda _: No
         make(place)
         return place.usual("--sites", *given, data=False)
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 def _other_settings(place: Place) -> None:
@@ -94,11 +94,13 @@ SITES = {
 }
 
 
-def edit(told: str, *more: str) -> Attack:
-    return Attack(lambda place: place.usual("--classes", "spleen", *more), told)
+def edit(expected: str, *more: str) -> Attack:
+    return Attack(lambda place: place.usual("--classes", "spleen", *more), expected)
 
 
-def drawn(told: str, change: Callable[[np.ndarray], np.ndarray], shift_mm: float = 0.0) -> Attack:
+def drawn(
+    expected: str, change: Callable[[np.ndarray], np.ndarray], shift_mm: float = 0.0
+) -> Attack:
     """A mask drawn for case1."""
 
     def args(place: Place) -> list[str]:
@@ -109,7 +111,7 @@ def drawn(told: str, change: Callable[[np.ndarray], np.ndarray], shift_mm: float
         write_nifti(place.root / "drawn.nii.gz", Volume(array, affine, "drawn"))
         return place.usual("--cases", "case1", "--drawn", "drawn.nii.gz")
 
-    return Attack(args, told)
+    return Attack(args, expected)
 
 
 def _without_spleen(place: Place) -> list[str]:
@@ -180,9 +182,9 @@ def test_sites_in_folders_of_one_name_are_told_apart(
     for site, folder in zip("AB", folders, strict=True):
         before = _change(folder)
         assert site_job.main(args) == 2
-        told = capsys.readouterr().err
-        assert f"data.site {site} was" in told
-        assert told.count("data.site") == 1, "the other site is what it was"
+        expected = capsys.readouterr().err
+        assert f"data.site {site} was" in expected
+        assert expected.count("data.site") == 1, "the other site is what it was"
         write_manifest(folder, before)
     assert site_job.main(args) == 0
 

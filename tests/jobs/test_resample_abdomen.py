@@ -50,7 +50,7 @@ def test_the_command_line_overrides_the_yaml(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("seeds: 4", "mine.yaml: `seeds`"),
         ("replicas: 0", "mine.yaml: `replicas`"),
@@ -59,7 +59,7 @@ def test_the_command_line_overrides_the_yaml(
     ],
 )
 def test_bad_settings_are_one_line_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
@@ -67,7 +67,7 @@ def test_bad_settings_are_one_line_and_exit_code_2(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 def test_a_refusal_of_the_run_is_exit_code_2(

@@ -16,31 +16,31 @@ LOOK_S = 4.0
 
 
 def sign(beats: int, steps: int, rows: int = 1) -> dict[str, dict[str, Any]]:
-    said = {"host": "h1", "pid": 7, "node": "n", "born": "1"}
-    return {"w": {**said, "beats": beats, "steps": steps, "rows": rows}}
+    sign = {"host": "h1", "pid": 7, "node": "n", "born": "1"}
+    return {"w": {**sign, "beats": beats, "steps": steps, "rows": rows}}
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     logging.getLogger("engine").propagate = True
     caplog.set_level(logging.WARNING, "engine")
     return caplog
 
 
 def test_a_stopped_worker_is_named_once_by_host_and_process(
-    said: pytest.LogCaptureFixture,
+    logged: pytest.LogCaptureFixture,
 ) -> None:
     ended: list[dict[str, Any]] = []
     stalls = Stalls(None, ended.append)
     for _ in range(int(3 * NAMED_AFTER_S / LOOK_S)):
         stalls.look(sign(5, 5), LOOK_S)
-    assert said.text.count("the worker h1:7 gives no sign of life for 60 s") == 1
-    assert "--stall-timeout" in said.text
+    assert logged.text.count("the worker h1:7 gives no sign of life for 60 s") == 1
+    assert "--stall-timeout" in logged.text
     assert not ended
 
 
 def test_a_worker_without_rows_or_with_steps_is_not_stalled(
-    said: pytest.LogCaptureFixture,
+    logged: pytest.LogCaptureFixture,
 ) -> None:
     ended: list[dict[str, Any]] = []
     stalls = Stalls(20.0, ended.append)
@@ -49,19 +49,19 @@ def test_a_worker_without_rows_or_with_steps_is_not_stalled(
     for look in range(30):
         stalls.look(sign(look, look), LOOK_S)
     assert not ended
-    assert not said.text
+    assert not logged.text
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_stuck_worker_is_ended_after_the_timeout(
-    said: pytest.LogCaptureFixture, alive: bool
+    logged: pytest.LogCaptureFixture, alive: bool
 ) -> None:
     ended: list[dict[str, Any]] = []
     stalls = Stalls(20.0, ended.append)
     for look in range(6):
         stalls.look(sign(look if alive else 1, 5), LOOK_S)
     assert [(end["pid"], end["silent"]) for end in ended] == [(7, not alive)]
-    assert "h1:7 made no step for 20 s (--stall-timeout)" in said.text
+    assert "h1:7 made no step for 20 s (--stall-timeout)" in logged.text
     stalls.look({}, LOOK_S)  # it is gone
 
 

@@ -114,7 +114,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
         return do(*args)
 
     for module in (generate, harmonize, report, run_precision):
-        patch.setattr(module, "aside", here)
+        patch.setattr(module, "in_own_process", here)
     patch.setattr(generate, "run_rows", in_turn)
     patch.setattr(generate, "node_resources", lambda: [{"CPU": 2.0}])
     patch.setattr(RaySession, "start", lambda *_: None)

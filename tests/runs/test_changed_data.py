@@ -81,9 +81,9 @@ def test_a_case_that_changed_is_refused_until_it_is_put_back(
         summary = run(config, sampler).summary
         assert (summary.committed, summary.failed, summary.quarantined) == (2, 1, 0)
         assert not sampler.seen, "refused before it is sampled"
-    told = ledger.read_attempts(folder, NAME)[-1].error or ""
-    assert "case1.zarr: changed after the run was planned" in told
-    assert "put it back as it was" in told
+    message = ledger.read_attempts(folder, NAME)[-1].error or ""
+    assert "case1.zarr: changed after the run was planned" in message
+    assert "put it back as it was" in message
     shutil.rmtree(path)
     (config.out / "kept.zarr").rename(path)
     assert run(config).summary.committed == 3
@@ -98,8 +98,8 @@ def test_the_slice_of_another_case_counts_as_well(config: ResampleConfig) -> Non
     run(config, FakeSampler(fail=frozenset({"case0-r00"})))
     other_image(Path(str(config.data)) / "case1.zarr")
     assert run(config).summary.failed == 1
-    told = ledger.read_attempts(RunFolder(config.out), "case0-r00")[-1].error or ""
-    assert "case1.zarr: changed after" in told
+    message = ledger.read_attempts(RunFolder(config.out), "case0-r00")[-1].error or ""
+    assert "case1.zarr: changed after" in message
 
 
 def test_a_slice_file_is_kept_as_it_was_planned(config: ResampleConfig, tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_slice_file_is_kept_as_it_was_planned(config: ResampleConfig, tmp_path
     assert row.informed_sha256 == read_prepared_header(kept).digest
     HARMS["window"](kept)
     assert run(config).summary.failed == 1
-    told = ledger.read_attempts(RunFolder(config.out), NAME)[-1].error or ""
-    assert "ref.zarr: changed after" in told
+    message = ledger.read_attempts(RunFolder(config.out), NAME)[-1].error or ""
+    assert "ref.zarr: changed after" in message
 
 
 def test_the_digest_covers_all_of_a_case(tmp_path: Path) -> None:

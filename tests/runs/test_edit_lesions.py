@@ -82,8 +82,8 @@ def test_a_drawn_mask_that_changes_after_planning_is_refused(
     kept = config.out / "masks" / "case1.nii.gz"
     write_nifti(kept, Volume(drawn[:, ::-1].copy(), labels.affine, "drawn"))
     assert edit_lesions(config, LoadFake()).summary.failed == 1
-    told = ledger.read_attempts(RunFolder(config.out), name)[-1].error or ""
-    assert "masks/case1.nii.gz: changed after the run was planned" in told
+    message = ledger.read_attempts(RunFolder(config.out), name)[-1].error or ""
+    assert "masks/case1.nii.gz: changed after the run was planned" in message
 
 
 def test_a_drawn_mask_is_taken_as_it_is(config: EditConfig, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_drawn_mask_is_taken_as_it_is(config: EditConfig, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("update", "kind", "told"),
+    ("update", "kind", "message"),
     [
         ({}, ConfigError, "no edit"),
         ({"remove": True, "classes": ("tumour",)}, ConfigError, r"\['tumour'\].* liver, spleen"),
@@ -119,9 +119,9 @@ def test_a_drawn_mask_is_taken_as_it_is(config: EditConfig, tmp_path: Path) -> N
     ],
 )
 def test_impossible_edits_are_refused(
-    config: EditConfig, update: dict[str, object], kind: type[Exception], told: str
+    config: EditConfig, update: dict[str, object], kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         edit_lesions(config.model_copy(update=update), LoadFake())
     assert not RunFolder(config.out).plan.exists()
 
@@ -169,8 +169,8 @@ def test_a_lesion_drawn_alone_is_refused_and_what_would_vanish_is_named(
 
 def test_drawn_class_is_laid_over_the_cases_own_mask(config: EditConfig, tmp_path: Path) -> None:
     path = drawing(tmp_path, blob)
-    told = config.model_copy(update={"drawn": path, "drawn_class": "spleen", "classes": None})
-    edit_lesions(told, LoadFake())
+    message = config.model_copy(update={"drawn": path, "drawn_class": "spleen", "classes": None})
+    edit_lesions(message, LoadFake())
     after = mask_of(config, "case1-edit-r00")
     assert config.data is not None
     own = read_prepared(config.data / "case1.zarr").native_mask
@@ -182,7 +182,7 @@ def test_drawn_class_is_laid_over_the_cases_own_mask(config: EditConfig, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("edit", "update", "kind", "told"),
+    ("edit", "update", "kind", "message"),
     [
         (blob, {"drawn_class": "tumour"}, ConfigError, "'tumour' is not in the data; it has liver"),
         (lambda a: a, {"drawn_class": "liver"}, VolumeError, r"labels \[1, 2\], and --drawn-cl"),
@@ -198,10 +198,10 @@ def test_drawings_that_cannot_be_meant_are_refused(
     edit: Callable[[np.ndarray], np.ndarray],
     update: dict[str, object],
     kind: type[Exception],
-    told: str,
+    message: str,
 ) -> None:
     drawn = {"drawn": drawing(tmp_path, edit), "classes": None, **update}
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         edit_lesions(config.model_copy(update=drawn), LoadFake())
 
 

@@ -11,7 +11,7 @@ import pytest
 from engine.errors import ConfigError, RunError, StoreError
 from engine.runs.audit.verify import withdraw
 from engine.runs.export.export import ExportJob, export_run
-from engine.runs.export.places import export_folders
+from engine.runs.export.known_exports import export_folders
 from engine.runs.export.records import open_records
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.record.folder import RunFolder
@@ -141,8 +141,8 @@ def test_a_sheared_grid_is_exported_with_a_warning(
     written = nib.load(paths[1])
     assert np.allclose(written.affine, affine, atol=1e-5)
     assert written.header["qform_code"] == 1
-    told = [record.message for record in caplog.records if "sheared grid" in record.message]
-    assert [line.split(":")[0] for line in told] == ["case1-r00"]
+    lines = [record.message for record in caplog.records if "sheared grid" in record.message]
+    assert [line.split(":")[0] for line in lines] == ["case1-r00"]
 
 
 def cases_of(out: Path) -> tuple[list[str], list[str], int]:

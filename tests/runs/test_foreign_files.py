@@ -11,7 +11,7 @@ from engine.runs.audit.volume_check import FOREIGN
 from engine.runs.export.export import ExportJob, export_run
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
-from engine.runs.record.status import take_census
+from engine.runs.record.status import read_state
 
 NAMES = [f"case{n}-r00" for n in range(3)]
 VOLUME = f"volumes/{NAMES[0]}.ome.zarr"
@@ -68,8 +68,8 @@ def test_foreign_files_are_named_and_harm_nothing(
     assert job.main(["--run", str(folder.root)]) == 0
     assert f"{len(names)} foreign files, which harm nothing" in capsys.readouterr().out
     assert len(export_run(ExportJob(run=folder.root))) == 3
-    census = take_census(folder)
-    assert (census.planned, census.pending, census.barred) == (3, [], [])
+    state = read_state(folder)
+    assert (state.planned, state.pending, state.barred) == (3, [], [])
     assert len(ledger.read_attempts(folder, NAMES[0])) == 1
     assert all((folder.root / name).exists() for name in names), "looking removes nothing"
 

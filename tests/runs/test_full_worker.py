@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs.making.sampling_thread import SamplerFeed, SamplerStoppedError
+from engine.runs.making.sampling_thread import SamplerStoppedError, SamplingThread
 from engine.runs.making.worker import FullWorker, OneByOne, ResampleWorker, WorkerTask
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
@@ -183,7 +183,7 @@ def test_the_feed_starts_again_after_a_break() -> None:
         mask = np.zeros((4, 8, 8), np.uint8)
         return SampleRequest(name, 0, mask, np.zeros((8, 8), np.float32), 0.5)
 
-    feed = SamplerFeed(many, lambda *_: None, 1)
+    feed = SamplingThread(many, lambda *_: None, 1)
     with pytest.raises(SamplerStoppedError, match=r"bad: the sampling loop stopped .*broken"):
         feed.submit(request("bad")).result(10)
     assert feed.submit(request("good")).result(10).image.shape == (4, 8, 8)

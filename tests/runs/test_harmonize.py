@@ -100,7 +100,7 @@ def test_a_table_names_the_sites_of_one_folder(config: HarmonizeConfig, tmp_path
     table.write_text("case,site\ncase0,north\ncase1,south\n")
     by_table = HarmonizeConfig(data=data, table=table, weights=config.weights)
     assert read_sites(by_table).site_of == {"case0": "north", "case1": "south"}
-    for text, told in (
+    for text, message in (
         ("case,site\ncase0,north\n", "one site only"),
         ("case,site\nnobody,north\n", "sites.csv:2: case 'nobody'"),
         ("case,site\ncase0,north\ncase0,south\n", "sites.csv:3"),
@@ -108,7 +108,7 @@ def test_a_table_names_the_sites_of_one_folder(config: HarmonizeConfig, tmp_path
         ("case,site\ncase0,../../etc\ncase1,a\n", "is refused"),
     ):
         table.write_text(text)
-        with pytest.raises(Exception, match=told):
+        with pytest.raises(Exception, match=message):
             read_sites(by_table)
 
 
@@ -116,12 +116,12 @@ def test_a_table_names_the_sites_of_one_folder(config: HarmonizeConfig, tmp_path
 def test_impossible_sites_are_refused(
     config: HarmonizeConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for sites, told in (
+    for sites, message in (
         (config.sites[:1], "two or more"),
         ((config.sites[0], "nowhere"), "NAME=FOLDER"),
         ((config.sites[0], "X=nowhere"), "not a folder"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             read_sites(config.model_copy(update={"sites": sites}))
     with pytest.raises(
         ConfigError, match=r"no case with an image in site Z; the sites are A, B, C"

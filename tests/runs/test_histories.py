@@ -28,14 +28,14 @@ from hypothesis.stateful import (
 
 from engine.errors import RunError, StoreError
 from engine.runs.audit.remove_patient import remove_from_run
-from engine.runs.audit.volume_check import examine_volume
+from engine.runs.audit.volume_check import check_volume
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder, RunLock, lock_number
 from engine.runs.record.patients import patient_of
 from engine.runs.record.plan import PlanRow, iter_plan, write_plan
 from engine.runs.record.records import Attempt, Commit
-from engine.runs.record.status import Census, take_census
+from engine.runs.record.status import RunState, read_state
 from engine.runs.record.withdrawal import WithdrawnError, remember
 from engine.storage.files import append, put, sync_folder
 from engine.volumes.store import hash_tree
@@ -109,7 +109,7 @@ class Histories(RuleBasedStateMachine):
         self.folder = RunFolder(self.place / "run")
         self.disk = Disk()
         self.rows: tuple[PlanRow, ...] = ()
-        self.census: Census | None = None  # of the job at work, if there is one
+        self.state: RunState | None = None  # of the job at work, if there is one
         self.open: dict[str, bool] = {}  # attempts of killed workers -> were they alone
         self.least: dict[str, int] = {}
         self.most: dict[str, int] = {}
@@ -146,11 +146,11 @@ class Histories(RuleBasedStateMachine):
         yield rows[0]
         raise KilledError
 
-    @precondition(lambda self: self.census is None)
+    @precondition(lambda self: self.state is None)
     @rule()
     def start(self) -> None:
         self.take_lock()
-        self.census = take_census(self.folder)
+        self.state = read_state(self.folder)
         self.open.clear()  # went down with the job: forgiven
 
     def take_lock(self) -> None:
@@ -159,12 +159,12 @@ class Histories(RuleBasedStateMachine):
             assert lock.number > self.lock
             self.lock = lock.number
 
-    @precondition(lambda self: self.census is not None)
+    @precondition(lambda self: self.state is not None)
     @rule()
     def kill_job(self) -> None:
-        self.census = None
+        self.state = None
 
-    @precondition(lambda self: self.census is not None and self.census.pending)
+    @precondition(lambda self: self.state is not None and self.state.pending)
     @rule(
         which=st.integers(0, 99),
         good=st.booleans(),
@@ -174,8 +174,8 @@ class Histories(RuleBasedStateMachine):
     )
     def work(self, which: int, good: bool, alone: bool, due: int | None, job: bool) -> None:
         """A worker tries a sample; it may be killed at any step, and the job with it."""
-        assert self.census is not None
-        name = self.census.pending[which % len(self.census.pending)][1]
+        assert self.state is not None
+        name = self.state.pending[which % len(self.state.pending)][1]
         alone = alone or ledger.needs_alone(self.folder, name)
         began = len(ledger.read_attempts(self.folder, name))
         try:
@@ -186,15 +186,15 @@ class Histories(RuleBasedStateMachine):
             if len(ledger.read_attempts(self.folder, name)) > began:
                 self.open[name] = alone
             if job:
-                self.census = None
+                self.state = None
                 self.open.clear()
 
-    @precondition(lambda self: self.census is not None and self.census.pending)
+    @precondition(lambda self: self.state is not None and self.state.pending)
     @rule(which=st.integers(0, 99), alone=st.booleans())
     def hang(self, which: int, alone: bool) -> None:
         """A worker stops before its commit; another one may try the sample meanwhile."""
-        assert self.census is not None
-        name = self.census.pending[which % len(self.census.pending)][1]
+        assert self.state is not None
+        name = self.state.pending[which % len(self.state.pending)][1]
         self.attempt(name, True, alone or ledger.needs_alone(self.folder, name), hangs=True)
 
     @precondition(lambda self: self.late)
@@ -221,7 +221,7 @@ class Histories(RuleBasedStateMachine):
             assert attempt.lock == self.lock, "a worker of a job that lost the run committed"
             self.open.pop(name, None)
 
-    @precondition(lambda self: self.census is None)
+    @precondition(lambda self: self.state is None)
     @rule(which=st.integers(0, 99), due=SOON)
     def delete(self, which: int, due: int | None) -> None:
         """Repair deletes a sample; it may be killed at any step."""
@@ -235,7 +235,7 @@ class Histories(RuleBasedStateMachine):
         assert ledger.existing(self.folder, name) is None
         assert not self.folder.volume(name).exists()
 
-    @precondition(lambda self: self.census is None)
+    @precondition(lambda self: self.state is None)
     @rule(which=st.integers(0, 99), due=SOON, rare=st.integers(0, 3))
     def withdraw(self, which: int, due: int | None, rare: int) -> None:
         """A case is withdrawn; when this is cut short, no rerun makes it, and a call ends it."""
@@ -279,7 +279,7 @@ class Histories(RuleBasedStateMachine):
             return
         ledger.commit(self.folder, attempt, staged, hash_tree, lambda files: record(name, files))
 
-    @precondition(lambda self: self.census is None)
+    @precondition(lambda self: self.state is None)
     @rule(which=st.integers(0, 99), cut=st.integers(0, 60))
     def tear_a_record(self, which: int, cut: int) -> None:
         """A commit record loses its end while no job is at work."""
@@ -294,7 +294,7 @@ class Histories(RuleBasedStateMachine):
             commit = ledger.read_commit(self.folder, name)
             assert commit is not None
             assert hash_tree(self.folder.volume(name)) == commit.files
-            kinds = {f.kind for f in examine_volume(self.folder, name)}
+            kinds = {f.kind for f in check_volume(self.folder, name)}
             assert kinds <= {"not OME-Zarr 0.5"}, "the fake store writes no OME-Zarr"
 
     def finish(self) -> None:
@@ -302,13 +302,13 @@ class Histories(RuleBasedStateMachine):
         for case_id in self.withdrawn:
             self.take_away(case_id)
         self.take_lock()
-        census = take_census(self.folder)
-        for _, name, _ in census.pending:
+        state = read_state(self.folder)
+        for _, name, _ in state.pending:
             self.open.pop(name, None)
             self.attempt(name, good=True, alone=True)
         while self.late:
             self.commit_late(0, None)
-        after = take_census(self.folder)
+        after = read_state(self.folder)
         assert not after.pending
         planned = {r.sample_id for r in self.rows if not any(map(r.uses, self.withdrawn))}
         barred = set(after.barred)

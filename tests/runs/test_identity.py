@@ -45,7 +45,7 @@ def test_other_machines_and_versions_may_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("update", "told"),
+    ("update", "message"),
     [
         ({"settings": {**IDENTITY.settings, "seed": 1}}, "settings.seed was 0, is now 1"),
         (
@@ -62,11 +62,11 @@ def test_other_machines_and_versions_may_go_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_difference_is_refused_by_its_name(
-    tmp_path: Path, update: dict[str, object], told: str
+    tmp_path: Path, update: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "run.yaml"
     write_or_check(path, IDENTITY)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=message):
         write_or_check(path, changed(**update))
 
 

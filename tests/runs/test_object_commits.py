@@ -105,13 +105,13 @@ def test_whatever_happens_between_two_steps_of_a_commit(
         step = Step(due, lambda: ACTS[act](folder))
         with monkeypatch.context() as patch:
             patch.setattr(object_path, "call", step.call)
-            told = commit(folder, orphan)
+            message = commit(folder, orphan)
         if step.seen <= due:
             assert due > 5, "the commit took no steps"
             break
-        if told:
-            assert any(s in told for s in ("swept away", "no files there", "vanished")), told
-        assert is_whole(folder) or told or act == "delete"
+        if message:
+            assert any(s in message for s in ("swept away", "no files there", "vanished")), message
+        assert is_whole(folder) or message or act == "delete"
         make_rest(folder)
 
 
@@ -123,14 +123,16 @@ def test_a_commit_between_two_steps_of_who_deletes(
     outcomes = set()
     for due in count():
         folder.root.remove_tree()  # type: ignore[union-attr]
-        orphan, told = begun(folder), []
-        step = Step(due, lambda orphan=orphan, told=told: told.append(commit(folder, orphan)))
+        orphan, message = begun(folder), []
+        step = Step(
+            due, lambda orphan=orphan, message=message: message.append(commit(folder, orphan))
+        )
         with monkeypatch.context() as patch:
             patch.setattr(object_path, "call", step.call)
             ACTS[act](folder)
         if step.seen <= due:
             break
-        assert is_whole(folder) == (told == [""]) or act == "delete"
+        assert is_whole(folder) == (message == [""]) or act == "delete"
         outcomes.add(is_whole(folder))
         make_rest(folder)
     assert outcomes == ({True, False} if act == "sweep" else {False})

@@ -27,7 +27,7 @@ from engine.runs.record.folder import RunFolder, RunLock
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.plan import PlanRow, iter_plan
 from engine.runs.record.records import Commit
-from engine.runs.record.status import take_census
+from engine.runs.record.status import read_state
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.storage.files import append, gather
@@ -98,11 +98,11 @@ def plan(folder: RunFolder) -> tuple[PlanRow, ...]:
 
 
 def make(folder: RunFolder, data: Path, sampler: FakeSampler | None = None) -> list[str]:
-    """A job without Ray: census, work; returns the statuses."""
+    """A job without Ray: where it stands, work; returns the statuses."""
     assert isinstance(folder.root, ObjectPath)
     with RunLock(folder):
         worker = ResampleWorker(task(folder.root, data), LoadFake(sampler or FakeSampler()))
-        return [worker({"plan": row})["status"] for _, _, row in take_census(folder).pending]
+        return [worker({"plan": row})["status"] for _, _, row in read_state(folder).pending]
 
 
 FINISHED: dict[str, bytes] = {}
@@ -238,7 +238,7 @@ def test_a_kill_in_mid_upload_is_swept(
         patch.setattr(ObjectPath, "write_bytes", die)
         make(folder, data)
     assert len(ledger.stored_ids(folder)) == 1
-    take_census(folder)
+    read_state(folder)
     assert not ledger.stored_ids(folder)
 
 
@@ -299,7 +299,7 @@ def test_withdrawal_and_export(folder: RunFolder, tmp_path: Path) -> None:
     exported = {path.name.removesuffix(".nii.gz") for path in (out / "images").iterdir()}
     assert exported == set(NAMES) - set(expected)
     assert set(expected).isdisjoint(ledger.stored_ids(folder) | ledger.committed_ids(folder))
-    assert take_census(folder).pending == []
+    assert read_state(folder).pending == []
     assert verify_run(VerifyJob(run=folder.root)).is_sound
 
 
@@ -331,7 +331,7 @@ def test_foreign_objects_are_named_and_harm_nothing(folder: RunFolder, tmp_path:
     foreign += [f"volumes/{NAMES[0]}/.DS_Store", "volumes/.DS_Store", "volumes/mine/file"]
     for name in foreign:
         (folder.root / name).write_text("x")
-    assert take_census(folder).pending == []
+    assert read_state(folder).pending == []
     verdict = verify_run(VerifyJob(run=folder.root))
     assert (verdict.findings, verdict.leftovers, verdict.sound) == ([], [], 3)
     named = [*foreign[:-1], "volumes/mine"]
@@ -353,7 +353,7 @@ def test_failures_are_counted_over_restarts(s3: S3Server, data: Path) -> None:
     for _ in range(ledger.MAX_FAILURES - 1):
         assert make(folder, data, bad) == ["failed"]
     assert make(folder, data, bad) == []
-    assert take_census(folder).barred == [NAMES[0]]
+    assert read_state(folder).barred == [NAMES[0]]
     gather(folder.failures)
     lines = folder.failures.read_text().splitlines()
     assert [json.loads(line)["attempt"] for line in lines] == [1, 2, 3]
@@ -368,7 +368,7 @@ def test_a_server_that_refuses_is_named_soon_and_held_against_nobody(
     folder.commit(NAMES[0]).unlink()
     row = next(row for row in iter_plan(folder.plan) if row.sample_id == NAMES[0])
     worker = ResampleWorker(task(ObjectPath(RUN), data), LoadFake())
-    attempt = worker._rows.begin(row, alone=True)
+    attempt = worker._handler.begin(row, alone=True)
     s3.stop()
     try:
         started = time.monotonic()
@@ -380,7 +380,7 @@ def test_a_server_that_refuses_is_named_soon_and_held_against_nobody(
         assert time.monotonic() - started < 30
         started = time.monotonic()
         with pytest.raises(StoreUnreachableError, match="start the job again"):
-            take_census(folder)
+            read_state(folder)
         assert time.monotonic() - started < 3, "a store that is gone is not waited for twice"
     finally:
         s3.start()
@@ -463,21 +463,21 @@ def test_a_lost_answer_does_not_make_our_own_record_a_strangers(
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         ("s3://nowhere/run", "s3://nowhere/run: there is no such bucket; create it"),
         ("warp://bucket/run", "no kind of store that fsspec knows"),
     ],
 )
-def test_what_cannot_be_is_said_at_once(s3: S3Server, address: str, told: str) -> None:
+def test_what_cannot_be_is_said_at_once(s3: S3Server, address: str, message: str) -> None:
     started = time.monotonic()
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=message):
         RunFolder(ObjectPath(address)).create()
     assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (PermissionError("Access Denied"), "the store refuses these credentials"),
         (type("NoCredentialsError", (Exception,), {})(), "no credentials for this store"),
@@ -485,7 +485,7 @@ def test_what_cannot_be_is_said_at_once(s3: S3Server, address: str, told: str) -
     ],
 )
 def test_credentials_have_messages_of_their_own(
-    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Store:
         def ls(self, *_: object, **__: object) -> None:
@@ -497,7 +497,7 @@ def test_credentials_have_messages_of_their_own(
         return Store()
 
     monkeypatch.setattr(object_client.fsspec, "filesystem", filesystem)
-    with pytest.raises(StoreError, match=told):
+    with pytest.raises(StoreError, match=message):
         RunFolder(ObjectPath(RUN)).create()
 
 
@@ -669,7 +669,7 @@ def test_lines_become_one_file(s3: S3Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("s3://", "not the address of a place"),
         ("s3:///run", "not the address of a place"),
@@ -678,8 +678,8 @@ def test_lines_become_one_file(s3: S3Server) -> None:
         ("s3:/bucket/run", "given as text"),
     ],
 )
-def test_addresses_that_cannot_be(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_addresses_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         as_place(text)
     assert "secret" not in str(caught.value)
 
@@ -705,8 +705,8 @@ def test_the_command_line_takes_addresses_and_paths(capsys: pytest.CaptureFixtur
     assert parse_job(ResampleConfig, [], "").data is None
     with pytest.raises(SystemExit):
         parse_job(VerifyJob, ["--run", "s3://k:secret@bucket/run"], "")
-    said = capsys.readouterr()
-    assert "must not hold credentials" in said.out + said.err
+    output = capsys.readouterr()
+    assert "must not hold credentials" in output.out + output.err
 
 
 def test_libraries_that_want_files_get_them(s3: S3Server, tmp_path: Path) -> None:

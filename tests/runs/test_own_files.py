@@ -107,13 +107,13 @@ def harm(config: ResampleConfig, harms: list[Harm]) -> RunFolder:
     return folder
 
 
-@pytest.mark.parametrize(("harms", "told"), REFUSED)
+@pytest.mark.parametrize(("harms", "message"), REFUSED)
 def test_a_run_with_a_file_missing_or_changed_is_refused(
-    begun: ResampleConfig, harms: list[Harm], told: str
+    begun: ResampleConfig, harms: list[Harm], message: str
 ) -> None:
     folder = harm(begun, harms)
     before = sorted(folder.root.rglob("*"))
-    with pytest.raises((StoreError, RunError), match=told):
+    with pytest.raises((StoreError, RunError), match=message):
         resample(begun, LoadFake())
     assert set(before) >= {p for p in folder.root.rglob("*") if p.suffix != ".tmp"}, "nothing made"
 

@@ -242,8 +242,8 @@ def test_channel_of_decathlon_images_is_chosen_and_recorded(tmp_path: Path, inli
     raw = {"modality": {"0": "T2", "1": "ADC"}, "training": [row]}
     (root / "dataset.json").write_text(json.dumps(raw))
     out = tmp_path / "out"
-    said = prepare_dataset(root, tmp_path / "none", CONFIG).failed["a"]
-    assert "give --channel 0 to 1" in said
+    output = prepare_dataset(root, tmp_path / "none", CONFIG).failed["a"]
+    assert "give --channel 0 to 1" in output
     means = []
     for channel in (0, 1):
         source = DataSource(root=root, channel=channel)

@@ -36,10 +36,10 @@ def test_nothing_is_promised_before_the_first_window() -> None:
     assert tally([]).line(7.0, 0.0) == "5/9 volumes, 7 s elapsed"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(119, "119 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_durations_are_readable(seconds: float, told: str) -> None:
+@pytest.mark.parametrize(("seconds", "message"), [(119, "119 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations_are_readable(seconds: float, message: str) -> None:
     events = [("started", "a", 0.0, 0, 0), ("committed", "a", seconds, 0, 0)]
-    assert f"about {told} left" in tally(events, to_do=2).line(seconds, 0.0)
+    assert f"about {message} left" in tally(events, to_do=2).line(seconds, 0.0)
 
 
 def test_the_watch_reads_new_events_only_and_skips_torn_lines(

@@ -172,7 +172,7 @@ def test_a_second_job_on_the_folder_is_refused(config: ResampleConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("update", "kind", "told"),
+    ("update", "kind", "message"),
     [
         ({"data": Path("nowhere")}, ConfigError, "data: nowhere is not a folder"),
         ({"weights": Path("nowhere")}, WeightsError, "weights: nowhere is not a folder"),
@@ -180,9 +180,9 @@ def test_a_second_job_on_the_folder_is_refused(config: ResampleConfig) -> None:
     ],
 )
 def test_impossible_jobs_are_refused_before_work(
-    config: ResampleConfig, update: dict[str, object], kind: type[Exception], told: str
+    config: ResampleConfig, update: dict[str, object], kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         run(config.model_copy(update=update))
     assert not RunFolder(config.out).plan.exists()
 

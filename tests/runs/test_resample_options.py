@@ -83,7 +83,7 @@ def test_a_plan_that_was_changed_by_hand_is_refused(small: ResampleConfig) -> No
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told"),
+    ("error", "kind", "message"),
     [
         (
             StoreUnreachableError("s3://b/r: does not answer; check"),
@@ -101,14 +101,14 @@ def test_a_report_that_cannot_be_written_says_why_once(
     small: ResampleConfig,
     error: Exception,
     kind: type[Exception],
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def failing(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(generate, "write_report", failing)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         made(small)
 
 
@@ -166,8 +166,8 @@ def test_a_file_can_be_the_informed_slice(small: ResampleConfig, tmp_path: Path)
     write_nifti(path, Volume(np.abs(image.array), image.affine, "mr"))
     with pytest.raises(VolumeError, match="no CT in HU"):
         made(small, informed=("fixed",), slices=(str(path),))
-    for wrong, told in (("nobody:3", "neither a case"), ("case0:99", "slices 0 to 11")):
-        with pytest.raises(ConfigError, match=told):
+    for wrong, message in (("nobody:3", "neither a case"), ("case0:99", "slices 0 to 11")):
+        with pytest.raises(ConfigError, match=message):
             made(small, informed=("fixed",), slices=(wrong,))
 
 

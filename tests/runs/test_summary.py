@@ -106,7 +106,7 @@ def test_nothing_made_is_a_summary_too() -> None:
 
 def test_a_long_run_has_a_short_summary_and_every_volume_is_told() -> None:
     rows = build_plan(CASES, ["case0"], "own", MAX_LISTED + 5, 0)
-    told: list[VolumeSummary] = []
-    summary = summarize_pairs(lambda: ((row, commit(row)) for row in rows), FACTS, told.append)
+    message: list[VolumeSummary] = []
+    summary = summarize_pairs(lambda: ((row, commit(row)) for row in rows), FACTS, message.append)
     assert (summary.committed, len(summary.volumes)) == (MAX_LISTED + 5, MAX_LISTED)
-    assert [v.sample_id for v in told] == [row.sample_id for row in rows]
+    assert [v.sample_id for v in message] == [row.sample_id for row in rows]

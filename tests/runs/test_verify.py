@@ -20,7 +20,7 @@ from engine.runs.record.folder import RunFolder, RunLock
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.plan import retry_seed
 from engine.runs.record.records import Quality
-from engine.runs.record.status import take_census
+from engine.runs.record.status import read_state
 from engine.runs.record.withdrawal import read_withdrawn
 from engine.sampling.config import SamplingConfig
 from tests.runs.fakes import IDENTITY, LoadFake, make_data
@@ -132,7 +132,7 @@ def test_damage_is_found_repaired_and_planned_again(
     assert repaired.is_sound
     assert not folder.commit(NAMES[0]).exists()
     assert not folder.volume(NAMES[0]).exists()
-    assert [name for _, name, _ in take_census(folder).pending] == [NAMES[0]]
+    assert [name for _, name, _ in read_state(folder).pending] == [NAMES[0]]
     assert verify_run(VerifyJob(run=folder.root)).is_sound
 
 
@@ -159,7 +159,7 @@ def edit(folder: RunFolder, name: str, change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"case_id": "case2"}, "case case2, planned case0"),
         ({"informed_z": 9}, ":9, planned"),
@@ -171,12 +171,12 @@ def edit(folder: RunFolder, name: str, change: dict[str, object]) -> None:
     ],
 )
 def test_a_volume_made_of_something_else_is_damage(
-    folder: RunFolder, change: dict[str, object], told: str
+    folder: RunFolder, change: dict[str, object], message: str
 ) -> None:
     edit(folder, NAMES[0], change)
     (finding,) = verify_run(VerifyJob(run=folder.root)).findings
     assert (finding.sample_id, finding.kind) == (NAMES[0], "other origin")
-    assert told in finding.detail
+    assert message in finding.detail
 
 
 def test_the_seed_of_a_retry_is_computed_again(folder: RunFolder) -> None:
@@ -254,7 +254,7 @@ def test_repair_names_what_it_cannot_remove(
 
 def test_half_a_record_is_made_again_even_without_repair(folder: RunFolder) -> None:
     half_a_record(folder)
-    assert [name for _, name, _ in take_census(folder).pending] == [NAMES[0]]
+    assert [name for _, name, _ in read_state(folder).pending] == [NAMES[0]]
 
 
 def test_what_a_patient_is_part_of(folder: RunFolder) -> None:
@@ -280,8 +280,8 @@ def test_a_withdrawn_patient_is_gone_for_good(folder: RunFolder) -> None:
     assert not exported.exists()
     assert not folder.report.exists()
     assert not folder.summary.exists()
-    census = take_census(folder)
-    assert (census.withdrawn, census.pending) == (len(expected), [])
+    state = read_state(folder)
+    assert (state.withdrawn, state.pending) == (len(expected), [])
     assert verify_run(VerifyJob(run=folder.root)).is_sound
     assert withdraw(folder, "case0") == expected, "the same call again is harmless"
     assert read_withdrawn(folder) == {"case0"}
@@ -293,7 +293,7 @@ def test_a_withdrawal_that_was_cut_off_is_noticed(folder: RunFolder) -> None:
     assert {finding.kind for finding in verdict.findings} == {"withdrawn"}
     folder.withdrawn.write_text("{")
     with pytest.raises(StoreError, match="cannot read which cases were withdrawn"):
-        take_census(folder)
+        read_state(folder)
 
 
 def test_what_changes_a_run_waits_for_its_lock(folder: RunFolder) -> None:
@@ -393,12 +393,12 @@ HOSTILE: dict[str, tuple[Callable[[RunFolder], None], str]] = {
 def test_what_no_run_writes_is_a_finding(
     folder: RunFolder, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    harm, told = HOSTILE[name]
+    harm, message = HOSTILE[name]
     harm(folder)
-    harmless = told.startswith("foreign")  # no reader asks for it
+    harmless = message.startswith("foreign")  # no reader asks for it
     assert job.main(["--run", str(folder.root)]) == (0 if harmless else 1)
     shown = capsys.readouterr().out
-    assert re.search(told.replace("]0", r"\]0").replace("[2J", r"\[2J"), shown), shown
+    assert re.search(message.replace("]0", r"\]0").replace("[2J", r"\[2J"), shown), shown
     assert all(line.isprintable() for line in shown.splitlines())
     assert ("3 sound" if harmless else "2 sound") in shown
 

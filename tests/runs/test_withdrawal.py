@@ -32,7 +32,7 @@ from engine.runs.record.identity import RunIdentity, hash_file, read_identity
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.patients import find_patient
 from engine.runs.record.plan import PlanRow, iter_plan
-from engine.runs.record.status import take_census
+from engine.runs.record.status import read_state
 from engine.runs.record.withdrawal import WithdrawnError, read_withdrawn, remember
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import write_nifti
@@ -126,7 +126,7 @@ def _task(folder: RunFolder, data: Path) -> WorkerTask:
 
 def _make(folder: RunFolder, data: Path, sampler: FakeSampler | None = None) -> None:
     worker = ResampleWorker(_task(folder, data), LoadFake(sampler or FakeSampler()))
-    for _, _, row in take_census(folder).pending:
+    for _, _, row in read_state(folder).pending:
         worker({"plan": row})
 
 
@@ -238,7 +238,7 @@ def test_exports_hold_what_the_run_holds(made: Made) -> None:
 def test_what_lies_outside_the_run_is_named(made: Made) -> None:
     made.dataset.rename(made.place / "elsewhere")
     (made.place / "run" / "notes on pat7_a.txt").write_text("x")
-    told = "\n".join(withdraw_patient(made.folder, "pat7").outside)
+    message = "\n".join(withdraw_patient(made.folder, "pat7").outside)
     for part in (
         "Dataset901_Made: an export of this run, which is not there",
         "prepared cases in data: pat7_a.zarr, pat7_b.zarr",
@@ -247,8 +247,8 @@ def test_what_lies_outside_the_run_is_named(made: Made) -> None:
         "latents/",
         "notes on pat7_a.txt: not made by a job",
     ):
-        assert part in told
-    assert "pat70_a" not in told
+        assert part in message
+    assert "pat70_a" not in message
 
 
 def test_an_export_at_work_makes_a_withdrawal_fail_by_name(made: Made) -> None:
@@ -275,9 +275,9 @@ def test_bytes_that_cannot_be_deleted_are_no_success(
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", held)
         assert job.main(command) == 2
-        told = capsys.readouterr().err
-        assert "the withdrawal is not complete" in told
-        assert ".deleted/0/c/0/0/0 (Operation not permitted)" in told
+        message = capsys.readouterr().err
+        assert "the withdrawal is not complete" in message
+        assert ".deleted/0/c/0/0/0 (Operation not permitted)" in message
     left = {f.detail for f in verify_run(VerifyJob(run=made.folder.root)).findings}
     assert any("pat7_a-own-r00" in detail and ".deleted" in detail for detail in left)
     assert job.main(command) == 0
@@ -350,7 +350,7 @@ def test_a_job_goes_on_without_the_withdrawn_slice_file(made: Made) -> None:
         assert (slices[0].name, digests) == ("ref", {"ref.nii.gz": sha256})
         assert not list((made.place / "run" / "informed").iterdir())
         file.unlink(missing_ok=True)
-    assert take_census(made.folder).pending == []
+    assert read_state(made.folder).pending == []
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_pipe_that_nobody_reads_takes_no_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (b"[" * 200_000, "nested too deeply|not JSON"),
         (b"[" * 200_000 + b"]" * 200_000, "nested too deeply"),
@@ -79,10 +79,10 @@ def test_a_pipe_that_nobody_reads_takes_no_line(tmp_path: Path) -> None:
         (b" " * 2000 + b'{"left": 1}', "larger than 1000 bytes"),
     ],
 )
-def test_malformed_json_is_named(tmp_path: Path, raw: bytes, told: str) -> None:
+def test_malformed_json_is_named(tmp_path: Path, raw: bytes, message: str) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(raw)
-    with pytest.raises(MalformedFileError, match=told) as error:
+    with pytest.raises(MalformedFileError, match=message) as error:
         read_model(Pair, path, max_bytes=1000 if len(raw) < 10_000 else 10**6)
     assert str(path) in str(error.value)
     assert isinstance(error.value, StoreError)

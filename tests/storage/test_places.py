@@ -9,7 +9,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.storage.objects.path import ObjectPath
 from engine.storage.places import as_place, remove_tree
-from engine.storage.zarr_groups.places import read_array, stored_group, whole_group, write_array
+from engine.storage.zarr_groups.groups import read_array, stored_group, whole_group, write_array
 
 ODD = ["run[12]", "r*n", "r?n", "{a,b}", "a::b", "a#b%41", "memory::x", "a b"]
 

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from engine.errors import MalformedFileError
-from engine.storage.zarr_groups.places import new_group, read_array, stored_group, write_array
+from engine.storage.zarr_groups.groups import new_group, read_array, stored_group, write_array
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_our_own_arrays_are_read(stored: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         (huge, "claims 12000 x 1024 x 1024 elements"),
         (huge_chunk, "otherwise than the engine"),
@@ -69,10 +69,10 @@ def test_our_own_arrays_are_read(stored: Path) -> None:
     ],
 )
 def test_metadata_that_claims_too_much_is_refused(
-    stored: Path, edit: Callable[[dict[str, Any]], None], told: str
+    stored: Path, edit: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     change(stored, edit)
-    with pytest.raises(MalformedFileError, match=told):
+    with pytest.raises(MalformedFileError, match=message):
         read(stored)
 
 

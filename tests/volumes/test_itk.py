@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from engine.errors import VolumeError
-from engine.volumes.bounded import ReadLimits
 from engine.volumes.itk.header import read_header
 from engine.volumes.itk.stream import check_stream
 from engine.volumes.nifti import write_nifti
+from engine.volumes.read_limits import ReadLimits
 from engine.volumes.reading import read_image, read_labels, source_files
 from engine.volumes.volume import Volume
 
@@ -77,7 +77,7 @@ def test_channels(sitk: Any, kind: str, tmp_path: Path) -> None:
 
 def test_values_are_judged_as_niftis_are(sitk: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.mha"
-    for value, reader, said in [
+    for value, reader, output in [
         (np.nan, read_image, "1 voxels are NaN"),
         (0.5, read_labels, "1 voxels are not whole numbers"),
         (-2.0, read_labels, "negative label -2"),
@@ -85,7 +85,7 @@ def test_values_are_judged_as_niftis_are(sitk: Any, tmp_path: Path) -> None:
         array = voxels("float32")
         array[0, 0, 0] = value
         sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
-        with pytest.raises(VolumeError, match=said):
+        with pytest.raises(VolumeError, match=output):
             reader(path)
     with pytest.raises(VolumeError, match="exceeds 4 voxels along an axis"):
         read_image(path, ReadLimits(max_dim=4))
@@ -168,8 +168,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_header_that_leaves_something_to_guess_is_refused(name: str, tmp_path: Path) -> None:
-    file, content, said = REFUSED[name]
+    file, content, output = REFUSED[name]
     (tmp_path / file).write_bytes(content)
-    with pytest.raises(VolumeError, match=said) as caught:
+    with pytest.raises(VolumeError, match=output) as caught:
         read_header(tmp_path / file)
     assert file in str(caught.value)

@@ -47,7 +47,7 @@ def with_affine(mask: Volume, affine: np.ndarray) -> Volume:
     return Volume(mask.array, affine, "mask.nii.gz")
 
 
-def told(image: Volume, mask: Volume) -> str:
+def explanation(image: Volume, mask: Volume) -> str:
     with pytest.raises(VolumeError) as caught:
         check_same_grid(image, mask)
     return str(caught.value)
@@ -56,14 +56,14 @@ def told(image: Volume, mask: Volume) -> str:
 @pytest.mark.parametrize("axes", ["x", "y", "z", "xy", "xyz"])
 def test_flipped_axes_that_the_header_tells_are_to_be_regridded(axes: str) -> None:
     image, labels = phantom()
-    message = told(image, flipped(labels, axes))
+    message = explanation(image, flipped(labels, axes))
     assert "the header is right, so regrid the mask onto it (nearest neighbour)" in message
     assert "give it" not in message
 
 
 def test_axes_in_another_order_are_to_be_regridded() -> None:
     image, labels = phantom()
-    message = told(image, turned(labels))
+    message = explanation(image, turned(labels))
     assert "mask.nii.gz: mask of 126 x 96 x 70 voxels" in message or "voxels, but" in message
     assert "the header is right, so regrid" in message
 
@@ -81,7 +81,7 @@ LIES = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_header_that_lies_is_to_be_replaced(name: str) -> None:
     image, labels = phantom()
-    message = told(image, with_affine(labels, LIES[name](labels.affine, labels.size_zyx)))
+    message = explanation(image, with_affine(labels, LIES[name](labels.affine, labels.size_zyx)))
     assert "its voxels fit as they are stored" in message
     assert "give it the image's sform and qform, and leave its voxels as they are" in message
     assert "regrid" not in message
@@ -90,7 +90,7 @@ def test_a_header_that_lies_is_to_be_replaced(name: str) -> None:
 @pytest.mark.parametrize("axes", ["x", "y", "xy", "z"])
 def test_voxels_mirrored_under_a_lying_header_are_to_be_turned(axes: str) -> None:
     image, labels = phantom()
-    message = told(image, with_affine(flipped(labels, axes), np.eye(4)))
+    message = explanation(image, with_affine(flipped(labels, axes), np.eye(4)))
     along = " and ".join(axes)
     assert f"its voxels fit only flipped along {along}, and neither" in message
 
@@ -107,7 +107,7 @@ def test_what_voxels_do_not_show_is_not_claimed() -> None:
     )
     other = flipped(labels, "x")
     for pair in ((image, with_affine(labels, moved)), (noise, other), (labels, other)):
-        message = told(*pair)
+        message = explanation(*pair)
         assert "look at both in a viewer" in message
         assert "fit" not in message
 

@@ -109,15 +109,15 @@ def test_what_itk_reads_is_read_and_comes_back(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         (fields(quatern_b=2.0), "invalid qform"),
         (fields(quatern_b=np.nan), "affine holds NaN"),
         (pixdim(2, 0), "invalid qform|singular"),
     ],
 )
-def test_a_qform_alone_that_cannot_be_is_refused(edit, told: str, tmp_path: Path) -> None:
-    with pytest.raises(VolumeError, match=told):
+def test_a_qform_alone_that_cannot_be_is_refused(edit, message: str, tmp_path: Path) -> None:
+    with pytest.raises(VolumeError, match=message):
         read_image(raw_file(tmp_path / "a.nii", None, (LPS, 1), edit))
 
 
@@ -162,12 +162,12 @@ def test_headers_that_readers_take_differently_are_told(tmp_path: Path) -> None:
     nearly = LPS.copy()
     nearly[0, 3] += 1e-3
     assert notes(sform=(LPS, 1), qform=(nearly, 1)) == ()
-    (told,) = notes(sform=(LPS, 1), edit=pixdim(slice(1, 4), 1))
-    assert "pixdim 1 x 1 x 1 mm contradict the sform's voxel edges 1 x 1.5 x 2 mm" in told
-    (told,) = notes(sform=(LPS, 1), edit=pixdim(slice(1, 4), [-1, 1.5, 2]))
-    assert "ITK and nnU-Net take pixdim" in told
-    (told,) = notes(sform=(LPS, 1), qform=(LPS @ np.diag([-1, 1, 1, 1]), 1))
-    assert "sform and qform disagree" in told
+    (message,) = notes(sform=(LPS, 1), edit=pixdim(slice(1, 4), 1))
+    assert "pixdim 1 x 1 x 1 mm contradict the sform's voxel edges 1 x 1.5 x 2 mm" in message
+    (message,) = notes(sform=(LPS, 1), edit=pixdim(slice(1, 4), [-1, 1.5, 2]))
+    assert "ITK and nnU-Net take pixdim" in message
+    (message,) = notes(sform=(LPS, 1), qform=(LPS @ np.diag([-1, 1, 1, 1]), 1))
+    assert "sform and qform disagree" in message
 
 
 ITK_GRIDS = {

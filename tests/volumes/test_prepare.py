@@ -146,8 +146,8 @@ def test_other_labels_become_background_only_when_told() -> None:
     labels.array[0, 0, 0] = 55
     with pytest.raises(VolumeError, match=r"labels \[55\] are outside the label map \[2, 7, 9\]"):
         prepare_case(image, labels, PLAIN, "case")
-    told = PLAIN.model_copy(update={"other_labels": "background"})
-    assert prepare_case(image, labels, told, "case").native_mask[0, 0, 0] == 0
+    message = PLAIN.model_copy(update={"other_labels": "background"})
+    assert prepare_case(image, labels, message, "case").native_mask[0, 0, 0] == 0
     mapped = PLAIN.model_copy(update={"label_map": {**PLAIN.label_map, 55: 0}})
     assert prepare_case(image, labels, mapped, "case").native_mask[0, 0, 0] == 0
 

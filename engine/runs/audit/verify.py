@@ -24,7 +24,7 @@ from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs.audit.foreign_files import foreign_in_run, remove_all
 from engine.runs.audit.remove_patient import Removal, own_places, remove_deleted
-from engine.runs.audit.volume_check import FOREIGN, Finding, Origin, examine_volume, planned_origin
+from engine.runs.audit.volume_check import FOREIGN, Finding, Origin, check_volume, planned_origin
 from engine.runs.audit.withdraw import finish_withdrawals, withdraw_patient
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder, RunLock, no_run
@@ -186,7 +186,7 @@ def _examine(folder: RunFolder, num_threads: int) -> Verdict:
     names = [name for name, origin in planned.items() if name in committed and origin]
 
     def look(name: str) -> list[Finding]:
-        return list(examine_volume(folder, name, planned[name]))
+        return list(check_volume(folder, name, planned[name]))
 
     for done, found in enumerate(_in_order(look, names, num_threads), start=1):
         damage = [finding for finding in found if finding.kind != FOREIGN]

@@ -71,7 +71,7 @@ def planned_origin(row: PlanRow, settings: str, weights: str, run_format: int) -
     return Origin(row.case_id, informed, settings, weights, sha256, row.seed)
 
 
-def examine_volume(
+def check_volume(
     folder: RunFolder, sample_id: str, planned: Origin | None = None
 ) -> Iterator[Finding]:
     """What is wrong with one committed volume.
@@ -142,9 +142,9 @@ def _foreign(folder: RunFolder, sample_id: str, path: Place, commit: Commit) -> 
     where = f"{folder.volumes.name}/{path.name}"
     if isinstance(path, ObjectPath):
         where = f"{folder.volumes.name}/{sample_id}/{path.name}"
-        for beside in path.parent.iterdir():
-            if not beside.name.endswith(".ome.zarr"):  # other attempts' volumes do
-                name = f"{folder.volumes.name}/{sample_id}/{beside.name}"
+        for other in path.parent.iterdir():
+            if not other.name.endswith(".ome.zarr"):  # other attempts' volumes do
+                name = f"{folder.volumes.name}/{sample_id}/{other.name}"
                 yield Finding(sample_id, FOREIGN, name)
     for name in foreign_files(path, commit.files):
         yield Finding(sample_id, FOREIGN, f"{where}/{name}")

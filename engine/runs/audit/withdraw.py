@@ -12,7 +12,7 @@ from engine.errors import StoreError
 from engine.log import get_logger
 from engine.runs.audit.outside_run import kept_names, outside_run
 from engine.runs.audit.remove_patient import remove_from_run
-from engine.runs.export.places import take_out_everywhere
+from engine.runs.export.known_exports import take_out_everywhere
 from engine.runs.record.folder import RunFolder, RunLock
 from engine.runs.record.own_files import check_run
 from engine.runs.record.patients import Patient, find_patient, patient_of

@@ -19,7 +19,7 @@ from engine.config import FrozenConfig
 from engine.errors import ConfigError, RunError, StoreError, printable
 from engine.log import get_logger
 from engine.paths import WRITTEN
-from engine.runs.export.places import record_export
+from engine.runs.export.known_exports import record_export
 from engine.runs.export.records import RECORDS_NAME, ExportRecords, open_records
 from engine.runs.export.target import ExportLayout, ExportMasks, ExportTarget, describe
 from engine.runs.record import ledger
@@ -202,10 +202,10 @@ def _name_foreign(target: ExportTarget, names: Sequence[str]) -> None:
     if names:
         shown = printable(", ".join(names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
         counted = "; nnU-Net takes what lies in imagesTr for cases: move it away"
-        told = any(name.startswith("imagesTr/") for name in names)
+        is_training = any(name.startswith("imagesTr/") for name in names)
         log.warning(
             "%s: holds %d files that no export wrote (%s)%s",
-            target.out, len(names), shown, counted if told else "",
+            target.out, len(names), shown, counted if is_training else "",
         )  # fmt: skip
 
 

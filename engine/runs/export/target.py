@@ -79,14 +79,14 @@ def describe(
             `imagesTr` is not `numTraining`.
         notes: what the volumes say of their intensities; shown when all say the same.
     """
-    said = [note for note in notes if note and len(notes) == 1]
-    said += ["masks as the model saw them"] if target.masks == "model" else []
+    remarks = [note for note in notes if note and len(notes) == 1]
+    remarks += ["masks as the model saw them"] if target.masks == "model" else []
     description = {
         "channel_names": {"0": "CT" if unit == "HU" else "MR"},
         "labels": labels.description(),
         "numTraining": sum(target.image(name).parent.name == "imagesTr" for name in names),
         "file_ending": ".nii.gz",
-        "description": "; ".join(["synthetic, not for diagnosis", *said]),
+        "description": "; ".join(["synthetic, not for diagnosis", *remarks]),
     }
     text, path = json.dumps(description, indent=2) + "\n", target.out / DESCRIPTION_NAME
     if not (path.is_file() and path.read_bytes() == text.encode()):

@@ -96,8 +96,8 @@ class EditConfig(GenerationConfig):
             raise ValueError("give one edit: a shift and scale, remove, or drawn")
         if self.drawn is not None and (self.cases is None or len(self.cases) != 1):
             raise ValueError("drawn is a mask of one case: name it with cases")
-        told = self.drawn_class is not None or self.drawn_whole or self.drawn_labels != "raw"
-        if told and self.drawn is None:
+        described = self.drawn_class is not None or self.drawn_whole or self.drawn_labels != "raw"
+        if described and self.drawn is None:
             raise ValueError("drawn_class, drawn_labels and drawn_whole say what drawn is; give it")
         if self.drawn_class is not None and (self.drawn_whole or self.drawn_labels != "raw"):
             raise ValueError("drawn_class is one structure: without drawn_whole and drawn_labels")

@@ -21,7 +21,7 @@ from engine.config import FrozenConfig
 from engine.errors import EngineError, RunError, WeightsError
 from engine.evaluation.expectations import CohortStatistics
 from engine.log import get_logger
-from engine.parallel.own_process import aside
+from engine.parallel.own_process import in_own_process
 from engine.parallel.rows.pipeline import Row, choose_pool, node_resources, run_rows
 from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
@@ -69,7 +69,7 @@ from engine.runs.record.names_only import names_only
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.plan import PlanRow, stored_at
 from engine.runs.record.records import Commit
-from engine.runs.record.status import Census, active_rows, take_census
+from engine.runs.record.status import RunState, active_rows, read_state
 from engine.runs.record.withdrawal import read_withdrawn
 from engine.runs.report.page import write_report
 from engine.runs.report.summary import MAX_LISTED, JobFacts, RunSummary, summarize
@@ -231,21 +231,21 @@ def generate(
             load = _rival(config, intent, folder)
         identity = _identity(config, intent, weights, sampling)
         if is_model and not folder.identity.exists():  # else the same files were checked then
-            aside(check_tensors, weights)
+            in_own_process(check_tensors, weights)
             check_digests(weights, identity.weights)
         settle_identity(folder, identity)
         kept = read_identity(folder.identity).settings  # of a run that still holds whole paths
         identity = identity.model_copy(update={"settings": kept})
         settle_plan(folder, lambda: with_digests(intent.rows(), folder.root, intent.data))
-        census = take_census(folder)
+        state = read_state(folder)
         earlier = _earlier_summary(folder)
-        if not census.pending and folder.report.exists() and earlier is not None:
-            _say_nothing_to_do(folder, census)
+        if not state.pending and folder.report.exists() and earlier is not None:
+            _say_nothing_to_do(folder, state)
             return Outcome(earlier, folder.report, worked=False)
-        if census.pending:
+        if state.pending:
             session.start()
             task = _task(config, folder, intent, identity, weights, sampling)
-            _work(folder, census, task, load, config, lock)
+            _work(folder, state, task, load, config, lock)
         try:
             _cohort(folder, intent, config.quality, config.informed_splits)
             return _finish(folder, intent, identity, config, started_s, after)
@@ -355,36 +355,34 @@ def _earlier_summary(folder: RunFolder) -> RunSummary | None:
         return None
 
 
-def _say_nothing_to_do(folder: RunFolder, census: Census) -> None:
-    if census.barred:
+def _say_nothing_to_do(folder: RunFolder, state: RunState) -> None:
+    if state.barred:
         log.info(
             "nothing to do: %d of %d volumes exist, %d are quarantined (%s); see %s",
-            census.committed, census.planned, len(census.barred),
-            ", ".join(census.barred[:20]), folder.failures,
+            state.committed, state.planned, len(state.barred),
+            ", ".join(state.barred[:20]), folder.failures,
         )  # fmt: skip
     else:
-        log.info("nothing to do: all %d volumes exist already", census.planned)
+        log.info("nothing to do: all %d volumes exist already", state.planned)
 
 
 def _work(
     folder: RunFolder,
-    census: Census,
+    state: RunState,
     task: WorkerTask,
     load: LoadSampler,
     config: GenerationConfig,
     lock: RunLock,
 ) -> None:
-    num_pending = len(census.pending)
+    num_pending = len(state.pending)
     pool = choose_pool(config.num_workers, num_pending, node_resources(), config.rows_at_once)
     task = replace(
         task, num_threads=pool.num_threads, rows_at_once=pool.rows_at_once, lock=lock.number
     )
-    log.info(
-        "%d of %d volumes to make, %d worker(s)", num_pending, census.planned, pool.num_workers
-    )
-    tally = Tally(census.planned, census.committed, num_pending)
+    log.info("%d of %d volumes to make, %d worker(s)", num_pending, state.planned, pool.num_workers)
+    tally = Tally(state.planned, state.committed, num_pending)
     worker: type[Any] = FullWorker if pool.rows_at_once > 1 else ResampleWorker
-    rows: list[Row] = [{"plan": text} for _, _, text in census.pending]
+    rows: list[Row] = [{"plan": text} for _, _, text in state.pending]
     disk = folder.staging if isinstance(folder.staging, Path) else None
     pool = replace(pool, disk=disk, stall_timeout_s=config.stall_timeout, private=config.private)
     with ProgressWatch(folder.progress, tally) as watch:
@@ -405,7 +403,7 @@ def _finish(
 ) -> Outcome:
     """Summary and report from what is committed now."""
     gather(folder.failures)
-    census = take_census(folder)
+    state = read_state(folder)
 
     def pairs() -> Iterator[tuple[PlanRow, Commit | None]]:
         for row in active_rows(folder):
@@ -415,9 +413,9 @@ def _finish(
     facts = JobFacts(
         time.monotonic() - started_s,
         peak_memory_mb(),
-        len(census.barred),
-        census.skipped,
-        census.withdrawn,
+        len(state.barred),
+        state.skipped,
+        state.withdrawn,
     )
     with whole_file(folder.table) as file:
         summary = summarize(pairs, facts, lambda v: print(v.model_dump_json(), file=file))

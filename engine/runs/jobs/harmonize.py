@@ -22,7 +22,7 @@ from engine.errors import ConfigError, LayoutError
 from engine.evaluation.fidelity import class_means
 from engine.evaluation.harmonization import medoid
 from engine.log import get_logger
-from engine.parallel.own_process import aside
+from engine.parallel.own_process import in_own_process
 from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
 from engine.runs.jobs.generate import GenerationConfig, Intent, Outcome, generate
@@ -114,7 +114,7 @@ def harmonize(config: HarmonizeConfig, load: LoadSampler = load_sampler) -> Outc
     refuse_inside(run_place(config.out), sites.manifests)
 
     def report(folder: RunFolder, intent: Intent) -> None:
-        aside(write_harmonization, folder, intent.data, sites.site_of, config.num_pictured)
+        in_own_process(write_harmonization, folder, intent.data, sites.site_of, config.num_pictured)
 
     return generate(config, partial(_intent, config, sites), load, report)
 

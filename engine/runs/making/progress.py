@@ -146,7 +146,7 @@ class ProgressWatch:
             self._tally.take(event, sample_id, self._started_s, 0, 0)
 
     def _follow(self) -> None:
-        said_s, said, ended = time.time(), "", 0
+        shown_s, shown, ended = time.time(), "", 0
         while True:
             stopping = self._stop.wait(_POLL_S)
             with suppress(OSError):  # what cannot be read is not shown, and stops no work
@@ -154,10 +154,10 @@ class ProgressWatch:
             now_s = time.time()
             with self._counting:
                 line = self._tally.line(now_s, self._started_s)
-            due = self._tally.ended > ended or now_s - said_s >= _SILENCE_S
-            if due and self._tally.latest and line != said:
+            due = self._tally.ended > ended or now_s - shown_s >= _SILENCE_S
+            if due and self._tally.latest and line != shown:
                 log.info(line)
-                said_s, said, ended = now_s, line, self._tally.ended
+                shown_s, shown, ended = now_s, line, self._tally.ended
             if stopping:
                 return
 

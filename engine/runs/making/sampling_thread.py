@@ -22,7 +22,7 @@ class SamplerStoppedError(RunError):
     """The sampling loop broke while this sample, and perhaps others, were in it."""
 
 
-class SamplerFeed:
+class SamplingThread:
     """Keeps `sample_many` going for as long as requests come.
 
     Args:

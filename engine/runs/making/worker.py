@@ -2,9 +2,9 @@
 
 `ResampleWorker` makes one volume at a time. `FullWorker` holds several rows at once: reading and
 writing go on in threads beside one sampling loop, which takes the next row as soon as its batch has
-room. A row whose worker was killed in company is tried alone (see `ledger.needs_alone`), so that a
-case that kills its worker is told from those that only stood beside it. Knows no Ray: the pool in
-`engine/parallel/rows` calls it, and so can a test.
+room. A row whose worker was killed while it held others is tried alone (see `ledger.needs_alone`),
+so that a case that kills its worker is told apart from those that shared it. Knows no Ray: the pool
+in `engine/parallel/rows` calls it, and so can a test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.errors import EngineError, SamplingError, StoreUnreachableError, Wei
 from engine.log import get_logger
 from engine.parallel.rows.nodes import this_process
 from engine.runs.making.progress import write_event
-from engine.runs.making.sampling_thread import SamplerFeed, SamplerStoppedError
+from engine.runs.making.sampling_thread import SamplerStoppedError, SamplingThread
 from engine.runs.making.volume_maker import (
     RejectedError,
     VolumeMaker,
@@ -104,7 +104,7 @@ def _refuse_other_weights(task: WorkerTask, sampler: SamplerLike) -> None:
         )
 
 
-class _Rows:
+class _RowHandler:
     """What both workers do with a row before and after sampling."""
 
     def __init__(self, task: WorkerTask, load: LoadSampler) -> None:
@@ -119,7 +119,7 @@ class _Rows:
         self.folder = RunFolder(task.root)
         try_lock_from_here(self.folder)
         self.lock = task.lock
-        self.maker = VolumeMaker(task)
+        self.volumes = VolumeMaker(task)
         self.name = worker_name()
         self._folders = (task.root, task.data, task.weights)
         self.sampler = load(task.weights, task.sampling, device)
@@ -168,11 +168,12 @@ class _Rows:
         counted = work is not None or not isinstance(error, EngineError)
         message = f"{type(error).__name__}: {error}"
         log.error("%s failed: %s", plan.sample_id, message, exc_info=error)
-        told = message
+        status_message = message
         message = without_folders(message, self._folders)
         try:
             if is_withdrawn(plan, read_withdrawn(self.folder)):
-                return _status(plan.sample_id, "failed", told)  # no record of it is to be left
+                # no record of it is to be left
+                return _status(plan.sample_id, "failed", status_message)
             if isinstance(error, SamplerStoppedError) and not attempt.alone:
                 ledger.lose(self.folder, attempt, message)
             else:
@@ -180,8 +181,8 @@ class _Rows:
                 ledger.fail(self.folder, attempt, message, final=final, counted=counted)
             write_event(self.folder.progress, "failed", plan.sample_id)
         except OSError as second:
-            told = f"{told} (nor could this be recorded: {second})"
-        return _status(plan.sample_id, "failed", told)
+            status_message = f"{status_message} (nor could this be recorded: {second})"
+        return _status(plan.sample_id, "failed", status_message)
 
     def tell_window(self, sample_id: str, done: int, total: int) -> None:
         write_event(self.folder.progress, "window", sample_id, done, total)
@@ -191,7 +192,7 @@ class ResampleWorker:
     """Holds the model in one process and makes volumes with it, one at a time."""
 
     def __init__(self, task: WorkerTask, load: LoadSampler = load_sampler) -> None:
-        self._rows = _Rows(task, load)
+        self._handler = _RowHandler(task, load)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make the volume of one plan row.
@@ -202,72 +203,74 @@ class ResampleWorker:
         Returns:
             `{"sample_id", "status", "message"}` with status "committed", "failed" or "quarantined".
         """
-        rows, plan = self._rows, PlanRow.model_validate_json(row["plan"])
-        attempt = rows.begin(plan, alone=True)
+        handler, plan = self._handler, PlanRow.model_validate_json(row["plan"])
+        attempt = handler.begin(plan, alone=True)
         if isinstance(attempt, dict):
             return attempt
         work: Work | None = None
         try:
-            work = rows.maker.read(plan, attempt)
+            work = handler.volumes.read(plan, attempt)
             while work is not None:
                 with work.clock.stage("sample"):
                     sampled = self._sample(work.request)
-                work = rows.maker.finish(work, sampled)
+                work = handler.volumes.finish(work, sampled)
         except Exception as error:  # one bad sample must not stop the others
-            return rows.failed(plan, attempt, error, work)
-        return rows.committed(plan)
+            return handler.failed(plan, attempt, error, work)
+        return handler.committed(plan)
 
     def _sample(self, request: SampleRequest) -> SampledVolume:
         def on_window(done: int, total: int) -> None:
-            self._rows.tell_window(request.sample_id, done, total)
+            self._handler.tell_window(request.sample_id, done, total)
 
-        return self._rows.sampler.sample(request, on_window)
+        return self._handler.sampler.sample(request, on_window)
 
 
 class FullWorker:
     """Holds the model in one process and keeps its batch full from several rows."""
 
     def __init__(self, task: WorkerTask, load: LoadSampler = load_sampler) -> None:
-        self._rows = _Rows(task, load)
-        sampler = self._rows.sampler
+        self._handler = _RowHandler(task, load)
+        sampler = self._handler.sampler
         many = sampler if isinstance(sampler, ManySampler) else OneByOne(sampler)
-        self._feed = SamplerFeed(many.sample_many, self._rows.tell_window, self._rows.num_threads)
+        self._sampling = SamplingThread(
+            many.sample_many, self._handler.tell_window, self._handler.num_threads
+        )
         self._threads = ThreadPoolExecutor(_IO_THREADS, "volumes")
-        self._company = _Company()
-        self._company_allowed = task.rows_at_once > 1
+        self._sharing = _SharedOrAlone()
+        self._may_share = task.rows_at_once > 1
         self._room = asyncio.Semaphore(max(1, task.rows_at_once))
 
     async def __call__(self, row: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Make the volume of one plan row; yields one status row (see `ResampleWorker`)."""
         plan = PlanRow.model_validate_json(row["plan"])
         try:
-            alone = not self._company_allowed or await self._beside(
-                ledger.needs_alone, self._rows.folder, plan.sample_id
+            alone = not self._may_share or await self._in_thread(
+                ledger.needs_alone, self._handler.folder, plan.sample_id
             )
         except StoreUnreachableError as error:
             yield _status(plan.sample_id, "failed", str(error))
             return
-        async with self._room, self._company.enter(alone=alone):
+        async with self._room, self._sharing.enter(alone=alone):
             yield await self._one(plan, alone=alone)
 
     async def _one(self, plan: PlanRow, *, alone: bool) -> dict[str, Any]:
-        rows = self._rows
-        begun = await self._beside(lambda: rows.begin(plan, alone=alone))
+        handler = self._handler
+        begun = await self._in_thread(lambda: handler.begin(plan, alone=alone))
         if isinstance(begun, dict):
             return begun
         work: Work | None = None
         try:
-            work = await self._beside(rows.maker.read, plan, begun)
+            work = await self._in_thread(handler.volumes.read, plan, begun)
             while work is not None:
                 with work.clock.stage("sample"):
-                    sampled = await asyncio.wrap_future(self._feed.submit(work.request))
+                    sampled = await asyncio.wrap_future(self._sampling.submit(work.request))
                 _count_own_part(work, sampled)
-                work = await self._beside(rows.maker.finish, work, sampled)
+                work = await self._in_thread(handler.volumes.finish, work, sampled)
         except Exception as error:  # one bad sample must not stop the others
-            return rows.failed(plan, begun, error, work)
-        return rows.committed(plan)
+            return handler.failed(plan, begun, error, work)
+        return handler.committed(plan)
 
-    async def _beside(self, call: Callable[..., Any], *args: Any) -> Any:
+    async def _in_thread(self, call: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
 
 
@@ -302,8 +305,8 @@ class OneByOne:
                 yield Outcome(name, error=SamplingError(f"{type(error).__name__}: {error}"))
 
 
-class _Company:
-    """Rows that may stand beside each other, and rows that must be alone."""
+class _SharedOrAlone:
+    """Lets rows that may share a worker in together, and rows that must be alone one by one."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -335,7 +338,7 @@ class _Company:
 
 
 def _count_own_part(work: Work, sampled: SampledVolume) -> None:
-    """A volume in company waits for the others: that is not its own time."""
+    """A volume that shares its batch waits for the others: that is not its own time."""
     own_s, seconds = sum(sampled.timings_s.values()), work.clock.seconds
     if own_s < seconds["sample"]:
         seconds["sample/beside others"] = round(seconds["sample"] - own_s, 3)

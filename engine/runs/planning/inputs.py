@@ -154,7 +154,7 @@ def check_digests(weights: Path, files: Mapping[str, str]) -> None:
 def check_tensors(weights: Path) -> None:
     """Names and shapes in the weights' files must be those of their architecture.
 
-    Imports the networks; call it `aside` where memory counts.
+    Imports the networks; call it `in_own_process` where memory counts.
 
     Raises:
         WeightsError: they are not, or a file is missing or damaged.

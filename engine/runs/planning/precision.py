@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.errors import ConfigError, RunError
 from engine.log import get_logger
-from engine.parallel.own_process import aside
+from engine.parallel.own_process import in_own_process
 from engine.parallel.start.session import RaySession
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import read_identity
@@ -70,7 +70,7 @@ def common_precision(machines: Sequence[Sequence[str]]) -> str:
 
 
 def local_precisions() -> tuple[str, ...]:
-    """What this computer's device can do; imports torch, so call it `aside` in a driver."""
+    """What this computer's device can do; imports torch: a driver calls it `in_own_process`."""
     import torch
 
     from engine.sampling.networks.precision import device_precisions
@@ -81,7 +81,7 @@ def local_precisions() -> tuple[str, ...]:
 def _machines(session: RaySession) -> dict[str, tuple[str, ...]]:
     """What each kind of machine that will hold a worker can do, by a name for messages."""
     if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
-        return {"this computer": aside(local_precisions)}
+        return {"this computer": in_own_process(local_precisions)}
     session.start()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     gpus = [n for n in nodes if n["Alive"] and n["Resources"].get("GPU", 0) > 0]

@@ -249,8 +249,8 @@ def _without_blameless(
             attempt.outcome == "failed" and _KILLED in str(attempt.error)
         )
         if killed and attempt.node and blameless(attempt.node):
-            told = f"its worker {attempt.worker} was stopped, or its computer left the cluster"
-            attempt = attempt.model_copy(update={"outcome": "interrupted", "error": told})
+            reason = f"its worker {attempt.worker} was stopped, or its computer left the cluster"
+            attempt = attempt.model_copy(update={"outcome": "interrupted", "error": reason})
             _put_attempt(folder, attempt)
         judged.append(attempt)
     return tuple(judged)

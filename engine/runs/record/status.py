@@ -15,7 +15,7 @@ from engine.runs.record.withdrawal import is_withdrawn, read_withdrawn
 
 
 @dataclass
-class Census:
+class RunState:
     """Where a run stands: plan minus commits minus quarantine.
 
     Attributes:
@@ -51,14 +51,14 @@ def is_skipped(row: PlanRow) -> bool:
     return row.gate is not None and row.gate.verdict == "skipped"
 
 
-def take_census(folder: RunFolder) -> Census:
+def read_state(folder: RunFolder) -> RunState:
     """Plan minus commits minus quarantine. The caller holds the run's lock.
 
     Raises:
         StoreError: the plan, or a record that counts, is damaged.
         RunError: two rows of the plan have one name.
     """
-    census = Census()
+    state = RunState()
     gone = read_withdrawn(folder)
     committed = ledger.committed_ids(folder, whole=True)
     committed |= ledger.clear_staging(folder, committed)
@@ -66,24 +66,24 @@ def take_census(folder: RunFolder) -> Census:
     back = ledger.committed_ids(folder) | ledger.stored_ids(folder) if gone else set()
     for row in refuse_doubles(iter_plan(folder.plan)):
         if is_withdrawn(row, gone):
-            census.withdrawn += 1
+            state.withdrawn += 1
             if row.sample_id in back:  # the withdrawal was cut off, or a worker was late
                 ledger.delete(folder, row.sample_id)
         elif is_skipped(row):
-            census.skipped += 1
+            state.skipped += 1
         else:
-            census.planned += 1
+            state.planned += 1
             if row.sample_id not in committed:
-                _to_make(folder, row, row.sample_id in attempted, census)
-    census.pending.sort(key=lambda item: -item[0])  # long ones first; stable
-    return census
+                _to_make(folder, row, row.sample_id in attempted, state)
+    state.pending.sort(key=lambda item: -item[0])  # long ones first; stable
+    return state
 
 
-def _to_make(folder: RunFolder, row: PlanRow, attempted: bool, census: Census) -> None:
+def _to_make(folder: RunFolder, row: PlanRow, attempted: bool, state: RunState) -> None:
     name = row.sample_id
     if attempted:
         ledger.mark_interrupted(folder, [name])
         if ledger.num_failures(folder, name) >= ledger.MAX_FAILURES:
-            census.barred.append(name)
+            state.barred.append(name)
             return
-    census.pending.append((row.num_slices, name, row.model_dump_json()))
+    state.pending.append((row.num_slices, name, row.model_dump_json()))

@@ -111,7 +111,7 @@ def write_harmonization(
     made = [(row, commit) for row, commit in pairs if commit is not None]
     result = compare(folder, data, made, site_of)
     put(folder.root / "harmonization.json", result.model_dump_json(indent=1) + "\n")
-    cards = [
+    shown = [
         {
             "sample_id": row.sample_id,
             "site": site_of[row.case_id],
@@ -126,7 +126,7 @@ def write_harmonization(
         for part in ("organs", "anatomy")
     }
     page = environment.from_string(template.read_text("utf-8")).render(
-        result=result, cards=cards, **farther
+        result=result, shown=shown, **farther
     )
     put(folder.root / "harmonization.html", page)
     return result

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained page for a person to look at.
 
-Puts pictures (`cards.py`) and numbers (`summary.py`) on `report.html`. Decides nothing and measures
-nothing.
+Puts pictures (`shown_volumes.py`) and numbers (`summary.py`) on `report.html`. Decides nothing and
+measures nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 import jinja2
 
-from engine.parallel.own_process import aside
+from engine.parallel.own_process import in_own_process
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import RunIdentity
 from engine.runs.record.plan import PlanRow
 from engine.runs.record.status import active_rows
-from engine.runs.report.cards import Cards, make_cards
 from engine.runs.report.measures import columns, headline, meanings, number
+from engine.runs.report.shown_volumes import ShownVolumes, show_volumes
 from engine.runs.report.summary import RunSummary, VolumeSummary
 from engine.storage.files import put
 from engine.storage.places import Place
@@ -54,8 +54,12 @@ def write_report(
         StoreError: a committed volume or a prepared case is damaged.
     """
     pictured = {volume.sample_id: volume for volume in summary.volumes[:num_pictured]}
-    shown, failures = _rows(folder, summary, pictured)
-    drawn = aside(make_cards, folder, data, shown, remarks) if shown else Cards([], [], "")
+    shown, failures = _rows_to_show(folder, summary, pictured)
+    drawn = (
+        in_own_process(show_volumes, folder, data, shown, remarks)
+        if shown
+        else ShownVolumes([], [], "")
+    )
     unit = summary.volumes[0].unit if summary.volumes else ""
     page = _template().render(
         title=title,
@@ -74,8 +78,8 @@ def write_report(
         num_unlisted=summary.committed - len(summary.volumes),
         pictured=pictured.keys(),
         window=drawn.window,
-        cards=drawn.cards,
-        num_left_out=summary.committed - len(drawn.cards),
+        shown=drawn.volumes,
+        num_left_out=summary.committed - len(drawn.volumes),
         legend=drawn.legend,
         provenance=_provenance(identity),
     )
@@ -83,7 +87,7 @@ def write_report(
     return folder.report
 
 
-def _rows(
+def _rows_to_show(
     folder: RunFolder, summary: RunSummary, pictured: Mapping[str, VolumeSummary]
 ) -> tuple[list[tuple[PlanRow, VolumeSummary]], list[dict[str, Any]]]:
     """Rows to draw, and the first of what was not made; reads the plan once."""
@@ -135,13 +139,13 @@ def _fidelity_note(summary: RunSummary) -> str:
 
 
 def _failure(folder: RunFolder, sample_id: str) -> dict[str, Any]:
-    told = [a.error for a in ledger.read_attempts(folder, sample_id) if a.error]
+    errors = [a.error for a in ledger.read_attempts(folder, sample_id) if a.error]
     failures = ledger.num_failures(folder, sample_id)
     return {
         "sample_id": sample_id,
         "num_failures": failures,
         "quarantined": failures >= ledger.MAX_FAILURES,
-        "reason": told[-1] if told else "the worker was killed, or never came to it",
+        "reason": errors[-1] if errors else "the worker was killed, or never came to it",
     }
 
 

@@ -65,7 +65,7 @@ class FileLock:
         try:
             has_locks, writable = self._lock_file()
             if not has_locks or is_shared(self._path.parent):
-                self._numbered = _beside(self._path)
+                self._numbered = _numbered_lock(self._path)
             self._number = recorded_number(self._path) + 1
             self._write_holder(replace=not writable)
         except BaseException:
@@ -121,7 +121,7 @@ class FileLock:
         except OSError as error:
             if error.errno in HELD:
                 raise RunError(
-                    f"{self._path.parent}: another job is at work here ({_said(self._path)}); "
+                    f"{self._path.parent}: another job is at work here ({_holder(self._path)}); "
                     "wait for it, end it, or choose another place with --out"
                 ) from None
             if error.errno not in _NO_LOCKS:
@@ -197,7 +197,7 @@ def is_held_across_hosts(path: Path) -> bool | None:
     return False
 
 
-def _beside(path: Path) -> ObjectLock:
+def _numbered_lock(path: Path) -> ObjectLock:
     """The numbered lock beside a file, taken."""
     numbered = ObjectLock(path.with_name("locks"))
     try:
@@ -220,7 +220,7 @@ def _record(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _said(path: Path) -> str:
+def _holder(path: Path) -> str:
     """Who holds it, for a message; early versions wrote a sentence."""
     record = _record(path)
     if record:

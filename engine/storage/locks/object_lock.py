@@ -30,7 +30,7 @@ EXPIRES_S = 60.0
 """A holder that was silent for so long has lost its lock."""
 RENEWED_EVERY_S = 10.0
 _SKEW_S = 5.0  # clocks that differ by less are taken as equal: a store tells whole seconds
-_TOLD_SKEW_S = 60.0
+_NAMED_SKEW_S = 60.0
 
 _held_here: set[str] = (
     set()
@@ -238,9 +238,9 @@ class ObjectLock:
         if isinstance(self._place, Path):  # its time is renewed, and not its content
             return _Silence(store_now - store_then)
         ours, theirs = time.time() - store_now, holder.renewed_at - store_then
-        told = _told_skew("its", theirs) + _told_skew("this machine's", ours)
+        clocks = _describe_skew("its", theirs) + _describe_skew("this machine's", ours)
         agree = abs(ours - theirs) <= _SKEW_S
-        return _Silence(by_clocks if agree else store_now - store_then, told)
+        return _Silence(by_clocks if agree else store_now - store_then, clocks)
 
     def _refusal(self, holder: _Holder, silence: _Silence) -> RunError:
         silent_s = max(0.0, silence.seconds)
@@ -257,9 +257,9 @@ def numbers_at(place: Place) -> list[int]:
     return sorted(int(p.stem) for p in place.glob("*.json") if p.stem.isdecimal())
 
 
-def _told_skew(whose: str, skew_s: float) -> str:
+def _describe_skew(whose: str, skew_s: float) -> str:
     """What a message says of a clock that is wrong."""
-    if abs(skew_s) <= _TOLD_SKEW_S:
+    if abs(skew_s) <= _NAMED_SKEW_S:
         return ""
     how = "ahead of" if skew_s > 0 else "behind"
     return f"; {whose} clock is {abs(skew_s) / 3600:.1f} h {how} the store's"

@@ -20,7 +20,9 @@ def keeps_versions(place: ObjectPath) -> bool | None:
     """
     bucket = place.url.partition("://")[2].partition("/")[0]
     try:
-        told = call(place.url, lambda store: store.call_s3("get_bucket_versioning", Bucket=bucket))
+        answer = call(
+            place.url, lambda store: store.call_s3("get_bucket_versioning", Bucket=bucket)
+        )
     except (StoreError, FileNotFoundError):
         return None
-    return str(told.get("Status", "")) in _KEEPING
+    return str(answer.get("Status", "")) in _KEEPING

@@ -3,7 +3,7 @@
 A prepared case or a volume may come from elsewhere, and a megabyte on disk can stand for many
 gigabytes: by its shape, by chunks larger than its shape, by a codec that is not ours, or by a Zstd
 frame that says it holds more than its chunk. All four are refused. Knows the one way in which
-`zarr_places.write_array` stores arrays.
+`groups.write_array` stores arrays.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def find_placing(image: Volume, mask: Volume) -> Placing | None:
         if way == _AS_STORED:
             found.append((score, Placing("stored")))
         elif abs(score - by_header) > _EQUAL:  # else the header says this turn: it is listed
-            found.append((score, Placing("turned", _said(*way))))
+            found.append((score, Placing("turned", _describe(*way))))
     found.sort(key=lambda pair: -pair[0])
     best, placing = found[0]
     if best == -np.inf or (len(found) > 1 and best - found[1][0] < _CLEAR):
@@ -75,7 +75,7 @@ def mirrored(pixels: Array, labels: Array) -> str:
     best = max(found, key=lambda flips: found[flips])
     if not any(best) or found[best] - found[False, False, False] < _MIRRORED:
         return ""
-    return _said((0, 1, 2), best).removeprefix("flipped ")
+    return _describe((0, 1, 2), best).removeprefix("flipped ")
 
 
 class _Scores:
@@ -153,7 +153,7 @@ def _borders(labels: Array) -> NDArray[np.bool_]:
     return result
 
 
-def _said(order: Order, flips: Flips) -> str:
+def _describe(order: Order, flips: Flips) -> str:
     flipped = [_AXES[2 - axis] for axis in (2, 1, 0) if flips[axis]]
     parts = []
     if order != (0, 1, 2):

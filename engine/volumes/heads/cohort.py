@@ -228,8 +228,10 @@ def _refuse_other_data(out: Path, config: HeadConfig, seed: int) -> None:
     if known is not None and known != wanted:
         known = known if isinstance(known, dict) else {}
         others = [key for key in wanted if known.get(key) != wanted[key]]
-        said = ", ".join(f"{key} {known.get(key)!r} not {wanted[key]!r}" for key in others)
-        raise LayoutError(f"{out}: holds heads made with {said}; choose another folder with --out")
+        differences = ", ".join(f"{key} {known.get(key)!r} not {wanted[key]!r}" for key in others)
+        raise LayoutError(
+            f"{out}: holds heads made with {differences}; choose another folder with --out"
+        )
 
 
 def _describe(out: Path, config: HeadConfig, seed: int) -> None:

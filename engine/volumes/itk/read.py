@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
-from engine.volumes.bounded import ReadLimits
 from engine.volumes.geometry.affines import check_affine
 from engine.volumes.itk.header import read_header
 from engine.volumes.itk.stream import check_stream
+from engine.volumes.read_limits import ReadLimits
 from engine.volumes.volume import Array, Volume
 from engine.volumes.voxels import as_intensities, as_labels, check_size, choose_channel
 

@@ -34,13 +34,13 @@ def resolve_labels(
     if labels is not None:
         config = _by_name(config, labels, declared)
     if not trust:
-        check_declared(_told_by(declared, config) if labels is not None else config, declared)
+        check_declared(_numbered_by(declared, config) if labels is not None else config, declared)
     if declared.ignore is None or declared.ignore in config.label_map:
         return config
     return config.model_copy(update={"ignore_label": declared.ignore})
 
 
-def _told_by(declared: DeclaredLabels, config: PrepareConfig) -> PrepareConfig:
+def _numbered_by(declared: DeclaredLabels, config: PrepareConfig) -> PrepareConfig:
     """A named map without what it makes background where the data set has a name for that."""
     label_map = {
         raw: number

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import VolumeError
-from engine.volumes.bounded import ReadLimits
 from engine.volumes.geometry.same_grid import check_same_grid
 from engine.volumes.labels.declared import DeclaredLabels
 from engine.volumes.labels.tables.totalsegmentator import VERSION_1, VERSION_2
 from engine.volumes.layouts.naming import list_folder
 from engine.volumes.nifti import read_labels
+from engine.volumes.read_limits import ReadLimits
 from engine.volumes.volume import Volume
 
 _ONLY_IN_1 = 1000

@@ -86,13 +86,13 @@ def _structure(name: str) -> Structure:
 
 def _words(name: str) -> list[str]:
     plain = unicodedata.normalize("NFKD", _CAMEL.sub(" ", name)).casefold()
-    said: list[str] = []
+    words: list[str] = []
     for word in _WORD.findall(plain):
         word = ABBREVIATIONS.get(word, word)
         for part in word.split():
             part = WORDS.get(part, part)
-            said += [_singular(w) for w in part.split()]
-    return [w for w in said if w not in EMPTY_WORDS]
+            words += [_singular(w) for w in part.split()]
+    return [w for w in words if w not in EMPTY_WORDS]
 
 
 def _singular(word: str) -> str:

@@ -170,10 +170,10 @@ def _splits(root: Path) -> dict[str, Split]:
         raise LayoutError(f"{path}: cannot be read ({error}); restore or remove it") from None
     first = text.partition("\n")[0]
     rows = csv.DictReader(text.splitlines(), delimiter=";" if ";" in first else ",")
-    said = {row.get("image_id"): row.get("split") for row in rows}
+    split_of = {row.get("image_id"): row.get("split") for row in rows}
     return {
         name: "train" if split == "train" else "test"
-        for name, split in said.items()
+        for name, split in split_of.items()
         if name and split
     }
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import VolumeError
-from engine.volumes.bounded import ReadLimits
 from engine.volumes.nifti.orientation import read_affine, repaired
+from engine.volumes.read_limits import ReadLimits
 from engine.volumes.voxels import by, check_size, choose_channel
 
 HEADER_BYTES = 348

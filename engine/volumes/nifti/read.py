@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.volumes.bounded import ReadLimits, open_bounded
 from engine.volumes.nifti.header import Header, check_suffix, parse
+from engine.volumes.read_limits import ReadLimits, open_limited
 from engine.volumes.volume import Array, Volume
 from engine.volumes.voxels import as_intensities, as_labels
 
@@ -52,7 +52,7 @@ def read_labels(path: Path, limits: ReadLimits | None = None) -> Volume:
 
 def _read(path: Path, limits: ReadLimits, channel: int | None) -> tuple[Header, Array]:
     check_suffix(path)
-    with open_bounded(path) as stream:
+    with open_limited(path) as stream:
         header = parse(path, stream.head, limits, channel)
         count = math.prod(header.shape_xyz)
         num_bytes = count * header.dtype.itemsize

@@ -25,7 +25,7 @@ from engine.volumes.volume import Volume
 
 Field = NDArray[np.float32]
 MAX_FOV_MM = 2000.0
-MAX_VOXELS = 2**29  # what the NIfTI reader takes (`bounded.ReadLimits`)
+MAX_VOXELS = 2**29  # what the NIfTI reader takes (`read_limits.ReadLimits`)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from engine.config import FrozenConfig
 
 LOW_SHARE = 0.5
 """A class of which less is kept is named."""
-_TOLD = 20
+_MAX_NOTES = 20
 
 
 class ClassLoss(FrozenConfig):
@@ -97,8 +97,8 @@ def describe_loss(losses: Mapping[str, GridLoss]) -> Iterator[str]:
             f"on the model's grid: {name} keeps {one.share:.1%} of {one.voxels} voxels; "
             f"{one.lost_parts} of {one.parts} parts have none left"
         )
-    told = [(case_id, note) for case_id, loss in losses.items() for note in loss_notes(loss)]
-    for case_id, note in told[:_TOLD]:
+    notes = [(case_id, note) for case_id, loss in losses.items() for note in loss_notes(loss)]
+    for case_id, note in notes[:_MAX_NOTES]:
         yield f"flagged {case_id}: {note}"
-    if len(told) > _TOLD:
-        yield f"... and {len(told) - _TOLD} more, in dataset.json"
+    if len(notes) > _MAX_NOTES:
+        yield f"... and {len(notes) - _MAX_NOTES} more, in dataset.json"

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from engine.errors import StoreError
 from engine.storage.durable import store_reading
 from engine.storage.places import Place
-from engine.storage.zarr_groups.limits import refuse_large
-from engine.storage.zarr_groups.places import (
+from engine.storage.zarr_groups.groups import (
     StoredFiles,
     read_array,
     stored_group,
     whole_group,
     write_array,
 )
+from engine.storage.zarr_groups.limits import refuse_large
 from engine.volumes.labels.contour_class import stored_contour
 from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, spacing_of
 

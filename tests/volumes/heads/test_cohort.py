@@ -130,7 +130,7 @@ def test_another_draw_has_the_same_means_and_lesion_but_other_voxels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"contrast": "t2"}, "contrast 'flair' not 't2'"),
         ({"draw": 1}, "draw 0 not 1"),
@@ -138,11 +138,11 @@ def test_another_draw_has_the_same_means_and_lesion_but_other_voxels() -> None:
     ],
 )
 def test_other_settings_want_another_folder(
-    tmp_path: Path, changes: dict[str, object], told: str
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     write_heads(tmp_path / "raw", [], HeadConfig(site="A"), seed=3)
     write_heads(tmp_path / "raw", [], HeadConfig(site="B"), seed=3)  # another site is welcome
-    with pytest.raises(LayoutError, match=f"raw: holds heads made with {told}"):
+    with pytest.raises(LayoutError, match=f"raw: holds heads made with {message}"):
         write_heads(tmp_path / "raw", [], HeadConfig(**changes), seed=3)
 
 

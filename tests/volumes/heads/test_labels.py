@@ -62,19 +62,19 @@ def test_levels_hold_more_and_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({3: 999}, r"small: labels \[999\] are no structures"),
         ({3: -3}, r"small: labels \[-3\] are no structures"),
         ({2: 3, 41: 42}, "small: no cerebral white matter"),
     ],
 )
-def test_what_is_no_head_label_map_is_refused(change: dict[int, int], told: str) -> None:
+def test_what_is_no_head_label_map_is_refused(change: dict[int, int], message: str) -> None:
     volume = small_volume()
     array = volume.array.copy()
     for old, new in change.items():
         array[volume.array == old] = new
-    with pytest.raises(VolumeError, match=told):
+    with pytest.raises(VolumeError, match=message):
         make_anatomy(Volume(array, volume.affine, "small"), "small")
 
 

@@ -62,7 +62,7 @@ def test_exported_voxels_bear_the_name_they_had(names, contour, drop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (("liver", "background"), "'background' means something else"),
         (("Ignore",), "means something else"),
@@ -73,8 +73,8 @@ def test_exported_voxels_bear_the_name_they_had(names, contour, drop) -> None:
         (("x" * 101,), "longer than 100"),
     ],
 )
-def test_names_that_readers_would_mistake_are_refused(names, told) -> None:
-    assert told in name_faults(names)
+def test_names_that_readers_would_mistake_are_refused(names, message) -> None:
+    assert message in name_faults(names)
     with pytest.raises(RunError, match="rename them"):
         exported_labels({"class_names": names, "contour": None}, False)
     with pytest.raises(ValueError, match="class_names"):

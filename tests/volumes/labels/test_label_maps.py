@@ -88,7 +88,7 @@ def test_names_of_tables_are_unique() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "config", "told"),
+    ("labels", "config", "message"),
     [
         (AMOS, ABDOMEN_CT, r"6 is 'liver', which the map makes back.*--labels amos \(label_map:"),
         (CT1K, ABDOMEN_CT, "1 is 'liver', not 'spleen'.*--labels abdomenct1k"),
@@ -116,9 +116,9 @@ def test_names_of_tables_are_unique() -> None:
         (["background", "liver"], ABDOMEN_CT, "1 is 'liver', not 'spleen'"),
     ],
 )
-def test_contradictions_are_refused_with_the_map_that_is_right(labels, config, told) -> None:
+def test_contradictions_are_refused_with_the_map_that_is_right(labels, config, message) -> None:
     found = declared(labels)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         resolve_labels(config, None, found)
     assert resolve_labels(config, None, found, trust=True).label_map == config.label_map
 
@@ -170,7 +170,7 @@ def test_regions_are_read_value_by_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ({"spleen": 1, "liver": 1}, "gives 1 to spleen and liver"),
         ({"spleen": -1}, "has -1 for spleen"),
@@ -184,8 +184,8 @@ def test_regions_are_read_value_by_value() -> None:
         ("liver", "is no object"),
     ],
 )
-def test_descriptions_that_contradict_themselves_are_refused(labels, told) -> None:
-    with pytest.raises(LayoutError, match=told):
+def test_descriptions_that_contradict_themselves_are_refused(labels, message) -> None:
+    with pytest.raises(LayoutError, match=message):
         declared(labels)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, VolumeError
-from engine.volumes.labels.beside import labels_of
+from engine.volumes.labels.declared_files import labels_of
 from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.layouts import CaseFiles
 from engine.volumes.nifti import write_nifti
@@ -98,7 +98,7 @@ def test_tables_added_for_abdomens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n", "git lfs pull"),
         (b"/annex/objects/SHA256E-s123--abc.nii.gz\n", "datalad get"),
@@ -106,10 +106,12 @@ def test_tables_added_for_abdomens(tmp_path: Path) -> None:
         (b"PK\x03\x04" + bytes(60), "zip archive"),
     ],
 )
-def test_what_lies_in_place_of_a_volume_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_lies_in_place_of_a_volume_is_told(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     path = tmp_path / "a.nii.gz"
     path.write_bytes(content)
-    with pytest.raises(VolumeError, match=told):
+    with pytest.raises(VolumeError, match=message):
         read_labels(path)
 
 

@@ -19,7 +19,7 @@ def test_encodings_of_editors_are_read(encoding: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         ('{"a": {"0": "CT",},\n "b": 1}', r"a comma before '}' in line 1; delete the comma"),
         ('{"a": 1,\n "b": [1, 2,\n]}', r"a comma before ']' in line 2; delete the comma"),
@@ -28,10 +28,10 @@ def test_encodings_of_editors_are_read(encoding: str, tmp_path: Path) -> None:
         ("[1]", "the top level is no object"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_place(text: str, said: str, tmp_path: Path) -> None:
+def test_what_is_no_json_is_refused_with_its_place(text: str, output: str, tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_text(text)
-    with pytest.raises(LayoutError, match=said) as caught:
+    with pytest.raises(LayoutError, match=output) as caught:
         read_description(path)
     assert str(path) in str(caught.value)
 

@@ -21,7 +21,7 @@ def data(root: Path, raw: dict[str, Any] | None, *names: str) -> Path:
     return root
 
 
-def said(root: Path, case: CaseFiles) -> tuple[str, str, str, str]:
+def described(root: Path, case: CaseFiles) -> tuple[str, str, str, str]:
     assert case.image is not None
     image, mask = (file.relative_to(root).as_posix() for file in (case.image, case.mask))
     return case.case_id, image, mask, case.split
@@ -39,14 +39,17 @@ def test_nnunet_1_lists_images_without_their_channel(tmp_path: Path) -> None:
     assert recognise(root) == "nnunet_v1"
     for layout in ("auto", "nnunet_v1", "msd", "nnunet"):
         (case,) = find_cases(root, layout)  # type: ignore[arg-type]
-        assert said(root, case) == TRAIN
+        assert described(root, case) == TRAIN
 
 
 def test_nnunet_1_with_two_channels_and_test_cases(tmp_path: Path) -> None:
     raw = {**V1, "modality": {"0": "T2", "1": "ADC"}, "test": ["./imagesTs/t1.nii.gz"]}
     ts = ("imagesTs/t1_0000.nii.gz", "imagesTs/t1_0001.nii.gz", "labelsTs/t1.nii.gz")
     root = data(tmp_path, raw, *FILES, "imagesTr/la_007_0001.nii.gz", *ts)
-    assert [said(root, case) for case in find_cases(root)] == [TRAIN, ("t1", ts[0], ts[2], "test")]
+    assert [described(root, case) for case in find_cases(root)] == [
+        TRAIN,
+        ("t1", ts[0], ts[2], "test"),
+    ]
     found = find_cases(root, channel=1)
     assert [case.image and case.image.name for case in found] == [
         "la_007_0001.nii.gz",
@@ -59,7 +62,7 @@ def test_nnunet_1_with_two_channels_and_test_cases(tmp_path: Path) -> None:
 def test_nnunet_1_that_lists_the_channel(tmp_path: Path) -> None:
     row = {**ROW, "image": f"./{FILES[0]}"}
     root = data(tmp_path, {"training": [row]}, *FILES, "imagesTr/la_007_0001.nii.gz")
-    assert said(root, find_cases(root)[0]) == TRAIN
+    assert described(root, find_cases(root)[0]) == TRAIN
     (case,) = find_cases(root, channel=1)
     assert case.image == root / "imagesTr/la_007_0001.nii.gz"
 
@@ -129,9 +132,9 @@ def test_validation_and_test_lists_with_masks_are_test_cases(tmp_path: Path) -> 
 def test_btcv_names_images_and_masks_differently(tmp_path: Path) -> None:
     row = {"image": "imagesTr/img0035.nii.gz", "label": "labelsTr/label0035.nii.gz"}
     root = data(tmp_path, {"training": [row]}, *row.values())
-    assert said(root, find_cases(root)[0]) == ("label0035", *row.values(), "train")
+    assert described(root, find_cases(root)[0]) == ("label0035", *row.values(), "train")
     (root / "dataset.json").unlink()
-    assert said(root, find_cases(root)[0]) == ("label0035", *row.values(), "train")
+    assert described(root, find_cases(root)[0]) == ("label0035", *row.values(), "train")
 
 
 def test_monai_lists_an_image_a_channel(tmp_path: Path) -> None:

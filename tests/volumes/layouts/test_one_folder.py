@@ -136,8 +136,8 @@ def test_a_wrong_folder_says_what_was_meant(tmp_path: Path) -> None:
     touch(tmp_path / "dicom", "p1/IM1.dcm")
     touch(tmp_path / "set", "imagesTr/a_0000.nii.gz")
     touch(tmp_path / "pre", "gt_segmentations/a.nii.gz", "nnUNetPlans_3d_fullres/a.b2nd")
-    for name, told in (("dicom", "dcm2niix"), ("set", "no labelsTr"), ("pre", "nnUNet_raw")):
-        with pytest.raises(LayoutError, match=told):
+    for name, message in (("dicom", "dcm2niix"), ("set", "no labelsTr"), ("pre", "nnUNet_raw")):
+        with pytest.raises(LayoutError, match=message):
             find_cases(tmp_path / name)
     with pytest.raises(LayoutError, match="a file, no folder"):
         find_cases(tmp_path / "set" / "imagesTr" / "a_0000.nii.gz")

@@ -31,8 +31,8 @@ def test_channel_chooses_in_two_folders(channel: int, tmp_path: Path) -> None:
 
 
 def test_channel_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
-    said = r"no image of channel 4, there are 0 \(p1_0000.nii.gz\), 1 \(p1_0001.nii.gz\)"
-    with pytest.raises(LayoutError, match=said):
+    output = r"no image of channel 4, there are 0 \(p1_0000.nii.gz\), 1 \(p1_0001.nii.gz\)"
+    with pytest.raises(LayoutError, match=output):
         find_cases(data(tmp_path, *TWO), channel=4)
     nnunet = data(tmp_path / "n", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
     with pytest.raises(LayoutError, match=r"no image of channel 0, there are 1 \(a_0001"):

@@ -98,11 +98,11 @@ def take_out_everywhere(folder: RunFolder, samples: Collection[str]) -> tuple[li
     left, outside = [], []
     for out in export_folders(folder):
         try:
-            told = take_out(folder, out, samples)
+            note = take_out(folder, out, samples)
         except (EngineError, OSError) as error:
             left.append(str(error))
         else:
-            outside += [told] if told else []
+            outside += [note] if note else []
     if isinstance(folder.root, Path):
         for file in _of_early_versions(folder.root, samples):
             if not file.parent.resolve().is_relative_to(folder.root.resolve()):

@@ -1,6 +1,6 @@
 """The report's pictures: committed volumes, each checked against its record's hashes, and drawn.
 
-Meant to be called `aside`: reading volumes and drawing take memory that a driver need not keep.
+Called `in_own_process`: reading volumes and drawing take memory that a driver need not keep.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from engine.volumes.volume import PreparedCase
 
 
 @dataclass(frozen=True)
-class Cards:
+class ShownVolumes:
     """What the report shows of a few volumes.
 
     Attributes:
-        cards: texts and picture of each.
+        volumes: texts and picture of each.
         legend: (class name, colour).
         window: intensities shown, in words.
     """
 
-    cards: list[dict[str, str]]
+    volumes: list[dict[str, str]]
     legend: list[tuple[str, str]]
     window: str
 
 
-def make_cards(
+def show_volumes(
     folder: RunFolder,
     data: Place,
     shown: Sequence[tuple[PlanRow, VolumeSummary]],
     remarks: Mapping[str, str],
-) -> Cards:
+) -> ShownVolumes:
     """Draw volumes.
 
     Args:
@@ -58,7 +58,7 @@ def make_cards(
         class_color,  # not at the top: who only names this, draws not
     )
 
-    cards: list[dict[str, str]] = []
+    volumes: list[dict[str, str]] = []
     classes: tuple[str, ...] = ()
     contour: str | None = None
     window = ""
@@ -67,17 +67,17 @@ def make_cards(
         commit = ledger.read_commit(folder, row.sample_id)
         if commit is None:
             continue
-        said = [remarks.get(row.case_id, ""), *volume.flags, *volume.lost]
-        card = _card(folder, data, case, row, commit, volume)
-        cards.append({**card, "remark": "; ".join(text for text in said if text)})
+        remark = [remarks.get(row.case_id, ""), *volume.flags, *volume.lost]
+        drawn = _show_volume(folder, data, case, row, commit, volume)
+        volumes.append({**drawn, "remark": "; ".join(text for text in remark if text)})
         if len(case.class_names) > len(classes):
             classes, contour = case.class_names, case.contour
         window = f"{case.intensity.low:g} to {case.intensity.high:g} {case.intensity.unit}"
     legend = [(name, class_color(n, name == contour)) for n, name in enumerate(classes, start=1)]
-    return Cards(cards, legend, window)
+    return ShownVolumes(volumes, legend, window)
 
 
-def _card(
+def _show_volume(
     folder: RunFolder,
     data: Place,
     case: PreparedCase,

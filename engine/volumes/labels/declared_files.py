@@ -21,9 +21,9 @@ def labels_of(cases: Sequence[CaseFiles], root: Path | None = None) -> DeclaredL
         root: its folder, where that is known.
 
     Raises:
-        LayoutError: see `labels_beside`.
+        LayoutError: see `declared_in_files`.
     """
-    declared = labels_beside(cases[0].mask, root)
+    declared = declared_in_files(cases[0].mask, root)
     if declared.names or declared.ignore is not None:
         return declared
     names = [f"{case.case_id}/{case.mask.name}" for case in cases]
@@ -34,7 +34,7 @@ def labels_of(cases: Sequence[CaseFiles], root: Path | None = None) -> DeclaredL
     return declared
 
 
-def labels_beside(mask: Path, root: Path | None = None) -> DeclaredLabels:
+def declared_in_files(mask: Path, root: Path | None = None) -> DeclaredLabels:
     """What a data set calls its labels; nothing where it does not describe itself.
 
     Args:

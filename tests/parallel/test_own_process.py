@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from engine.errors import ConfigError, RunError
-from engine.parallel.own_process import aside
+from engine.parallel.own_process import in_own_process
 
 
 def refuse(message: str) -> None:
@@ -16,7 +16,7 @@ def die() -> None:
 
 
 def test_the_result_comes_from_another_process_that_is_gone() -> None:
-    number = aside(os.getpid)
+    number = in_own_process(os.getpid)
     assert number != os.getpid()
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
@@ -24,9 +24,9 @@ def test_the_result_comes_from_another_process_that_is_gone() -> None:
 
 def test_what_it_raises_is_raised_here() -> None:
     with pytest.raises(ConfigError, match="too narrow"):
-        aside(refuse, "too narrow")
+        in_own_process(refuse, "too narrow")
 
 
 def test_a_killed_process_is_told_from_one_that_fails() -> None:
     with pytest.raises(RunError, match="die: its process ended with code -9"):
-        aside(die)
+        in_own_process(die)

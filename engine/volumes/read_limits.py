@@ -48,7 +48,7 @@ class ReadLimits(FrozenConfig):
 
 
 @dataclass(frozen=True)
-class BoundedStream:
+class LimitedStream:
     """An open file, plain or gzip, whose first bytes are read.
 
     Attributes:
@@ -97,7 +97,7 @@ class BoundedStream:
 
 
 @contextmanager
-def open_bounded(path: Path) -> Iterator[BoundedStream]:
+def open_limited(path: Path) -> Iterator[LimitedStream]:
     """Open a file and read its head; what goes wrong inside is told as a VolumeError.
 
     Raises:
@@ -109,7 +109,7 @@ def open_bounded(path: Path) -> Iterator[BoundedStream]:
             stored_bytes = path.stat().st_size
             zipped = _is_gzip(path, file, stored_bytes)
             stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if zipped else file
-            yield BoundedStream(path, stream.read(HEAD_BYTES), stored_bytes, zipped, stream)
+            yield LimitedStream(path, stream.read(HEAD_BYTES), stored_bytes, zipped, stream)
     except FileNotFoundError:
         if path.is_symlink():
             raise VolumeError(
@@ -136,9 +136,9 @@ def _is_gzip(path: Path, file: IO[bytes], stored_bytes: int) -> bool:
     start = file.read(32)
     zipped = start[:2] == b"\x1f\x8b"
     file.seek(0)
-    for begin, told in _STAND_INS:
+    for begin, meaning in _STAND_INS:
         if start.lstrip().lower().startswith(begin):
-            raise VolumeError(f"{path}: {told}")
+            raise VolumeError(f"{path}: {meaning}")
     if path.name.lower().endswith(".gz") and not zipped:
         raise VolumeError(f"{path}: not gzip although its name says so; compress or rename it")
     if zipped and not path.name.lower().endswith(".gz"):
