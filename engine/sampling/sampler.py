@@ -23,6 +23,7 @@ from engine.sampling.make_solver import make_solver
 from engine.sampling.networks.latent_model import LatentModel, LoadPosition
 from engine.sampling.networks.precision import exact_float32
 from engine.sampling.propagation.inpainting import resampling_walk
+from engine.sampling.propagation.slice_noise import drawing_thread
 from engine.sampling.propagation.volume_state import Denoising
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from models.autoencoder import Autoencoder
@@ -154,8 +155,11 @@ class Sampler:
         """
         source = iter(requests)
         threads, beside = torch.get_num_threads(), self.config.decode_beside
-        with Finisher[Outcome](self.device, beside, threads) as finisher:
-            loop = VolumeLoop(self.model, self.denoising, self.config, finisher, on_window)
+        with (
+            drawing_thread(self.device) as drawing,
+            Finisher[Outcome](self.device, beside, threads) as finisher,
+        ):
+            loop = VolumeLoop(self.model, self.denoising, self.config, finisher, on_window, drawing)
             ended = False
             while not (ended and loop.is_idle):
                 while not ended and loop.wants_more:

@@ -38,10 +38,10 @@ class WatchedVolume(VolumeState):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.landed: list[tuple[Window, Tensor, Tensor]] = []
 
-    def _land(self, window: Window, x: Tensor) -> None:
+    def land(self, window: Window, x: Tensor) -> None:
         before = self.latents[window.start : window.stop].clone()
         self.landed.append((window, x.clone(), before))
-        super()._land(window, x)
+        super().land(window, x)
 
 
 def run_volume(

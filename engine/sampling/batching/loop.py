@@ -6,9 +6,9 @@ finisher. A volume that fails leaves alone; running out of memory halves the bat
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,14 +22,24 @@ from engine.log import get_logger
 from engine.memory import is_out_of_memory
 from engine.sampling.batching.batcher import Batcher, Job
 from engine.sampling.batching.decoding import Finisher
+from engine.sampling.batching.fitting import FittingSlices
+from engine.sampling.batching.stopwatch import Stopwatch, mark
+from engine.sampling.batching.verdict import Verdict
 from engine.sampling.config import SamplingConfig
 from engine.sampling.networks.latent_model import LatentModel
-from engine.sampling.propagation.volume_state import Denoising, VolumeState
+from engine.sampling.propagation.volume_state import (
+    Denoising,
+    Place,
+    VolumeState,
+    accept_all,
+    show_all,
+)
 from engine.sampling.propagation.windows import WindowPlan, plan_windows
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from models.conditions import Conditions
 
 OnWindow = Callable[[str, int, int], None]
+AHEAD = 8  # batches that may be sent to a GPU before the first of them is known to be finite
 log = get_logger(__name__)
 
 
@@ -41,9 +51,10 @@ class _Volume:
     plan: WindowPlan
     conditions: Conditions
     state: VolumeState
+    watch: Stopwatch
     drawn: NDArray[np.float32] | None = None
     num_done: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    verdicts: list[Verdict] = field(default_factory=list)
 
 
 class VolumeLoop:
@@ -55,6 +66,7 @@ class VolumeLoop:
         config: resolved settings.
         finisher: decodes whole volumes.
         on_window: called with (sample_id, windows done, windows in all).
+        thread: draws noise ahead; None draws it when it is needed.
     """
 
     def __init__(
@@ -64,21 +76,25 @@ class VolumeLoop:
         config: SamplingConfig,
         finisher: Finisher[Outcome],
         on_window: OnWindow | None = None,
+        thread: Executor | None = None,
     ) -> None:
         self._model, self._denoising, self._config = model, denoising, config
-        self._finisher, self._on_window = finisher, on_window
+        self._finisher, self._on_window, self._thread = finisher, on_window, thread
         self._batcher = Batcher(
             config.windows_in_a_batch(model.device), config.memory_mb, config.reuse_features
         )
         self._volumes: dict[int, _Volume] = {}
         self._failed: list[Outcome] = []
-        self._decode_batch = config.slices_in_a_batch(model.device)
+        self._verdicts: deque[tuple[Verdict, dict[int, _Volume]]] = deque()
+        slices = config.slices_in_a_batch(model.device)
+        self._encoding = FittingSlices("encoding", slices)
+        self._decoding = FittingSlices("decoding", slices)
         self._num_taken = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether no volume is in work."""
-        return self._batcher.is_idle
+        return self._batcher.is_idle and not self._verdicts
 
     @property
     def wants_more(self) -> bool:
@@ -88,13 +104,15 @@ class VolumeLoop:
     def take(self, request: SampleRequest) -> None:
         """Encode a request's conditions and queue its windows; one that does not fit fails."""
         config, preset = self._config, self._model.preset
-        started = time.perf_counter()
+        watch, name = Stopwatch(self._model.device), request.sample_id
         try:
-            request.check(self._model.manifest)
-            complete = self._model.completed(request)
-            conditions = self._model.encode(complete)
+            with watch.stage("encode"):
+                request.check(self._model.manifest)
+                complete = self._model.completed(request)
+                encode = partial(self._model.encode, complete)
+                conditions = self._encoding.run(encode, name)
         except SamplingError as error:
-            self._failed.append(Outcome(request.sample_id, error=error))
+            self._failed.append(Outcome(name, error=error))
             return
         num_slices, edge = len(request.mask), preset.latent_px
         plan = plan_windows(
@@ -110,11 +128,10 @@ class VolumeLoop:
             self._denoising,
             config.informed_follows == "chain",
             self._model.device,
+            self._thread,
         )
         drawn = complete.informed if request.informed is None else None
-        volume = _Volume(request, plan, conditions, state, drawn)
-        volume.seconds["encode"] = time.perf_counter() - started
-        self._volumes[key] = volume
+        self._volumes[key] = _Volume(request, plan, conditions, state, watch, drawn)
         self._batcher.add(
             key,
             plan,
@@ -124,79 +141,85 @@ class VolumeLoop:
         )
 
     def turn(self) -> None:
-        """Run one batch."""
+        """Run one batch; on a GPU, send it off."""
         batch = self._batcher.next_batch()
         if not batch:
+            self._look(wait=True)
             return
         volumes = [self._volumes[job.volume] for job in batch]
-        items = [
-            volume.state.show(job.window, job.evaluation)
+        places = [
+            Place(volume.state, job.window, job.evaluation)
             for volume, job in zip(volumes, batch, strict=True)
         ]
-        started = time.perf_counter()
         try:
+            items = show_all(places)
+            start = mark(self._model.device)
             estimates = self._model.denoise(items, [volume.conditions for volume in volumes])
+            end = mark(self._model.device)
+            finite, rows = accept_all(places, estimates)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             self._out_of_memory(batch)
             return
-        share = (time.perf_counter() - started) / len(batch)
         for volume in volumes:
-            volume.seconds["denoise"] += share
-        self._step_on(batch, estimates)
+            volume.watch.add("denoise", start, end, 1 / len(batch))
+        self._step_on(batch, [batch[row] for row in rows], finite)
 
     def failures(self) -> list[Outcome]:
         """Outcomes of the volumes that have failed since the last call."""
         failed, self._failed = self._failed, []
         return failed
 
-    def _step_on(self, batch: Sequence[Job], estimates: Sequence[Tensor]) -> None:
-        for job, x_0 in zip(batch, estimates, strict=True):
-            volume = self._volumes.get(job.volume)
-            if volume is None:
-                continue  # its other chain has failed just now
-            try:
-                volume.state.accept(job.window, job.evaluation, x_0)
-            except SamplingError as error:
-                self._fail(job.volume, error)
-        ended, whole = self._batcher.advance([j for j in batch if j.volume in self._volumes])
-        for job in ended:
-            volume = self._volumes[job.volume]
-            volume.num_done += 1
-            if self._on_window is not None:
-                total = len(volume.plan.windows)
-                self._on_window(volume.request.sample_id, volume.num_done, total)
+    def _step_on(self, batch: Sequence[Job], judged: Sequence[Job], finite: Tensor) -> None:
+        """Record a batch that has run; `finite` tells so of each of the `judged`."""
+        ended, whole = self._batcher.advance(batch)
+        volumes = {job.volume: self._volumes[job.volume] for job in batch}
+        verdict = Verdict(finite, judged, ended)
+        for volume in volumes.values():
+            volume.verdicts.append(verdict)
+        self._verdicts.append((verdict, volumes))
+        self._look()
         for key in whole:
-            self._finisher.submit(partial(self._finish, self._volumes.pop(key)))
+            if key in self._volumes:
+                self._finisher.submit(partial(self._finish, key, self._volumes.pop(key)))
 
-    def _finish(self, volume: _Volume) -> Outcome:
+    def _look(self, wait: bool = False) -> None:
+        """Look at the verdicts that are there, and with `wait` at all; tell of ended windows."""
+        while self._verdicts:
+            verdict, volumes = self._verdicts[0]
+            if not (wait or verdict.is_there or len(self._verdicts) > AHEAD):
+                return
+            self._verdicts.popleft()
+            bad = {job.volume: job for job in reversed(verdict.bad())}
+            for key, job in bad.items():
+                if key in self._volumes:  # else it has failed, or its `_finish` finds out
+                    error = volumes[key].state.not_finite(job.window, job.evaluation)
+                    self._fail(key, error)
+            for job in verdict.ended:
+                if job.volume not in bad:
+                    self._tell(volumes[job.volume])
+
+    def _tell(self, volume: _Volume) -> None:
+        volume.num_done += 1
+        if self._on_window is not None:
+            total = len(volume.plan.windows)
+            self._on_window(volume.request.sample_id, volume.num_done, total)
+
+    def _finish(self, key: int, volume: _Volume) -> Outcome:
         """Decode; runs beside the next batches."""
         name = volume.request.sample_id
-        started = time.perf_counter()
+        decode = partial(self._model.decode, volume.state.latents)
         try:
-            image = self._decode(volume.state.latents, name)
+            with volume.watch.stage("decode"):
+                image = self._decoding.run(decode, name)
+            for job in (job for verdict in volume.verdicts for job in verdict.bad(key)):
+                raise volume.state.not_finite(job.window, job.evaluation)
         except SamplingError as error:
             return Outcome(name, error=error)
-        volume.seconds["decode"] = time.perf_counter() - started
         joins, num_windows = volume.plan.joins, len(volume.plan.windows)
-        seconds = dict(volume.seconds)
+        seconds = volume.watch.seconds()
         return Outcome(name, SampledVolume(image, joins, num_windows, seconds, volume.drawn))
-
-    def _decode(self, latents: Tensor, name: str) -> NDArray[np.float32]:
-        while True:
-            try:
-                return self._model.decode(latents, self._decode_batch)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self._decode_batch == 1:
-                    raise SamplingError(
-                        f"{name}: out of memory decoding a single slice; use a device with more "
-                        "memory or weights with a smaller autoencoder"
-                    ) from None
-                self._decode_batch //= 2
-                log.warning("out of memory: decoding %d slices at a time", self._decode_batch)
 
     def _out_of_memory(self, batch: Sequence[Job]) -> None:
         if self._model.device.type == "cuda":

@@ -13,7 +13,14 @@ from torch import Tensor
 from engine.seeds import noise_seed
 
 
-def draw_noise(shape: tuple[int, ...], seed: int, sample_id: str, z: int, purpose: str) -> Tensor:
-    """Unit Gaussian of `shape` for slice z, float32 on the CPU."""
+def draw_noise(
+    shape: tuple[int, ...],
+    seed: int,
+    sample_id: str,
+    z: int,
+    purpose: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Unit Gaussian of `shape` for slice z, float32 on the CPU; into `out` where it is given."""
     generator = torch.Generator().manual_seed(noise_seed(seed, sample_id, z, purpose))
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator, out=out)

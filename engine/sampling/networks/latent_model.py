@@ -97,10 +97,15 @@ class LatentModel:
         return replace(request, informed=drawn)
 
     @torch.inference_mode()
-    def encode(self, request: SampleRequest) -> Conditions:
-        """Mask and informed slice of one volume, each encoded once; the request is complete."""
+    def encode(self, request: SampleRequest, batch: int | None = None) -> Conditions:
+        """Mask and informed slice of one volume, each encoded once; the request is complete.
+
+        Args:
+            request: with its informed slice.
+            batch: slices of the mask encoded together.
+        """
         assert request.informed is not None
-        size = self.config.slices_in_a_batch(self.device)
+        size = batch or self.config.slices_in_a_batch(self.device)
         classes = self.manifest.num_classes
         masks = torch.from_numpy(np.ascontiguousarray(request.mask)).to(self.device)
         encoded = [

@@ -18,7 +18,7 @@ from engine.sampling.diffusion.schedule import Level
 
 @dataclass(frozen=True)
 class KnownSlices:
-    """The given slices of one window.
+    """The given slices of one window, or of a batch of them (then all begin with `b`).
 
     Attributes:
         flags: `n` bool.
@@ -53,7 +53,7 @@ class KnownSlices:
         return self._put(self.latents, x)
 
     def _put(self, given: Tensor, x: Tensor) -> Tensor:
-        return torch.where(self.flags[:, None, None, None], given, x)
+        return torch.where(self.flags[..., None, None, None], given, x)
 
 
 def resampling_walk(num_evaluations: int, jump_length: int, num_resamples: int) -> tuple[int, ...]:

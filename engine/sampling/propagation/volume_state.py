@@ -2,77 +2,37 @@
 
 Bi-directional propagation (Algorithm 1 of the paper): the first window, then two chains that
 continue its last and its first slice. Which window runs when is the batcher's business; this file
-knows what a window starts from, what it is shown at each step, and where its slices go.
+knows what a window starts from, what it is shown at each step, and where its slices go. `show_all`
+and `accept_all` do so for the windows of a whole batch (flight.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from engine.errors import SamplingError
-from engine.sampling.diffusion.noise import draw_noise
-from engine.sampling.diffusion.schedule import Level
+from engine.sampling.propagation.flight import (
+    DenoiseItem,
+    Denoising,
+    Flight,
+    pin_known,
+    share_out,
+    stack,
+    stacked_known,
+    stacked_state,
+)
 from engine.sampling.propagation.inpainting import KnownSlices, renoise
+from engine.sampling.propagation.slice_noise import SliceNoise
 from engine.sampling.propagation.windows import Window
-from engine.sampling.solvers.state import Solver, SolverState
+from engine.sampling.solvers.state import SolverState
 
-
-@dataclass(frozen=True)
-class Denoising:
-    """How every window of a job is denoised.
-
-    Attributes:
-        solver: the steps.
-        walk: solver steps in the order they are done (inpainting.resampling_walk).
-        conditioned: known slices are shown clean and flagged, else put at the step's noise level.
-    """
-
-    solver: Solver
-    walk: tuple[int, ...]
-    conditioned: bool
-
-
-@dataclass(frozen=True)
-class DenoiseItem:
-    """One window of a batch, as the model sees it.
-
-    Attributes:
-        volume: key of the volume it belongs to.
-        window: which slices.
-        x: `n c h w`, at the noise level of the step, known slices pinned.
-        known: `n` bool, slices shown clean (conditioned inpainting only).
-        t: timestep.
-        level: amplitudes of signal and noise in x.
-        evaluation: how many evaluations of this window came before.
-        informed: `1 c h w` latent that replaces the patient's informed slice, and its z; None
-            keeps the patient's.
-        memory: what the model keeps for this window between evaluations.
-    """
-
-    volume: int
-    window: Window
-    x: Tensor
-    known: Tensor
-    t: float
-    level: Level
-    evaluation: int
-    informed: tuple[Tensor, int] | None
-    memory: dict[str, Any]
-
-
-@dataclass
-class _Flight:
-    """A window between its first and its last evaluation."""
-
-    state: SolverState
-    known: KnownSlices
-    informed: tuple[Tensor, int] | None
-    fixed_eps: Tensor | None
-    memory: dict[str, Any] = field(default_factory=dict)
+__all__ = ["DenoiseItem", "Denoising", "Place", "VolumeState", "accept_all", "show_all"]
 
 
 class VolumeState:
@@ -87,6 +47,7 @@ class VolumeState:
         chained: a window's informed slice is its newest known slice (line 18 of Algorithm 1)
             instead of the patient's.
         device: where latents live; noise is drawn on the CPU.
+        thread: draws noise ahead; None draws it when it is needed.
     """
 
     def __init__(
@@ -98,32 +59,21 @@ class VolumeState:
         denoising: Denoising,
         chained: bool = False,
         device: torch.device | str = "cpu",
+        thread: Executor | None = None,
     ) -> None:
-        self.key, self.sample_id, self.seed = key, sample_id, seed
-        self._how, self._chained, self._device = denoising, chained, torch.device(device)
+        self.key, self.sample_id = key, sample_id
+        self.how, self._chained, self._device = denoising, chained, torch.device(device)
         self.latents = torch.full(shape, torch.nan, device=self._device)
-        self._flights: dict[Window, _Flight] = {}
+        self.flights: dict[Window, Flight] = {}
+        self._noise = SliceNoise(shape[1:], seed, sample_id, self._device, thread)
+        self._start: Tensor | None = None
+        self._ahead = thread is not None
+        if self._ahead:
+            self._noise.draw_ahead(0, shape[0], "start")
 
     def show(self, window: Window, evaluation: int) -> DenoiseItem:
         """What the model is to see of `window` at its evaluation number `evaluation`."""
-        if evaluation == 0:
-            self._flights[window] = self._take_off(window)
-        flight, solver = self._flights[window], self._how.solver
-        index = flight.state.index
-        level = solver.levels[index]
-        pinned = flight.known.pin(flight.state.x, level, self._known_eps(window, evaluation))
-        flight.state = replace(flight.state, x=pinned)
-        return DenoiseItem(
-            self.key,
-            window,
-            pinned,
-            flight.known.shown_clean,
-            solver.timesteps[index],
-            level,
-            evaluation,
-            flight.informed,
-            flight.memory,
-        )
+        return show_all([Place(self, window, evaluation)])[0]
 
     def accept(self, window: Window, evaluation: int, x_0: Tensor) -> None:
         """Take the model's estimate of the clean latents and step on.
@@ -131,35 +81,65 @@ class VolumeState:
         Raises:
             SamplingError: the estimate is not finite; names sample, window and step.
         """
-        flight, solver, walk = self._flights[window], self._how.solver, self._how.walk
-        self._check_finite(x_0, window, evaluation)
-        noise = self._noise(window, f"step {evaluation}") if solver.needs_noise else None
-        state = solver.step(flight.state, flight.known.restore(x_0), noise)
-        if evaluation + 1 == len(walk):
-            self._land(window, flight.known.restore(state.x))
-            return
-        target = walk[evaluation + 1]
-        if target < state.index:  # RePaint goes back and tries again
-            now, noisier = solver.levels[state.index], solver.levels[target]
-            fresh = self._noise(window, f"back {evaluation}")
-            state = solver.restart(state, renoise(state.x, now, noisier, fresh), target)
-        flight.state = state
+        finite, _ = accept_all([Place(self, window, evaluation)], [x_0])
+        if not finite.all():
+            raise self.not_finite(window, evaluation)
 
-    def _take_off(self, window: Window) -> _Flight:
+    def not_finite(self, window: Window, evaluation: int) -> SamplingError:
+        """What to say of an estimate that is not finite."""
+        return SamplingError(
+            f"{self.sample_id}: latents of slices {window.start} to {window.stop - 1} are not "
+            f"finite at step {evaluation + 1} of {len(self.how.walk)}; check the weights, or "
+            "sample in float32"
+        )
+
+    def take_off(self, window: Window) -> None:
+        """Begin a window."""
         flags = torch.zeros(window.size, dtype=torch.bool, device=self._device)
-        flags[list(window.known_rows)] = True
+        if window.known:
+            flags[window.known_rows[0] : window.known_rows[-1] + 1] = True
         given = torch.nan_to_num(self.latents[window.start : window.stop])
-        known = KnownSlices(flags, given, self._how.conditioned)
+        known = KnownSlices(flags, given, self.how.conditioned)
         fixed = None
-        if not self._how.conditioned and not self._how.solver.needs_noise:
-            fixed = self._noise(window, "known")
-        state = SolverState(self._noise(window, "start"))
-        return _Flight(state, known, self._informed(window), fixed)
+        if window.known and not self.how.conditioned and not self.how.solver.needs_noise:
+            fixed = self._noise.of(window.start, window.stop, "known", window.known)
+        state = SolverState(self._start_noise(window))
+        self.flights[window] = Flight(
+            window, state, known, known.shown_clean, self._informed(window), fixed
+        )
 
-    def _land(self, window: Window, x: Tensor) -> None:
-        rows = torch.tensor([z - window.start for z in window.made], device=self._device)
-        self.latents[torch.tensor(window.made, device=self._device)] = x[rows]
-        del self._flights[window]
+    def known_eps(self, window: Window, evaluation: int) -> Tensor:
+        """Noise of known slices: fresh at every step of a noisy solver (line 21), else one draw."""
+        fixed = self.flights[window].fixed_eps
+        if fixed is not None:
+            return fixed
+        purpose = f"known {evaluation}"
+        return self._noise.of(window.start, window.stop, purpose, window.known)
+
+    def step_noise(self, window: Window, evaluation: int) -> Tensor:
+        """Noise that a noisy solver adds after `evaluation`."""
+        drawn = self._noise.of(window.start, window.stop, f"step {evaluation}")
+        if evaluation + 1 < len(self.how.walk):
+            self._noise.draw_ahead(window.start, window.stop, f"step {evaluation + 1}")
+        return drawn
+
+    def jump_noise(self, window: Window, evaluation: int) -> Tensor:
+        """Noise with which RePaint goes back after `evaluation`."""
+        return self._noise.of(window.start, window.stop, f"back {evaluation}")
+
+    def land(self, window: Window, x: Tensor) -> None:
+        """End a window: its slices are whole."""
+        made = window.made  # known slices stand at the edges
+        rows = slice(made[0] - window.start, made[-1] - window.start + 1)
+        self.latents[made[0] : made[-1] + 1] = x[rows]
+        del self.flights[window]
+
+    def _start_noise(self, window: Window) -> Tensor:
+        if not self._ahead:
+            return self._noise.of(window.start, window.stop, "start")
+        if self._start is None:
+            self._start = self._noise.of(0, len(self.latents), "start")
+        return self._start[window.start : window.stop]
 
     def _informed(self, window: Window) -> tuple[Tensor, int] | None:
         if not self._chained or not window.known:
@@ -168,25 +148,114 @@ class VolumeState:
         z = window.known[-1] if at_start else window.known[0]
         return self.latents[z : z + 1].clone(), z
 
-    def _known_eps(self, window: Window, evaluation: int) -> Tensor | None:
-        """Noise of known slices: fresh at every step of a noisy solver (line 21), else one draw."""
-        if self._how.conditioned:
-            return None
-        fixed = self._flights[window].fixed_eps
-        return self._noise(window, f"known {evaluation}") if fixed is None else fixed
 
-    def _noise(self, window: Window, purpose: str) -> Tensor:
-        shape = tuple(self.latents.shape[1:])
-        drawn = [
-            draw_noise(shape, self.seed, self.sample_id, z, purpose)
-            for z in range(window.start, window.stop)
-        ]
-        return torch.stack(drawn).to(self._device)
+class Place(NamedTuple):
+    """A window of a volume at its evaluation number `evaluation`."""
 
-    def _check_finite(self, x_0: Tensor, window: Window, evaluation: int) -> None:
-        if not torch.isfinite(x_0).all():
-            raise SamplingError(
-                f"{self.sample_id}: latents of slices {window.start} to {window.stop - 1} are not "
-                f"finite at step {evaluation + 1} of {len(self._how.walk)}; check the weights, or "
-                "sample in float32"
-            )
+    volume: VolumeState
+    window: Window
+    evaluation: int
+
+    @property
+    def flight(self) -> Flight:
+        """The window in flight."""
+        return self.volume.flights[self.window]
+
+
+def show_all(places: Sequence[Place]) -> list[DenoiseItem]:
+    """What the model is to see of each window, in this order; all of one job (`Denoising`)."""
+    for volume, window, evaluation in places:
+        if evaluation == 0:
+            volume.take_off(window)
+    how = places[0].volume.how
+    for rows in _together(places):
+        group = [places[row] for row in rows]
+        flights = [place.flight for place in group]
+        eps = None
+        if not how.conditioned and any(place.window.known for place in group):
+            eps = [place.volume.known_eps(place.window, place.evaluation) for place in group]
+        pin_known(flights, how.solver.levels[flights[0].state.index], eps)
+    return [_item(place) for place in places]
+
+
+def accept_all(places: Sequence[Place], estimates: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """Take the model's estimates of clean latents and step every window on.
+
+    Args:
+        places: as they were shown.
+        estimates: `n c h w` of each.
+
+    Returns:
+        `b` bool on the device: whether an estimate is finite (else see `VolumeState.not_finite`;
+        what comes of it is of no use), and to which of the places each value belongs.
+    """
+    groups = _together(places)
+    steps = [
+        _step([places[row] for row in rows], stack([estimates[row] for row in rows]))
+        for rows in groups
+    ]
+    finite = torch.cat([step.finite for step in steps])
+    for rows, step in zip(groups, steps, strict=True):  # from here on nothing takes memory
+        _commit([places[row] for row in rows], step)
+    return finite, [row for rows in groups for row in rows]
+
+
+class _Step(NamedTuple):
+    """What a step of windows at the same evaluation leads to, `b n c h w`."""
+
+    finite: Tensor
+    state: SolverState
+    landed: Tensor | None
+
+
+def _step(group: Sequence[Place], x_0: Tensor) -> _Step:
+    """One step of windows at the same evaluation, from estimates `b n c h w`; changes nothing."""
+    how, evaluation = group[0].volume.how, group[0].evaluation
+    solver, walk = how.solver, how.walk
+    flights = [place.flight for place in group]
+    finite = torch.isfinite(x_0).flatten(1).all(1)
+    known, noise = stacked_known(flights), None
+    if solver.needs_noise:
+        noise = stack([p.volume.step_noise(p.window, evaluation) for p in group])
+    state = solver.step(stacked_state(flights), known.restore(x_0), noise)
+    if evaluation + 1 == len(walk):
+        return _Step(finite, state, known.restore(state.x))
+    target = walk[evaluation + 1]
+    if target < state.index:  # RePaint goes back and tries again
+        now, noisier = solver.levels[state.index], solver.levels[target]
+        fresh = stack([p.volume.jump_noise(p.window, evaluation) for p in group])
+        state = solver.restart(state, renoise(state.x, now, noisier, fresh), target)
+    return _Step(finite, state, None)
+
+
+def _commit(group: Sequence[Place], step: _Step) -> None:
+    if step.landed is None:
+        share_out(step.state, [place.flight for place in group])
+        return
+    for place, x in zip(group, step.landed, strict=True):
+        place.volume.land(place.window, x)
+
+
+def _together(places: Sequence[Place]) -> list[list[int]]:
+    """Rows of windows that stand at the same evaluation and have the same shape."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, place in enumerate(places):
+        groups[place.evaluation, place.window.size].append(row)
+    return list(groups.values())
+
+
+def _item(place: Place) -> DenoiseItem:
+    volume, window, evaluation = place
+    flight, solver = place.flight, volume.how.solver
+    index = flight.state.index
+    return DenoiseItem(
+        volume.key,
+        window,
+        flight.state.x,
+        flight.shown_clean,
+        solver.timesteps[index],
+        solver.levels[index],
+        evaluation,
+        flight.informed,
+        flight.memory,
+    )
