@@ -61,6 +61,16 @@ def about() -> dict[str, Any]:
     return {"cpu": device_name(), "cores": os.cpu_count()}
 
 
+def about_device(device: str) -> dict[str, Any]:
+    """The device and the versions that decide how fast it computes."""
+    import torch
+
+    found: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, **about()}
+    if device == "cuda":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
 def own_peak_mb() -> float:
     """Largest resident memory of this process since it was started (Linux).
 

@@ -1,0 +1,1 @@
+"""What the benches of speed share: weights and cases without meaning, arithmetic, kernel times."""

@@ -1,0 +1,215 @@
+"""One way of sampling, measured: seconds and arithmetic of each part, memory, kernels."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.runs.making.volume_maker import peak_memory_mb as process_peak_memory_mb
+from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest, SamplingConfig
+from engine.volumes.volume import PreparedCase
+from machine import matrix_peak_gflops, synchronize
+from speed.arithmetic import Arithmetic
+from speed.kernels import kernel_times
+from speed.material import SEED, distinct_planes, shortened
+
+PARTS = ("encode", "denoise", "decode")
+_SHORT = 2.5  # windows of the volume that warms up and is profiled
+_EDGE_GPU, _EDGE_CPU = 8192, 2048  # of the matrices that tell the device's peak
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        label: in the table.
+        volumes: sampled together.
+        sampling: fields of `SamplingConfig`.
+    """
+
+    label: str
+    volumes: int
+    sampling: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """From a command line.
+
+        >>> Setting.parse("half volumes=4 precision=float16 compile=true")
+        Setting(label='half', volumes=4, sampling={'precision': 'float16', 'compile': True})
+        """
+        label, *pairs = text.split()
+        fields = dict(pair.split("=", 1) for pair in pairs)
+        volumes = int(fields.pop("volumes", 1))
+        return cls(label, volumes, {name: _value(raw) for name, raw in fields.items()})
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where settings are measured.
+
+    Attributes:
+        folder: weights.
+        case: what is sampled.
+        device: "cpu" or "cuda".
+        arithmetic: of the networks.
+        profile: whether the profiler looks at the kernels; CUDA only.
+    """
+
+    folder: Path
+    case: PreparedCase
+    device: str
+    arithmetic: Arithmetic
+    profile: bool = False
+
+    def try_to_measure(self, setting: Setting) -> dict[str, Any]:
+        """`measure`; a setting that fails is told, and does not end the bench."""
+        try:
+            return self.measure(setting)
+        except Exception as error:
+            traceback.print_exc()
+            sys.stderr.flush()
+            told = f"{type(error).__name__}: {error}".replace("\n", " ")
+            return {"label": setting.label, "error": told[:300]}
+
+    def measure(self, setting: Setting) -> dict[str, Any]:
+        """Load, warm up, sample `setting.volumes` volumes together, look at the kernels."""
+        started = time.perf_counter()
+        sampler = Sampler.load(self.folder, SamplingConfig(**setting.sampling), self.device)
+        synchronize(self.device)
+        loaded = time.perf_counter() - started
+        short = self._requests(setting.volumes, int(_SHORT * sampler.manifest.preset.window))
+        first = self._timed(sampler, short)[0]
+        self._forget_memory()
+        requests = self._requests(setting.volumes, len(self.case.mask))
+        peak = self._peak(sampler)
+        wall, volumes = self._timed(sampler, requests)
+        peak = max(peak, self._peak(sampler))
+        seen: dict[str, Any] = {}
+        if self.profile and self.device == "cuda":
+            times = kernel_times(lambda: self._timed(sampler, short))
+            seen = {
+                "kernels": asdict(times),
+                "launch_free": round(times.busy_s / times.wall_s, 3),
+            }
+        return {
+            "label": setting.label,
+            "preset": sampler.manifest.preset.name,
+            "settings": dict(setting.sampling),
+            "precision": str(sampler.model.dtype).removeprefix("torch."),
+            "solver": sampler.config.solver,
+            "num_inference_steps": sampler.config.num_inference_steps,
+            **self._figures(sampler, volumes, wall, peak),
+            "load_s": round(loaded, 2),
+            "first_s": round(first, 2),  # compiling, capturing and choosing algorithms included
+            **self._memory(),
+            "distinct_masks": distinct_planes(self.case.mask),
+            "finite": all(bool(np.isfinite(v.image).all()) for v in volumes),
+            **seen,
+        }
+
+    def _figures(
+        self, sampler: Sampler, volumes: list[SampledVolume], wall: float, peak: float
+    ) -> dict[str, Any]:
+        """Seconds, arithmetic and shares of the peak; all a volume."""
+        n, length = len(volumes), len(self.case.mask)
+        windows = sum(v.num_windows for v in volumes)
+        steps = windows * sampler.solver.num_evaluations
+        seconds = {k: sum(v.timings_s.get(k, 0.0) for v in volumes) / n for k in PARTS}
+        tflop = {
+            "encode": self.arithmetic.encode(length),
+            "denoise": self.arithmetic.denoise(steps) / n,
+            "decode": self.arithmetic.decode(length),
+        }
+        return {
+            "volumes": n,
+            "num_slices": length,
+            "s_per_volume": round(wall / n, 4),
+            "volumes_an_hour": round(3600.0 * n / wall, 1),
+            "ms_a_slice": round(1e3 * wall / n / length, 3),
+            "ms_a_window_step": round(1e3 * seconds["denoise"] * n / steps, 3),
+            "window_steps": steps // n,
+            "seconds": {k: round(s, 4) for k, s in seconds.items()},
+            "tflop": {k: round(t, 3) for k, t in tflop.items()},
+            "peak_tflops": round(peak, 4),
+            "share_of_peak": {
+                k: round(t / seconds[k] / peak, 4) if seconds[k] else None for k, t in tflop.items()
+            },
+            "share_of_peak_volume": round(sum(tflop.values()) * n / wall / peak, 4),
+        }
+
+    def _timed(
+        self, sampler: Sampler, requests: list[SampleRequest]
+    ) -> tuple[float, list[SampledVolume]]:
+        synchronize(self.device)
+        started = time.perf_counter()
+        volumes = [outcome.result() for outcome in sampler.sample_many(requests)]
+        synchronize(self.device)
+        return time.perf_counter() - started, volumes
+
+    def _requests(self, count: int, num_slices: int) -> list[SampleRequest]:
+        case = self.case if num_slices >= len(self.case.mask) else shortened(self.case, num_slices)
+        assert case.image is not None
+        z = len(case.mask) // 2
+        return [
+            SampleRequest(f"bench{i}", SEED, case.mask, case.image[z], 0.5, case.mask[z])
+            for i in range(count)
+        ]
+
+    def _peak(self, sampler: Sampler) -> float:
+        """Of the device in the setting's precision, in 10^12 a second."""
+        edge = _EDGE_GPU if self.device == "cuda" else _EDGE_CPU
+        return matrix_peak_gflops(sampler.model.dtype, self.device, edge) / 1e3
+
+    def _forget_memory(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _memory(self) -> dict[str, float]:
+        """MB: of the GPU, as tensors and as reserved for them, or of this process."""
+        if self.device != "cuda":
+            return {"memory_mb": process_peak_memory_mb()}
+        return {
+            "memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1),
+            "reserved_mb": round(torch.cuda.max_memory_reserved() / 1e6, 1),
+        }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in short, a line each."""
+    head = (
+        f"{'setting':28s} {'n':>3s} {'s/vol':>8s} {'encode':>7s} {'denoise':>8s} {'decode':>7s} "
+        f"{'peak den.':>9s} {'peak vol.':>9s} {'busy':>6s} {'MB':>7s} {'first s':>8s}"
+    )
+    return "\n".join([head, *(_line(row) for row in rows)])
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    if "error" in row:
+        return f"{row['label']:28s} {row['error'][:90]}"
+    part, name = row["seconds"], f"{row['preset']} {row['label']}"
+    busy = row.get("launch_free", float("nan"))
+    return (
+        f"{name[:28]:28s} {row['volumes']:3d} {row['s_per_volume']:8.3f} {part['encode']:7.3f} "
+        f"{part['denoise']:8.3f} {part['decode']:7.3f} {row['share_of_peak']['denoise'] or 0:9.3f} "
+        f"{row['share_of_peak_volume']:9.3f} {busy:6.3f} {row['memory_mb']:7.0f} "
+        f"{row['first_s']:8.2f}"
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
