@@ -1,0 +1,1 @@
+"""Other people's networks, timed as their owners run them."""
