@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from engine.sampling.diffusion.schedule import ScheduleConfig
+from engine.volumes.nifti import fresh_header
 from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.prepare_config import PRESETS as GRIDS
-from engine.volumes.volume import PreparedCase
+from engine.volumes.volume import NativeGrid, PreparedCase, Volume
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.presets import Preset
@@ -24,6 +25,7 @@ from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights, write_
 SEED = 0
 GRID_OF_SIZE = {128: "abdomen_ct", 256: "abdomen_ct_256", 512: "abdomen_ct_512"}
 _GROWTH = 0.15  # by how much the last plane of a stretched case is larger than the first
+_COARSER = 1.05  # edge of the native pixels over that of the model's
 _BITS = 12  # of the plane's number, which stands in its corner: some small planes are equal else
 
 
@@ -59,14 +61,20 @@ def stretched_phantom(size_px: int, num_slices: int) -> PreparedCase:
     assert base.image is not None
     rows = np.linspace(0, len(base.mask) - 1, num_slices).round().astype(int)
     growth = 1.0 + _GROWTH * np.linspace(0.0, 1.0, num_slices)
-    spacing = base.spacing_mm_zyx
+    mask = _enlarged(base.mask, rows, growth, size_px)
+    _, y_mm, x_mm = base.spacing_mm_zyx
     edge_mm = GRIDS[GRID_OF_SIZE[size_px]].spacing_mm_yx
+    thinner = len(base.mask) / num_slices
+    affine = base.affine @ np.diag([edge_mm / x_mm, edge_mm / y_mm, thinner, 1.0])
+    native, native_mask = _native(mask, affine)
     return PreparedCase(
         **{
             **vars(base),
             "image": _enlarged(base.image, rows, growth, size_px),
-            "mask": _enlarged(base.mask, rows, growth, size_px),
-            "affine": base.affine @ np.diag([edge_mm / spacing[2], edge_mm / spacing[1], 1.0, 1.0]),
+            "mask": mask,
+            "affine": affine,
+            "native": native,
+            "native_mask": native_mask,
         }
     )
 
@@ -95,3 +103,19 @@ def _enlarged(
         made[z] = planes[row][np.ix_(taken, taken)]
         made[z, 0, :_BITS] = np.where(z >> np.arange(_BITS) & 1, 1, planes[0, 0, 0])
     return made
+
+
+def _native(
+    mask: NDArray[np.uint8], affine: NDArray[np.float64]
+) -> tuple[NativeGrid, NDArray[np.uint8]]:
+    """A grid of as many voxels, a little coarser in-plane, and the mask on it."""
+    middle = (mask.shape[1] - 1) / 2
+    coarser = affine @ np.diag([_COARSER, _COARSER, 1.0, 1.0])
+    shift = middle - _COARSER * middle
+    coarser[:3, 3] += affine[:3, :2] @ np.array([shift, shift])
+    places = middle + (np.arange(mask.shape[1]) - middle) * _COARSER
+    inside = (places > -0.5) & (places < mask.shape[1] - 0.5)
+    taken = np.clip(places.round().astype(int), 0, mask.shape[1] - 1)
+    native = mask[:, taken][:, :, taken] * (inside[:, None] & inside[None, :])
+    volume = Volume(native.astype(np.uint8), coarser, "stretched phantom")
+    return NativeGrid(coarser, volume.size_zyx, fresh_header(volume)), volume.array
