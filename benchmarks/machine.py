@@ -67,7 +67,8 @@ def about_device(device: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, **about()}
     if device == "cuda":
-        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        cudnn: Any = torch.backends.cudnn
+        found |= {"cuda": torch.version.cuda, "cudnn": cudnn.version()}
     return found
 
 
