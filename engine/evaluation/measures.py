@@ -92,6 +92,9 @@ class Measure:
         column: on the page; None leaves it out.
         mean: in the summary; None leaves it out.
         check: of the quality gate.
+        group: what it tells of, in the tables of an evaluated run (`comparisons.py`).
+        best: of its value: 1 is what the real volume has or what equals it, 0 is no error.
+        absent: why a volume may lack it.
     """
 
     name: str
@@ -107,6 +110,9 @@ class Measure:
     column: Column | None = field(default_factory=Column)
     mean: Mean | None = field(default_factory=Mean)
     check: Check | None = None
+    group: str = ""
+    best: float | None = None
+    absent: str = ""
 
     def rounded(self, value: Value) -> Value:
         """The value as records keep it; a number that is not finite has no meaning."""

@@ -1,11 +1,10 @@
-"""Fidelity: how close a generated volume comes to the real one with the same mask.
+"""MS-SSIM of axial slices, the paper's measure of fidelity.
 
 Pure functions on arrays; knows no files and no models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,39 +61,6 @@ def ms_ssim(image: Image, reference: Image, data_range: float) -> float:
         for z in range(0, len(image), _SLICES_AT_ONCE)
     ]
     return float(np.concatenate(scores).mean())
-
-
-def class_means(
-    image: Image, mask: NDArray[np.integer[Any]], names: Sequence[str]
-) -> dict[str, float]:
-    """Mean intensity inside each class of a mask; classes without a voxel are left out.
-
-    Args:
-        image: `z y x`, in source units (HU for CT).
-        mask: `z y x` class numbers, 0 is background.
-        names: names of the classes 1, 2, ...
-
-    Returns:
-        `{class name: mean}` in the order of `names`.
-
-    Raises:
-        VolumeError: shapes differ.
-    """
-    if image.shape != mask.shape:
-        raise VolumeError(
-            f"class means: image {image.shape} and mask {mask.shape} differ; pass both on one grid"
-        )
-    means = {}
-    for number, name in enumerate(names, start=1):
-        inside = mask == number
-        if inside.any():
-            means[name] = float(image[inside].mean(dtype=np.float64))
-    return means
-
-
-def mean_errors(means: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
-    """Generated minus real mean of each class that both have, in their unit."""
-    return {name: means[name] - truth[name] for name in means if name in truth}
 
 
 def _slice_scores(x: Slices, y: Slices, data_range: float) -> Scores:
