@@ -2,12 +2,16 @@
 """How fast training steps are: cached latents against encoding, bfloat16, two workers.
 
     python benchmarks/bench_training.py [--preset gem3d_256] [--steps 4] [--quick]
+    python benchmarks/bench_training.py --device cuda --preset gem3d_512 [--stages slice:8:float16]
 
 Trains random weights on one phantom, windows of the slice stage's kind (one 2D slice an example),
 in processes of their own. `cached_speedup` is that of the latent cache with the preset's own
 autoencoder, `cached_speedup_kl_f8` that with the paper's (LDM KL-f8). The peak of the machine is
 that of a matrix product in float32. `--quick` is a smoke run with the demo's preset. JSON at the
 end.
+
+With --device nothing is compared: steps a second, share of the device's peak and memory of the
+stages given as STAGE:BATCH:PRECISION[:ZERO_STAGE], in this process, by a phantom's cached latents.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +39,7 @@ from engine.training.stages.survey import survey
 from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.prepared.store import read_prepared, write_prepared
-from machine import about, matrix_peak_gflops
+from machine import about, about_device, matrix_peak_gflops
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS, Preset
 from models.weights import (
@@ -46,8 +50,15 @@ from models.weights import (
     save_weights,
     write_manifest,
 )
+from speed.training import TrainingSetting, training_rows
 
 WARM_UP = 2
+_STAGES = [
+    TrainingSetting("slice", 8, "bfloat16"),
+    TrainingSetting("volume", 1, "bfloat16"),
+    TrainingSetting("volume", 1, "float16", 1),
+]
+_SHOWN = ("stage", "batch", "precision", "zero_stage", "steps_per_s", "share_of_peak", "memory_mb")
 NUM_SLICES = 24
 
 
@@ -99,7 +110,12 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=4, help="slices a worker and step")
     parser.add_argument("--kl-f8-steps", type=int, default=1, help="of KL-f8; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="the demo's preset, two steps")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="measure --stages on it")
+    parser.add_argument("--stages", nargs="+", type=TrainingSetting.parse, default=_STAGES)
+    parser.add_argument("--out", type=Path, help="also write the JSON object there")
     options = parser.parse_args(args)
+    if options.device is not None:
+        return on_device(options)
     if options.quick:
         options.preset, options.steps, options.batch, options.kl_f8_steps = "demo", 2, 2, 0
     cores = os.cpu_count() or 1
@@ -118,17 +134,32 @@ def main(args: Sequence[str]) -> int:
         }
     for name, values in found.items():
         print(f"{name:12s} {values['examples_per_s']:8.3f} slices/s")
-    print(
-        json.dumps(
-            {
-                "bench": "training",
-                **summary(found, options.preset),
-                **about(),
-                "torch": torch.__version__,
-            }
-        )
-    )
+    facts = {**about(), "torch": torch.__version__}
+    tell({"bench": "training", **summary(found, options.preset), **facts}, options.out)
     return 0
+
+
+def on_device(options: Namespace) -> int:
+    """Measure the stages on one device."""
+    with tempfile.TemporaryDirectory() as place:
+        rows = training_rows(
+            Path(place), options.preset, options.stages, options.device, options.steps
+        )
+    for row in rows:
+        print(row.get("error") or {k: row[k] for k in _SHOWN})
+    tell(
+        {"bench": "training", **about_device(options.device), "preset": options.preset,
+         "steps": options.steps, "rows": rows}, options.out,
+    )  # fmt: skip
+    return int(any("error" in row for row in rows))
+
+
+def tell(found: dict[str, Any], out: Path | None) -> None:
+    """The last line, and the same in a file."""
+    text = json.dumps(found)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 def paper_autoencoder(base: Trial, steps: int) -> dict[str, dict[str, float]]:

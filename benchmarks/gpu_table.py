@@ -40,6 +40,8 @@ def lines(result: dict[str, Any]) -> list[str]:
         return [head, job_table(result["rows"])]
     if kind == "peers":
         return [head, *(f"   {name:40s} {value}" for name, value in result["compared"].items())]
+    if kind == "training" and "rows" in result:
+        return [head, *(f"   {row}" for row in result["rows"])]
     return [head, *(f"   {name:40s} {value}" for name, value in result.items())]
 
 
