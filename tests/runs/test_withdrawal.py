@@ -44,8 +44,12 @@ from tests.runs.fakes import IDENTITY, PREPARE, FakeSampler, LoadFake, make_case
 
 CASES = ("pat7_a", "pat7_b", "pat70_a", "pat9_a")
 """Of three patients; one's name is the beginning of another's."""
-GONE = {"pat7_a-own-r00", "pat7_b-own-r00", *(f"{case}-fixed-r00" for case in CASES)}
-LEFT = {"pat70_a-own-r00", "pat9_a-own-r00"}
+GONE = {
+    *("pat7_a-own-r00", "pat7_b-own-r00", "pat7_a-cross-r00", "pat7_b-cross-r00"),
+    "pat9_a-cross-r00",  # with a slice of pat7_b
+    *(f"{case}-fixed-r00" for case in CASES),
+}
+LEFT = {"pat70_a-own-r00", "pat70_a-cross-r00", "pat9_a-own-r00"}
 KEEPS_NAMES = {"run/plan.jsonl", "run/withdrawn.json"}
 """And run.yaml that of the slice file."""
 
@@ -92,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "run" / "masks").mkdir()
     mask = Volume(drawn.native_mask, drawn.native.affine, "drawn", drawn.native.header)
     write_nifti(place / "run" / "masks" / "pat7_a.nii.gz", mask)
-    settings = PlanSettings(("own", "fixed"), fixed=slices)
+    settings = PlanSettings(("own", "cross", "fixed"), fixed=slices)
     rows = [_with_drawn(row) for row in plan_rows(facts, list(facts), settings)]
     settle_plan(folder, lambda: rows)
     _make(folder, data, FakeSampler(fail=frozenset({"pat7_b-own-r00"})))
@@ -100,8 +104,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _leave_more(folder, data)
     export_run(ExportJob(run=folder.root, layout="nnunet", out=place / "Dataset901_Made"))
     export_run(ExportJob(run=folder.root, out=place / "run" / "for_partner"))
-    whole = place / "run" / "for_partner" / "images" / "pat7_a-own-r00.nii.gz"
-    (whole.parent / f".{whole.name}.4711.part").write_bytes(whole.read_bytes()[:-100])
+    for whole in (
+        place / "run" / "for_partner" / "images" / "pat7_a-own-r00.nii.gz",
+        place / "Dataset901_Made" / "imagesTr" / "pat7_b-cross-r00_0000.nii.gz",
+        place / "Dataset901_Made" / "labelsTr" / "pat7_b-own-r00.nii.gz",
+    ):
+        (whole.parent / f".{whole.name}.4711.part").write_bytes(whole.read_bytes()[:-100])
     return place
 
 
@@ -226,11 +234,13 @@ def test_no_byte_of_a_withdrawn_patient_is_left(made: Made) -> None:
 def test_exports_hold_what_the_run_holds(made: Made) -> None:
     withdraw_patient(made.folder, "pat7")
     description = json.loads((made.dataset / "dataset.json").read_text())
-    assert description["numTraining"] == len(list((made.dataset / "imagesTr").iterdir())) == 2
-    assert set(read_records(made.dataset).files) == LEFT
     assert (
-        len(export_run(ExportJob(run=made.place / "run", layout="nnunet", out=made.dataset))) == 2
+        description["numTraining"] == len(list((made.dataset / "imagesTr").iterdir())) == len(LEFT)
     )
+    assert set(read_records(made.dataset).files) == LEFT
+    assert len(
+        export_run(ExportJob(run=made.place / "run", layout="nnunet", out=made.dataset))
+    ) == len(LEFT)
     assert json.loads((made.dataset / "dataset.json").read_text()) == description
     assert withdraw_patient(made.folder, "pat7").samples, "the same call again is harmless"
 
@@ -257,7 +267,7 @@ def test_an_export_at_work_makes_a_withdrawal_fail_by_name(made: Made) -> None:
         withdraw_patient(made.folder, "pat7")
     assert read_withdrawn(made.folder) == {"pat7_a", "pat7_b", "ref"}
     withdraw_patient(made.folder, "pat7")
-    assert len(list((made.dataset / "imagesTr").iterdir())) == 2
+    assert len(list((made.dataset / "imagesTr").iterdir())) == len(LEFT)
 
 
 def test_bytes_that_cannot_be_deleted_are_no_success(
@@ -281,7 +291,7 @@ def test_bytes_that_cannot_be_deleted_are_no_success(
     left = {f.detail for f in verify_run(VerifyJob(run=made.folder.root)).findings}
     assert any("pat7_a-own-r00" in detail and ".deleted" in detail for detail in left)
     assert job.main(command) == 0
-    assert "6 volumes of pat7 (pat7_a, pat7_b, ref) withdrawn" in capsys.readouterr().out
+    assert "9 volumes of pat7 (pat7_a, pat7_b, ref) withdrawn" in capsys.readouterr().out
     assert _found(made, needles) == set()
     assert verify_run(VerifyJob(run=made.folder.root)).is_sound
 
