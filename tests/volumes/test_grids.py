@@ -14,6 +14,20 @@ from engine.volumes.geometry.grids import (
     regrid_classes,
 )
 
+
+def dense_classes(mask: np.ndarray, weights_zyx: list[np.ndarray]) -> np.ndarray:
+    """`regrid_classes` as its definition says it: all classes everywhere, with dense weights."""
+    shares = [
+        np.einsum("zZ,yY,xX,ZYX->zyx", *weights_zyx, (mask == label).astype(float))
+        for label in range(mask.max() + 1)
+    ]
+    best, result = shares[0], np.zeros(shares[0].shape, np.uint8)
+    for label, share in enumerate(shares[1:], start=1):
+        result[share > best + 1e-6] = label
+        best = np.maximum(best, share)
+    return result
+
+
 angles = st.tuples(*[st.floats(-180, 180)] * 3)
 spacings = st.tuples(*[st.floats(0.4, 6.0)] * 3)
 
@@ -105,3 +119,20 @@ def test_prepared_affine_names_the_same_places() -> None:
     axes = (AxisMap(5.0, 1.0, 4, 9), AxisMap(-1.5, 2.0, 4, 9), AxisMap(0.25, 0.5, 4, 9))
     affine = prepared_affine(canonical, axes)
     assert np.allclose(affine @ [3, 2, 1, 1], canonical @ [0.25 + 1.5, -1.5 + 4, 6, 1])
+
+
+ratios = st.one_of(st.just(1.0), st.floats(0.3, 3.0))
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(*[st.integers(1, 12)] * 3),
+    st.tuples(*[st.tuples(st.integers(-3, 3), ratios, st.integers(1, 12))] * 3),
+)
+def test_classes_are_those_of_the_strongest_share(seed, size_zyx, axes) -> None:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 5, (3, 3, 3), dtype=np.uint8)
+    mask = coarse[np.ix_(*(np.arange(n) * 3 // n for n in size_zyx))]
+    maps = [AxisMap(float(o), r, n, old) for (o, r, n), old in zip(axes, size_zyx, strict=True)]
+    weights = [axis.to_prepared() for axis in maps]
+    np.testing.assert_array_equal(regrid_classes(mask, weights), dense_classes(mask, weights))

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from engine.volumes.volume import Array
+
+_TIE = 1e-6  # shares that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -121,20 +124,45 @@ def regrid(array: Array, weights_zyx: list[NDArray[np.float64]], outside: float)
 
 def regrid_classes(mask: Array, weights_zyx: list[NDArray[np.float64]]) -> NDArray[np.uint8]:
     """Interpolate each class of a `z y x` mask and keep the strongest (ties: the lower class)."""
-    best: Array | None = None
-    result: Array | None = None
-    for label in np.unique(np.append(mask, 0)):
-        share = (mask == label).astype(np.float32)
-        for axis, weights in enumerate(weights_zyx):
-            share = _along(share, weights, axis)
-        if best is None or result is None:
-            best, result = share, np.zeros(share.shape, np.uint8)
+    best = _share(mask == 0, weights_zyx)
+    result = np.zeros(best.shape, np.uint8)
+    for label, box in enumerate(ndimage.find_objects(mask), start=1):
+        if box is None:
             continue
-        stronger = share > best + 1e-6
-        result[stronger] = label
-        best = np.maximum(best, share)
-    assert result is not None
+        inside, to = _around(box, weights_zyx)  # elsewhere its share is 0
+        share = _share(mask[box] == label, inside)
+        stronger = share > best[to] + _TIE
+        result[to][stronger] = label
+        np.maximum(best[to], share, out=best[to])
     return result
+
+
+def _around(
+    box: tuple[slice, ...], weights_zyx: list[NDArray[np.float64]]
+) -> tuple[list[NDArray[np.float64]], tuple[slice, ...]]:
+    """The weights that act on a box, and the part of the result that it reaches."""
+    inside, to = [], []
+    for part, weights in zip(box, weights_zyx, strict=True):
+        reached = np.flatnonzero(weights[:, part].any(axis=1))
+        rows = slice(reached[0], reached[-1] + 1) if len(reached) else slice(0, 0)
+        inside.append(weights[rows, part])
+        to.append(rows)
+    return inside, tuple(to)
+
+
+def _share(inside: NDArray[np.bool_], weights_zyx: list[NDArray[np.float64]]) -> Array:
+    """Share of a class in every voxel of the result; few weights of a row are not 0."""
+    share = inside.astype(np.float32)
+    for axis, weights in enumerate(weights_zyx):
+        taps = np.argsort(weights == 0.0, axis=1, kind="stable")
+        taps = taps[:, : max(1, int(np.count_nonzero(weights, axis=1).max(initial=0)))]
+        factors = np.take_along_axis(weights, taps, axis=1).astype(np.float32)
+        shape = [-1 if other == axis else 1 for other in range(share.ndim)]
+        mixed = share.take(taps[:, 0], axis) * factors[:, 0].reshape(shape)
+        for tap in range(1, taps.shape[1]):
+            mixed += share.take(taps[:, tap], axis) * factors[:, tap].reshape(shape)
+        share = mixed
+    return share
 
 
 def _along(array: Array, weights: NDArray[np.float64], axis: int) -> Array:
