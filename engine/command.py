@@ -14,6 +14,7 @@ Prints nothing itself; the job says how (`say` takes what `print` takes). Knows 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from engine.display import lasting_output
-from engine.errors import ClusterLostError, EngineError, one_line
+from engine.errors import ClusterLostError, EngineError, one_line, printable
 from engine.log import show_log
 
 DONE, INCOMPLETE, REFUSED, LOST = 0, 1, 2, 3
@@ -64,7 +65,7 @@ def run_command(
             say(f"error: {one_line(error)}", file=sys.stderr)
             return LOST
         except (EngineError, OSError) as error:
-            say(f"error: {one_line(error)}", file=sys.stderr)
+            say(f"error: {_words(error)}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
             say(f"interrupted; {again}", file=sys.stderr)
@@ -72,6 +73,16 @@ def run_command(
         except _Terminated as end:
             say(f"{_ENDING[end.number]}; {again}", file=sys.stderr)
             return 128 + end.number
+
+
+def _words(error: Exception) -> str:
+    """What to tell of an error; the system's own ones say neither where nor what to do."""
+    if isinstance(error, EngineError) or not isinstance(error, OSError) or not error.filename:
+        return one_line(error)
+    told = f"{printable(os.fsdecode(error.filename))}: {error.strerror or type(error).__name__}"
+    if isinstance(error, PermissionError):
+        told += "; ask its owner to share it (chmod -R g+rwX), or choose another place"
+    return told
 
 
 @contextmanager

@@ -43,6 +43,18 @@ def test_a_refusal_is_one_line_and_exit_code_2(
     assert not shown.out
 
 
+def test_a_systems_error_says_where_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    def refused() -> int:
+        raise PermissionError(13, "Permission denied", b"/runs/a\x1b[2J/plan.jsonl")
+
+    assert run_command(refused, print) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "error: /runs/a\\x1b[2J/plan.jsonl: Permission denied; ask its owner to share it "
+        "(chmod -R g+rwX), or choose another place\n"
+    )
+
+
 def test_ctrl_c_is_exit_code_130(
     job: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ on arrays; knows no file and no class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +127,8 @@ def regrid_classes(mask: Array, weights_zyx: list[NDArray[np.float64]]) -> NDArr
     """Interpolate each class of a `z y x` mask and keep the strongest (ties: the lower class)."""
     best = _share(mask == 0, weights_zyx)
     result = np.zeros(best.shape, np.uint8)
-    for label, box in enumerate(ndimage.find_objects(mask), start=1):
+    boxes: Sequence[tuple[slice, ...] | None] = ndimage.find_objects(mask)
+    for label, box in enumerate(boxes, start=1):
         if box is None:
             continue
         inside, to = _around(box, weights_zyx)  # elsewhere its share is 0
