@@ -66,12 +66,12 @@ class SamplingConfig(FrozenConfig):
         compile: torch.compile the denoiser; costs minutes, once for each number of slices a batch.
         reuse_features: keep the denoiser's deep features for this many steps (1: compute them at
             every step; arXiv:2312.00858). Saves time, costs quality (benchmarks/results).
-        max_windows: most windows a batch; None is 2 on a CPU and 8 on a GPU. With guidance each
-            counts twice.
+        max_windows: most windows a batch; None is 2 on a CPU, and on a GPU as many as keep it busy
+            (8 of gem3d_512, 32 of gem3d_256). With guidance each counts twice.
         memory_mb: budget for what volumes in work hold beside the networks.
         decode_beside: decode and finish volumes in a thread (and stream) of its own.
         decode_batch: slices encoded or decoded together; bounds memory. None is 2 on a CPU (more
-            leave its caches) and 8 on a GPU.
+            leave its caches), and on a GPU what a share of its free memory takes.
     """
 
     profile: Literal["engine", "reference"] = "engine"

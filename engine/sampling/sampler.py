@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from engine.errors import WeightsError
-from engine.sampling.batching.decoding import Finisher
+from engine.sampling.batching.decoding import Finisher, queue_length
 from engine.sampling.batching.loop import OnWindow, VolumeLoop
 from engine.sampling.config import SamplingConfig
 from engine.sampling.diffusion.schedule import ScheduleConfig, make_schedule
@@ -44,6 +44,7 @@ from models.weights import (
 __all__ = ["Outcome", "SampleRequest", "SampledVolume", "Sampler", "SamplingConfig"]
 
 
+USUAL_SLICES = 150  # of a volume, for bounds of memory
 IDLE_S = 0.01  # between looks at a source that has nothing at the moment
 
 
@@ -155,9 +156,11 @@ class Sampler:
         """
         source = iter(requests)
         threads, beside = torch.get_num_threads(), self.config.decode_beside
+        image_mb = USUAL_SLICES * self.manifest.preset.size_px**2 * 4 / 2**20
+        queue = queue_length(self.device, image_mb)
         with (
             drawing_thread(self.device) as drawing,
-            Finisher[Outcome](self.device, beside, threads) as finisher,
+            Finisher[Outcome](self.device, beside, threads, queue) as finisher,
         ):
             loop = VolumeLoop(self.model, self.denoising, self.config, finisher, on_window, drawing)
             ended = False

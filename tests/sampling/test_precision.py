@@ -95,3 +95,14 @@ def test_a_gpu_that_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) 
 def test_float16_on_a_cpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a CPU can do bfloat16 and float32.*precision float32"):
         choose_precision("float16", torch.device("cpu"))
+
+
+def test_a_driver_that_does_not_fit_is_named(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).")
+
+    monkeypatch.setattr("engine.sampling.networks.precision._begin", too_old)
+    with pytest.raises(ConfigError, match=r"torch .* cannot use a GPU here: .*driver.*12040.*cpu"):
+        Sampler.load(weights, FAST, device="cuda")

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 
 from engine.sampling.propagation.windows import Window, WindowPlan
 
+WELL_FILLED = 0.7  # of a size: from there on a padded batch costs less than two smaller ones
+
 
 @dataclass(frozen=True)
 class Job:
@@ -76,10 +78,19 @@ class Batcher:
         memory_mb: budget for what admitted volumes hold (latents, conditions).
         period: with feature reuse between steps, evaluations at a multiple of it are full ones and
             share no batch with the others; 1 without.
+        sizes: numbers of windows, ascending, that the device computes; others cost as much as the
+            next larger one. Empty where every number has its own cost.
     """
 
-    def __init__(self, max_windows: int, memory_mb: float, period: int = 1) -> None:
+    def __init__(
+        self,
+        max_windows: int,
+        memory_mb: float,
+        period: int = 1,
+        sizes: Sequence[int] = (),
+    ) -> None:
         assert max_windows >= 1 and period >= 1
+        self._sizes = tuple(sizes)
         self.max_windows, self.memory_mb, self.period = max_windows, memory_mb, period
         self._waiting: deque[_Volume] = deque()
         self._admitted: dict[int, _Volume] = {}
@@ -126,7 +137,8 @@ class Batcher:
         if not jobs:
             return []
         kind = self._kind(jobs[0])
-        return [job for job in jobs if self._kind(job) == kind][: self.max_windows]
+        alike = [job for job in jobs if self._kind(job) == kind][: self.max_windows]
+        return alike[: _well_filled(len(alike), self._sizes)]
 
     def advance(self, batch: Sequence[Job]) -> tuple[list[Job], list[int]]:
         """Record that every job of `batch` has run.
@@ -183,3 +195,12 @@ class Batcher:
 
     def _kind(self, job: Job) -> tuple[int, bool]:
         return job.window.size, job.evaluation % self.period == 0
+
+
+def _well_filled(num: int, sizes: Sequence[int]) -> int:
+    """How many of `num` windows to run: all, unless most of the next size would stay empty."""
+    larger = [size for size in sizes if size >= num]
+    smaller = [size for size in sizes if size <= num]
+    if not larger or not smaller or num >= WELL_FILLED * larger[0]:
+        return num
+    return smaller[-1]

@@ -1,8 +1,6 @@
 """Latents to images beside denoising: a thread of its own, and on a GPU a stream of its own.
 
-Whatever the caller does with a finished volume (measure, write) runs in the same thread, so that it
-too goes on beside denoising. Memory is bounded: a few slices are decoded at a time, and at most
-`QUEUE` volumes wait.
+Memory is bounded: a few slices are decoded at a time, and only so many volumes wait.
 """
 
 from __future__ import annotations
@@ -17,7 +15,8 @@ from typing import Generic, TypeVar
 import torch
 
 T = TypeVar("T")
-QUEUE = 2
+QUEUE = 2  # volumes that may wait for their end, on a CPU
+WAITING_MB = 1024.0  # of host memory for images, on a GPU
 
 
 class Finisher(Generic[T]):
@@ -27,9 +26,13 @@ class Finisher(Generic[T]):
         device: a CUDA device gets a second stream.
         beside: in a thread, else at once in the caller's (the reference profile).
         num_threads: for CPU arithmetic in that thread; torch counts threads by thread.
+        queue: volumes that may wait for their end before no more are sent.
     """
 
-    def __init__(self, device: torch.device, beside: bool, num_threads: int) -> None:
+    def __init__(
+        self, device: torch.device, beside: bool, num_threads: int, queue: int = QUEUE
+    ) -> None:
+        self._queue = queue
         self._stream = _second_stream(device) if beside else None
         self._pool = ThreadPoolExecutor(1, "finish", torch.set_num_threads, (num_threads,))
         self._beside = beside
@@ -61,9 +64,11 @@ class Finisher(Generic[T]):
     def finished(self, wait: bool = False) -> Iterator[T]:
         """Results in order of submission: those that are there, and with `wait` all others.
 
-        Waits, too, while more than `QUEUE` volumes are behind.
+        Waits, too, while more volumes are behind than may wait.
         """
-        while self._running and (wait or self._running[0].done() or len(self._running) > QUEUE):
+        while self._running and (
+            wait or self._running[0].done() or len(self._running) > self._queue
+        ):
             yield self._running.popleft().result()
 
     def _run(self, work: Callable[[], T], ready: torch.cuda.Event | None) -> T:
@@ -76,6 +81,11 @@ class Finisher(Generic[T]):
         if self._stream is not None:
             self._stream.synchronize()
         return result
+
+
+def queue_length(device: torch.device, image_mb: float) -> int:
+    """How many volumes may wait: on a GPU those of a whole batch end at once."""
+    return QUEUE if device.type != "cuda" else max(QUEUE, int(WAITING_MB / image_mb))
 
 
 def _second_stream(device: torch.device) -> torch.cuda.Stream | None:

@@ -81,12 +81,12 @@ class VolumeLoop:
         self._model, self._denoising, self._config = model, denoising, config
         self._finisher, self._on_window, self._thread = finisher, on_window, thread
         self._batcher = Batcher(
-            config.windows_in_a_batch(model.device), config.memory_mb, config.reuse_features
+            model.max_windows, config.memory_mb, config.reuse_features, model.sizes
         )
         self._volumes: dict[int, _Volume] = {}
         self._failed: list[Outcome] = []
         self._verdicts: deque[tuple[Verdict, dict[int, _Volume]]] = deque()
-        slices = config.slices_in_a_batch(model.device)
+        slices = model.slices_at_once
         self._encoding = FittingSlices("encoding", slices)
         self._decoding = FittingSlices("decoding", slices)
         self._num_taken = 0

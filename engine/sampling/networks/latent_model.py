@@ -18,12 +18,18 @@ from torch import Tensor
 from engine.errors import SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.diffusion.schedule import ScheduleConfig, predicted_x_0
-from engine.sampling.networks.precision import choose_precision
+from engine.sampling.networks.batch_sizes import fixed_sizes, slices_at_once, windows_at_once
+from engine.sampling.networks.evaluator import Evaluator, Windows, scalars
+from engine.sampling.networks.mask_planes import MaskPlanes
+from engine.sampling.networks.precision import check_gpu, choose_precision
+from engine.sampling.networks.recording import cuda_recordings
 from engine.sampling.networks.slices import draw_slice
+from engine.sampling.networks.transfers import host_room, padded, to_device
 from engine.sampling.propagation.volume_state import DenoiseItem
 from engine.sampling.request import SampleRequest
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions, guided
+from models.cuda_layout import lay_out, lay_out_autoencoder
 from models.denoiser import Denoiser, to_channels_last
 from models.errors import WeightsFileError
 from models.image_encoder import ImageTower
@@ -50,6 +56,7 @@ class LatentModel:
         load_position: loads the model of generated informed slices, when the first is asked for.
 
     Raises:
+        ConfigError: the device cannot be used, or not in this precision.
         WeightsError: it takes tokens and there is no tower.
     """
 
@@ -66,22 +73,58 @@ class LatentModel:
         self.manifest, self.preset, self.config = manifest, manifest.preset, config
         self.device = device
         self.prediction_type = ScheduleConfig.model_validate(manifest.schedule).prediction_type
+        check_gpu(device)
         self.dtype = choose_precision(config.precision, device)
+        if device.type == "cuda":  # kernels are chosen by trial, for the few shapes there are
+            torch.backends.cudnn.benchmark = True
         self.fast = config.arithmetic == "fast"
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(device)
         self.denoiser = denoiser.eval().requires_grad_(False).to(device)
         self.tower = self._tower(tower)
         self._load_position = load_position
         self._position: PositionModel | None = None
-        set_plain(self.denoiser, not self.fast)
-        if self.fast:
-            to_channels_last(self.denoiser)
-            to_channels_last(self.autoencoder)
-            if device.type == "cpu":
-                freeze_for_cpu(self.denoiser)
+        self._lay_out()
         self._evaluate: Any = self.denoiser
         if config.compile:
             self._evaluate = torch.compile(self.denoiser.forward, dynamic=False)
+        self.max_windows = windows_at_once(config, self.preset, device)
+        on_gpu = device.type == "cuda" and config.profile == "engine"
+        self.sizes = fixed_sizes(self.max_windows) if on_gpu else ()
+        self._evaluator = self._make_evaluator()
+        self._mask_planes = MaskPlanes(self._encode_planes, device)
+
+    def _lay_out(self) -> None:
+        """Weights and layers as the device computes them fastest; plain forms where asked for."""
+        set_plain(self.denoiser, not self.fast)
+        self._needs_autocast = self.dtype != torch.float32
+        if self.fast and self.device.type == "cuda":
+            lay_out(self.denoiser, self.dtype, self.device)
+            lay_out_autoencoder(self.autoencoder, self.dtype, self.device)
+            self._needs_autocast = False
+        elif self.fast:
+            to_channels_last(self.denoiser)
+            to_channels_last(self.autoencoder)
+            freeze_for_cpu(self.denoiser)
+
+    def _make_evaluator(self) -> Evaluator:
+        """On a GPU for a few sizes, recorded; the slow baseline launches as it always did."""
+        return Evaluator(
+            self._evaluated,
+            tuple(size * len(self._deep_names) for size in self.sizes),
+            self.preset.window,
+            cuda_recordings(self.device) if self.sizes else None,
+            self.config.reuse_features > 1,
+        )
+
+    def _evaluated(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            output, deep = self._evaluate(*inputs)
+        return output, deep
+
+    @property
+    def slices_at_once(self) -> int:
+        """Slices to encode or decode together, with the memory that is free now."""
+        return slices_at_once(self.config, self.preset, self.device, self.dtype)
 
     def completed(self, request: SampleRequest) -> SampleRequest:
         """The request with its informed slice drawn, where it came without one.
@@ -105,22 +148,17 @@ class LatentModel:
             batch: slices of the mask encoded together.
         """
         assert request.informed is not None
-        size = batch or self.config.slices_in_a_batch(self.device)
-        classes = self.manifest.num_classes
-        masks = torch.from_numpy(np.ascontiguousarray(request.mask)).to(self.device)
-        encoded = [
-            encode_mask(part, self.preset, classes, self.autoencoder)
-            for part in torch.split(masks, size)
-        ]
-        informed = torch.from_numpy(np.ascontiguousarray(request.informed))[None, None]
-        informed = informed.to(self.device)
+        informed = to_device(request.informed, self.device)[None, None]
         return Conditions.of_volume(
-            torch.cat(encoded),
+            self._mask_planes.encoded(request.mask, batch or self.slices_at_once),
             self.autoencoder.encode(informed).mean,
             request.informed_position,
             self._appearance(request),
             None if self.tower is None else self.tower(informed),
         )
+
+    def _encode_planes(self, planes: Tensor) -> Tensor:
+        return encode_mask(planes, self.preset, self.manifest.num_classes, self.autoencoder)
 
     @torch.inference_mode()
     def denoise(
@@ -137,29 +175,36 @@ class LatentModel:
         """
         size = items[0].window.size
         halves = [self._halves(item, c) for item, c in zip(items, conditions, strict=True)]
+        t, alpha, sigma = scalars(
+            self.device,
+            [float(item.t) for item in items],
+            [item.level.alpha for item in items],
+            [item.level.sigma for item in items],
+        )
+        output = self._network(t, alpha, halves, items)
         x = torch.cat([item.x for item in items])
-        alpha = self._repeat([item.level.alpha for item in items], size)
-        t = self._repeat([float(item.t) for item in items], size)
-        output = self._network(x, t, alpha, halves, items)
-        sigma = self._repeat([item.level.sigma for item in items], size)
+        alpha, sigma = (values.repeat_interleave(size) for values in (alpha, sigma))
         x_0 = predicted_x_0(self.prediction_type, output, x, alpha, sigma)
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(
-                self.device
-            ).synchronize()  # the next step looks at the result
         return list(torch.split(x_0, size))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, batch: int) -> NDArray[np.float32]:
         """`z c h w` latents -> `z y x` in [-1, 1], `batch` slices at a time."""
-        parts = []
-        for part in torch.split(latents.to(self.device), batch):
+        edge, latents = self.preset.size_px, latents.to(self.device)
+        image = host_room((len(latents), edge, edge), torch.float32, self.device)
+        for start in range(0, len(latents), batch):
+            part = latents[start : start + batch]
+            room = image[start : start + batch]
+            part = padded(part, batch)
             if self.fast:
                 part = part.contiguous(memory_format=torch.channels_last)
             with self._autocast():
-                image = self.autoencoder.decode(part)
-            parts.append(image[:, 0].clamp(-1.0, 1.0).float().cpu())
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+                decoded = self.autoencoder.decode(part)
+            planes = decoded[: len(room), 0].clamp(-1.0, 1.0).float()
+            room.copy_(planes, non_blocking=True)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return np.asarray(image.numpy())
 
     def volume_mb(self, num_slices: int) -> float:
         """Memory that a volume holds from its admission to its image."""
@@ -180,36 +225,41 @@ class LatentModel:
 
     def _network(
         self,
-        x: Tensor,
         t: Tensor,
         alpha: Tensor,
         halves: Sequence[Sequence[Conditions]],
         items: Sequence[DenoiseItem],
     ) -> Tensor:
-        """The network's output, guided where that is asked for; `m c h w` float32.
+        """The network's output, guided where that is asked for; `(b n) c h w` float32.
 
         With guidance the batch holds all windows with their conditions, then all without. Guidance
         combines outputs, whatever they are (eps, v, x_0, flow): x_0 is affine in them at given x_t
         and noise level, and the weights of the combination add up to 1, so that this equals
         combining the two estimates of x_0.
         """
-        config, names, size = self.config, self._deep_names, items[0].window.size
-        given = Conditions.cat([half for part in zip(*halves, strict=True) for half in part])
-        x, t, alpha = (torch.cat([v] * len(names)) for v in (x, t, alpha))
+        names = self._deep_names
+        owners = [(item.memory, name) for name in names for item in items]
         deep = None
-        if items[0].evaluation % config.reuse_features:
-            deep = torch.cat([item.memory[name] for name in names for item in items])
-        with self._autocast():
-            output, deep = self._evaluate(x, t, alpha, given, size, deep)
-        if config.reuse_features > 1:
-            owners = ((item.memory, name) for name in names for item in items)
-            for (memory, name), features in zip(owners, torch.split(deep, size), strict=True):
+        if items[0].evaluation % self.config.reuse_features:
+            deep = [memory[name] for memory, name in owners]
+        windows = Windows(
+            [item.x for item in items] * len(names),
+            torch.cat([t] * len(names)),
+            torch.cat([alpha] * len(names)),
+            [half for part in zip(*halves, strict=True) for half in part],
+            deep,
+        )
+        output, deep_now = self._evaluator(windows)
+        if self.config.reuse_features > 1:
+            assert deep_now is not None
+            parts = torch.split(deep_now, items[0].window.size)
+            for (memory, name), features in zip(owners, parts, strict=True):
                 memory[name] = features
-        output = torch.as_tensor(output).float()
-        if not config.is_guided:
+        output = output.float()
+        if not self.config.is_guided:
             return output
         conditioned, unconditioned = output.chunk(2)
-        return guided(conditioned, unconditioned, config.guidance_scale)
+        return guided(conditioned, unconditioned, self.config.guidance_scale)
 
     def _halves(self, item: DenoiseItem, volume: Conditions) -> tuple[Conditions, ...]:
         """A window's conditions, packed at its first evaluation; with guidance, also none."""
@@ -266,12 +316,7 @@ class LatentModel:
             torch.from_numpy(np.ascontiguousarray(plane))[None]
             for plane in (request.informed, classes)
         )
-        return class_appearance(image, mask, self.manifest.num_classes).to(self.device)
-
-    def _repeat(self, values: list[float], size: int) -> Tensor:
-        amplitudes = torch.tensor(values, dtype=torch.float64)
-        return amplitudes.to(self.device).repeat_interleave(size)
+        return to_device(class_appearance(image, mask, self.manifest.num_classes), self.device)
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self._needs_autocast)

@@ -7,15 +7,37 @@ worker takes the same; only who samples without a run leaves the choice to the d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from engine.errors import ConfigError
 
+_begin: Callable[[], None] = torch.cuda.init  # torch leaves it untyped
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+def check_gpu(device: torch.device) -> None:
+    """Refuse a GPU that this torch cannot use.
+
+    Raises:
+        ConfigError: names torch, its CUDA and what the driver says.
+    """
+    if device.type != "cuda" or torch.cuda.is_available():
+        return
+    try:
+        _begin()
+        reason = "no GPU is visible"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    raise ConfigError(
+        f"device {device}: torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use a GPU "
+        f"here: {reason}; install the torch that fits the driver (cluster/README.md), or use cpu"
+    )
 
 
 def device_precisions(device: torch.device) -> tuple[str, ...]:
