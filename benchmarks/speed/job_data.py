@@ -44,7 +44,7 @@ def alone(data: Path, weights: Path, sampling: SamplingConfig, volumes: int) -> 
     sampler = Sampler.load(weights, sampling, device)
     (path,) = data.glob("*.zarr")
     case = read_prepared(path)
-    windows = sampler.config.windows_in_a_batch(sampler.device)
+    windows = sampler.model.max_windows
     some = [SampleRequest.own(shortened(case, _SHORT), seed) for seed in range(windows)]
     _sample(sampler, some)
     synchronize(device)

@@ -7,6 +7,7 @@ no files but the weights folder, and no native grid.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -45,6 +46,7 @@ __all__ = ["Outcome", "SampleRequest", "SampledVolume", "Sampler", "SamplingConf
 
 
 USUAL_SLICES = 150  # of a volume, for bounds of memory
+BEGUN_AT_ONCE = 2  # volumes before the next batch, so that a GPU does not wait for their encoding
 IDLE_S = 0.01  # between looks at a source that has nothing at the moment
 
 
@@ -165,7 +167,9 @@ class Sampler:
             loop = VolumeLoop(self.model, self.denoising, self.config, finisher, on_window, drawing)
             ended = False
             while not (ended and loop.is_idle):
-                while not ended and loop.wants_more:
+                room = BEGUN_AT_ONCE if self.device.type == "cuda" else math.inf
+                while not ended and loop.wants_more and room > 0:
+                    room -= 1
                     request = next(source, _END)
                     if request is None:
                         break

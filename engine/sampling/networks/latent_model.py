@@ -312,11 +312,8 @@ class LatentModel:
         assert request.informed is not None
         given = request.informed_mask
         classes = np.zeros_like(request.informed, np.uint8) if given is None else given
-        image, mask = (
-            torch.from_numpy(np.ascontiguousarray(plane))[None]
-            for plane in (request.informed, classes)
-        )
-        return to_device(class_appearance(image, mask, self.manifest.num_classes), self.device)
+        image, mask = (to_device(plane, self.device)[None] for plane in (request.informed, classes))
+        return class_appearance(image, mask, self.manifest.num_classes)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self._needs_autocast)
