@@ -7,6 +7,7 @@ have unit standard deviation. Knows no data set.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from diffusers import AutoencoderKL
@@ -30,6 +31,18 @@ class LatentMoments:
         return self.mean + noise * torch.exp(0.5 * self.log_variance)
 
 
+class Coder(Protocol):
+    """Another forward over the same weights, without the latent scale."""
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`b 1 y x` -> mean and log variance `b c h w` of raw latents."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents `b c h w` -> `b 1 y x`."""
+        ...
+
+
 class Autoencoder(nn.Module):
     """AutoencoderKL with a measured latent scale and offset.
 
@@ -43,7 +56,7 @@ class Autoencoder(nn.Module):
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.working_dtype: torch.dtype | None = None  # see models.cuda_layout.lay_out
+        self.coder: Coder | None = None  # see models.cuda_layout.lay_out
         blocks = len(spec.block_channels)
         self.net = AutoencoderKL(
             in_channels=spec.image_channels,
@@ -61,26 +74,21 @@ class Autoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> LatentMoments:
         """`b 1 y x` in [-1, 1] -> moments of scaled latents `b c h w`."""
-        grey = images.expand(-1, self.spec.image_channels, -1, -1)
-        posterior = self.net.encode(self._working(grey)).latent_dist
+        if self.coder is not None:
+            mean, log_variance = self.coder.encode(images)
+        else:
+            grey = images.expand(-1, self.spec.image_channels, -1, -1)
+            posterior = self.net.encode(grey).latent_dist
+            mean, log_variance = posterior.mean, posterior.logvar
         scale, offset = self.scale[:, None, None], self.offset[:, None, None]
-        mean, logvar = self._given(posterior.mean), self._given(posterior.logvar)
-        return LatentMoments((mean - offset) * scale, logvar + 2.0 * torch.log(scale))
+        return LatentMoments((mean - offset) * scale, log_variance + 2.0 * torch.log(scale))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents `b c h w` -> images `b 1 y x` (not clipped)."""
         raw = latents / self.scale[:, None, None] + self.offset[:, None, None]
-        return self._given(self.net.decode(self._working(raw)).sample[:, :1])
-
-    def _working(self, x: Tensor) -> Tensor:
-        """What enters the networks, in their precision and layout where they were laid out."""
-        if self.working_dtype is None:
-            return x
-        return x.to(self.working_dtype, memory_format=torch.channels_last)
-
-    def _given(self, x: Tensor) -> Tensor:
-        """What leaves the networks, back in float32 where they were laid out."""
-        return x if self.working_dtype is None else x.float()
+        if self.coder is not None:
+            return self.coder.decode(raw)
+        return torch.as_tensor(self.net.decode(raw).sample[:, :1])
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store per-channel mean and standard deviation (`c`) of unscaled latents."""

@@ -29,7 +29,8 @@ class ControlBranch(nn.Module):
         self, enter: nn.Module, down: nn.ModuleList, middle: Level, exits: Sequence[int]
     ) -> None:
         super().__init__()
-        self.enter, self.down, self.middle = enter, down, middle
+        self.enter: nn.Module = enter
+        self.down, self.middle = down, middle
         self.exits = nn.ModuleList(_zero_conv(channels) for channels in exits)
 
     def outermost(self, stacked: Tensor, embedding: Tensor, num_slices: int | None) -> list[Tensor]:

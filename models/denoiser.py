@@ -60,18 +60,17 @@ class Denoiser(nn.Module):
         self.tokens: nn.Module | None = None
         if spec.conditioning == "image_attention" and spec.image_token_width is None:
             self.tokens = LatentTokens(preset.autoencoder.latent_channels, token_width(spec))
-        self.enter = PseudoConv(preset.entry_channels(num_classes), channels[0])
+        self.project: nn.Module = nn.Identity()  # of the embedding, once for all blocks
+        self.enter: nn.Module = PseudoConv(preset.entry_channels(num_classes), channels[0])
         self.down, skips = _build_down(preset, channels, sizes, width)
         self.middle = _build_middle(preset, channels[-1], width)
         self.control: ControlBranch | None = None
         if spec.conditioning == "controlnet":
             self.control = _build_control(preset, num_classes, channels, sizes, [*skips])
         self.up = _build_up(preset, channels, sizes, width, skips)
-        self.norm = group_norm(channels[0])
-        self.leave = PseudoConv(channels[0], preset.autoencoder.latent_channels)
-        nn.init.zeros_(self.leave.plane.weight)
-        assert self.leave.plane.bias is not None
-        nn.init.zeros_(self.leave.plane.bias)
+        self.norm: nn.Module = group_norm(channels[0])
+        self.activate: nn.Module = nn.SiLU()
+        self.leave: nn.Module = _zero_conv(channels[0], preset.autoencoder.latent_channels)
 
     def forward(
         self,
@@ -117,7 +116,7 @@ class Denoiser(nn.Module):
         if self.control is not None:
             skips = self.control.add(skips, added)
         x = ascend(levels_of(self.up)[-1], deep, skips, *call)
-        output = self.leave(nn.functional.silu(self.norm(x)), num_slices)
+        output = self.leave(self.activate(self.norm(x)), num_slices)
         return torch.as_tensor(output), deep
 
     def pack(self, conditions: Conditions) -> Conditions:
@@ -187,7 +186,7 @@ class Denoiser(nn.Module):
         if self.appearance is not None:
             appearance = self.normalise_appearance(conditions.appearance)
             embedding = embedding + self.appearance(appearance.flatten(1))
-        return torch.as_tensor(embedding)
+        return torch.as_tensor(self.project(embedding))
 
     def _tokens(self, conditions: Conditions) -> Tensor | None:
         if self.tokens is not None:
@@ -217,6 +216,14 @@ def to_channels_last(model: M) -> M:
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model
+
+
+def _zero_conv(c_in: int, c_out: int) -> PseudoConv:
+    conv = PseudoConv(c_in, c_out)
+    nn.init.zeros_(conv.plane.weight)
+    assert conv.plane.bias is not None
+    nn.init.zeros_(conv.plane.bias)
+    return conv
 
 
 def _attentions(preset: Preset, channels: int, size: int | None) -> list[nn.Module | None]:

@@ -36,18 +36,24 @@ class Level(nn.Module):
     def step(
         self,
         index: int,
-        x: Tensor,
+        x: Tensor | tuple[Tensor, ...],
         embedding: Tensor,
         num_slices: int | None,
         tokens: Tensor | None = None,
     ) -> Tensor:
-        """Block and attentions number `index` on `(b n) c h w`; `tokens` are `(b n) t k`."""
-        x = self.blocks[index](x, embedding, num_slices)
+        """Block and attentions number `index` on `(b n) c h w`; `tokens` are `(b n) t k`.
+
+        A tuple stands for its concatenation, which a block that takes parts never makes.
+        """
+        block = self.blocks[index]
+        if isinstance(x, tuple) and not getattr(block, "takes_parts", False):
+            x = torch.cat(x, dim=1)
+        y = torch.as_tensor(block(x, embedding, num_slices))
         if not isinstance(self.attentions[index], nn.Identity):
-            x = self.attentions[index](x, num_slices)
+            y = self.attentions[index](y, num_slices)
         if isinstance(self.crossings[index], CrossAttention):
-            x = self.crossings[index](x, tokens)
-        return x
+            y = self.crossings[index](y, tokens)
+        return y
 
 
 def levels_of(modules: nn.ModuleList) -> list[Level]:
@@ -99,6 +105,5 @@ def ascend(
 ) -> Tensor:
     """One level on the way up; takes its skips from the end of the list."""
     for index in range(len(level.blocks)):
-        x = torch.cat([x, skips.pop()], dim=1)
-        x = level.step(index, x, embedding, num_slices, tokens)
+        x = level.step(index, (x, skips.pop()), embedding, num_slices, tokens)
     return x if level.resize is None else torch.as_tensor(level.resize(x, num_slices))

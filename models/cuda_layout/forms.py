@@ -25,16 +25,19 @@ class FastForms:
         slice_attention: `triton` reads queries, keys and values where the matrix product left
             them; `plain` transposes slices and positions and calls `attend`.
         slice_conv: `plane` is a 2D convolution of an image of n rows and h w columns, `volume` a 3D
-            convolution, `products` three matrix products.
-        upsample: of nearest neighbour and a 3 x 3 convolution. `transposed` is one transposed
-            convolution (4 of 9 products are left), `phases` four 2 x 2 convolutions and a copy,
-            `plain` both steps.
+            convolution.
+        upsample: of nearest neighbour and a 3 x 3 convolution, which are four 2 x 2 convolutions at
+            the lower resolution (4 of 9 products are left). `phases` makes them one convolution and
+            interleaves its output, `transposed` is one transposed convolution, `plain` both steps.
+        wide_attention: of the autoencoder's single head, too wide for flash kernels: `fused` is
+            torch's attention, `products` two matrix products around a float32 softmax.
     """
 
     norm: Literal["triton", "compiled", "plain"] = "triton"
     slice_attention: Literal["triton", "plain"] = "triton"
-    slice_conv: Literal["plane", "volume", "products"] = "plane"
-    upsample: Literal["transposed", "phases", "plain"] = "transposed"
+    slice_conv: Literal["plane", "volume"] = "plane"
+    upsample: Literal["phases", "transposed", "plain"] = "phases"
+    wide_attention: Literal["fused", "products"] = "fused"
 
 
 PLAIN_FORMS = FastForms("plain", "plain", "volume", "plain")
