@@ -7,7 +7,8 @@ embeddings and what enters and leaves the networks are float32. Forwards neither
 nor look at values, so that they can be captured in a CUDA graph after one warm-up call.
 """
 
-from models.cuda_layout.forms import PLAIN_FORMS, FastForms, best_forms
+from models.cuda_layout.forms import PLAIN_FORMS, FastForms
 from models.cuda_layout.lay_out import lay_out, lay_out_autoencoder
+from models.cuda_layout.probe import best_forms
 
 __all__ = ["PLAIN_FORMS", "FastForms", "best_forms", "lay_out", "lay_out_autoencoder"]

@@ -5,13 +5,8 @@ Every form gives the same numbers within rounding. Knows no network.
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
-
-import torch
-
-_OLDEST_FOR_TRITON = (8, 0)  # compute capability; Triton dropped Volta (7.0) in 2024
 
 
 @dataclass(frozen=True)
@@ -40,18 +35,5 @@ class FastForms:
     wide_attention: Literal["fused", "products"] = "fused"
 
 
-PLAIN_FORMS = FastForms("plain", "plain", "volume", "plain")
-
-
-def best_forms(device: torch.device) -> FastForms:
-    """The default on a device: kernels of our own where Triton compiles for it."""
-    if device.type == "cuda" and has_triton(device):
-        return FastForms()
-    return replace(PLAIN_FORMS, slice_conv="plane")
-
-
-def has_triton(device: torch.device) -> bool:
-    """Whether Triton is installed and compiles for this GPU."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= _OLDEST_FOR_TRITON
+# What every card can do; the convolutions need no kernel of ours.
+PLAIN_FORMS = FastForms(norm="plain", slice_attention="plain")

@@ -10,8 +10,9 @@ from models.cuda_layout.attention import FastAttention
 from models.cuda_layout.autoencoder import FastCoder
 from models.cuda_layout.blocks import FastEntry, FastResize, Projections, fast_res_block
 from models.cuda_layout.convolutions import fast_pseudo_conv
-from models.cuda_layout.forms import FastForms, best_forms
+from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import FusedNorm
+from models.cuda_layout.probe import best_forms
 from models.denoiser import Denoiser, to_channels_last
 from models.layers import Downsample, PseudoAttention, PseudoConv, ResBlock, Upsample
 from models.levels import Level, levels_of
@@ -36,7 +37,7 @@ def lay_out(
         The same denoiser.
     """
     denoiser.to(device).requires_grad_(False)
-    forms, window = forms or best_forms(device), denoiser.preset.window
+    forms, window = forms or best_forms(device, dtype), denoiser.preset.window
     projections = Projections()
     parts = [*levels_of(denoiser.down), denoiser.middle, *levels_of(denoiser.up)]
     if denoiser.control is not None:
@@ -71,7 +72,7 @@ def lay_out_autoencoder(
         The same autoencoder.
     """
     autoencoder.to(device).requires_grad_(False)
-    autoencoder.coder = FastCoder(autoencoder.net, dtype, forms or best_forms(device))
+    autoencoder.coder = FastCoder(autoencoder.net, dtype, forms or best_forms(device, dtype))
     return autoencoder
 
 

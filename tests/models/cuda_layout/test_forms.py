@@ -17,8 +17,8 @@ from tests.models.test_conditionings import CLASSES, ENCODINGS, WAYS, inputs, sm
 
 CPU = torch.device("cpu")
 ON_CPU = {
-    "plain": PLAIN_FORMS,
-    "plane": replace(PLAIN_FORMS, slice_conv="plane", upsample="phases"),
+    "default": PLAIN_FORMS,
+    "plain": replace(PLAIN_FORMS, slice_conv="volume", upsample="plain"),
     "transposed": replace(PLAIN_FORMS, upsample="transposed", wide_attention="products"),
 }
 LAYOUTS: tuple[dict[str, object], ...] = (
@@ -99,7 +99,7 @@ def test_deep_features_and_packed_conditions_are_taken_as_before() -> None:
 @torch.inference_mode()
 def test_windows_of_a_batch_do_not_mix() -> None:
     preset = small("concatenate")
-    laid = lay_out(shaken(Denoiser(preset, CLASSES)), torch.float32, CPU, ON_CPU["plane"])
+    laid = lay_out(shaken(Denoiser(preset, CLASSES)), torch.float32, CPU, PLAIN_FORMS)
     together = inputs(preset, 8)
     first = type(together)(
         together.x_t[:4],

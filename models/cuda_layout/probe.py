@@ -1,0 +1,67 @@
+"""Whether the kernels of our own work on a GPU: asked once, with a small input of known result."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from models.cuda_layout.attention import mix_slices_by_triton, mix_slices_plainly
+from models.cuda_layout.forms import PLAIN_FORMS, FastForms
+from models.cuda_layout.norm import FusedNorm, add
+
+_OLDEST = (8, 0)  # compute capability; Triton dropped Volta (7.0) in 2024
+_MOST = 0.02  # of the range; several times what float16 and bfloat16 round
+log = logging.getLogger(__name__)
+
+
+def best_forms(device: torch.device, dtype: torch.dtype = torch.float32) -> FastForms:
+    """The default on a device: kernels of our own where they compile and are right.
+
+    Where they are not, plain forms compute the same more slowly, and the log says why, once.
+    """
+    return FastForms() if device.type == "cuda" and kernels_work(device, dtype) else PLAIN_FORMS
+
+
+@functools.cache
+def kernels_work(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether Triton's kernels give what their plain forms give on this GPU."""
+    why = _obstacle(device, dtype)
+    if why:
+        log.warning("plain layers instead of Triton's kernels: %s", why)
+    return not why
+
+
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.cuda.get_device_capability(device) < _OLDEST:
+        return f"{torch.cuda.get_device_name(device)} is older than Triton compiles for"
+    try:
+        off = _difference(device, dtype)
+    except Exception as error:  # a compiler or a driver may fail in any way
+        return f"they do not run ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+    return "" if off < _MOST else f"they differ from the plain form by {off:.3g} of the range"
+
+
+@torch.inference_mode()
+def _difference(device: torch.device, dtype: torch.dtype) -> float:
+    """Largest difference of norm, sum and slice attention, in units of the range."""
+    draw = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw).to(device)
+
+    x = drawn(4, 64, 8, 8).to(dtype).contiguous(memory_format=torch.channels_last)
+    rows, table, norm = drawn(4, 64), drawn(2, 64), nn.GroupNorm(16, 64).to(device)
+    pairs = [
+        [FusedNorm(norm, forms)(x, rows=rows, table=table) for forms in (FastForms(), PLAIN_FORMS)],
+        [add(x, x, table, forms) for forms in (FastForms(), PLAIN_FORMS)],
+    ]
+    qkv, places = drawn(8, 5, 3 * 64).to(dtype), drawn(4, 3 * 64)
+    pairs.append([mix(qkv, places, 2) for mix in (mix_slices_by_triton, mix_slices_plainly)])
+    off = [(fast.float() - plain.float()).abs().max() / plain.abs().max() for fast, plain in pairs]
+    return float(torch.stack(off).max())
