@@ -151,4 +151,5 @@ def a_patient_of_some(plan: Path) -> str:
     """A case that some volumes of a run use, and not all."""
     rows = [json.loads(line) for line in plan.read_text().splitlines()]
     used = [{row["case_id"], row["informed_case"]} for row in rows]
-    return next(name for name in sorted(set.union(*used)) if not all(name in one for one in used))
+    names: list[str] = sorted(set.union(*used))
+    return next(name for name in names if not all(name in one for one in used))

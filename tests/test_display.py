@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,9 @@ sys.exit(run_command(job, print))
 """
 
 
-def start(code: int, stdout: object, stderr: object = subprocess.PIPE, **more: object):
+def start(
+    code: int, stdout: Any, stderr: Any = subprocess.PIPE, **more: Any
+) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-c", CHATTY.replace("CODE", str(code))]
     root = str(Path(__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": root}

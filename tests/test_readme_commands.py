@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from engine.paths import CHECKOUT
 from tests.readme_checkout import (
     BLOCK,
-    CHECKOUT,
     SHORTER,
     Checkout,
     a_patient_of_some,

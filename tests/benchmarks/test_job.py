@@ -8,12 +8,12 @@ from engine.volumes.prepared.prepare import to_native
 from speed.material import stretched_phantom
 
 
-def test_the_first_batch_does_not_count():
+def test_the_first_batch_does_not_count() -> None:
     assert steady_s([9.0, 9.1, 12.0, 12.1, 15.0, 15.1], 2) == pytest.approx(1.5)
     assert steady_s([1.0, 3.0], 8) == 2.0
 
 
-def test_a_stretched_phantom_goes_back_to_its_native_grid():
+def test_a_stretched_phantom_goes_back_to_its_native_grid() -> None:
     case = stretched_phantom(128, 30)
     assert case.image is not None
     native = to_native(case, case.image)

@@ -1,6 +1,8 @@
 """Other people's networks run on any CPU in their small form, and are compared by what they did."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,9 @@ from bench_peers import compared, main
 
 
 @pytest.mark.slow
-def test_small_forms_of_maisi_and_the_autoencoder_run(capsys, tmp_path):
+def test_small_forms_of_maisi_and_the_autoencoder_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     pytest.importorskip("monai")
     out = tmp_path / "peers.json"
     assert main(["--quick", "--device", "cpu", "--repeats", "1", "--part", "maisi", "kl_f8",
@@ -22,9 +26,9 @@ def test_small_forms_of_maisi_and_the_autoencoder_run(capsys, tmp_path):
     assert found["compared"] == {}
 
 
-def test_speed_is_told_a_slice_an_evaluation_and_at_equal_steps():
+def test_speed_is_told_a_slice_an_evaluation_and_at_equal_steps() -> None:
     row = {"preset": "gem3d_512", "ms_a_slice": 12.0, "ms_a_window_step": 16.0}
-    found = {
+    found: dict[str, Any] = {
         "maisi": {"ms_a_slice": 36.0, "ms_a_slice_and_evaluation": 0.5},
         "engine": {
             "one": {**row, "ms_a_slice": 18.0},

@@ -12,7 +12,7 @@ from speed.material import distinct_planes, stretched_phantom
 from speed.settings import Setting, table
 
 
-def test_no_plane_of_a_stretched_phantom_repeats_another():
+def test_no_plane_of_a_stretched_phantom_repeats_another() -> None:
     case = stretched_phantom(256, 155)
     assert case.image is not None
     assert case.image.shape == case.mask.shape == (155, 256, 256)
@@ -21,7 +21,7 @@ def test_no_plane_of_a_stretched_phantom_repeats_another():
     assert case.spacing_mm_zyx[1:] == pytest.approx([GRIDS["abdomen_ct_256"].spacing_mm_yx] * 2)
 
 
-def test_arithmetic_of_the_papers_decoder():
+def test_arithmetic_of_the_papers_decoder() -> None:
     """KL-f8 decodes a slice of 512 px with 2.48 x 10^12 operations (hand count: 2.5)."""
     preset = PRESETS["gem3d_512"]
     names = ("a", "b")
@@ -35,7 +35,7 @@ def test_arithmetic_of_the_papers_decoder():
     assert arithmetic.denoise(55) == pytest.approx(233.0, rel=0.03)
 
 
-def test_kernels_that_overlap_fill_the_time_once():
+def test_kernels_that_overlap_fill_the_time_once() -> None:
     assert covered_s([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0)]) == 4.0
     times = summary(8.0, [("sm90_xmma_fprop", 0.0, 2.0), ("nchwToNhwcKernel", 1.0, 3.0)])
     assert times.kernel_s == 4.0
@@ -56,17 +56,17 @@ def test_kernels_that_overlap_fill_the_time_once():
         ("vectorized_elementwise_kernel", "elementwise and other"),
     ],
 )
-def test_kinds_of_kernels(kernel, kind):
+def test_kinds_of_kernels(kernel: str, kind: str) -> None:
     assert kind_of(kernel) == kind
 
 
-def test_settings_of_a_command_line():
+def test_settings_of_a_command_line() -> None:
     setting = Setting.parse("half volumes=8 precision=float16 max_windows=16")
     assert setting == Setting("half", 8, {"precision": "float16", "max_windows": 16})
     assert Setting.parse("one") == Setting("one", 1, {})
 
 
-def test_a_setting_that_failed_stands_in_the_table():
+def test_a_setting_that_failed_stands_in_the_table() -> None:
     rows = [{"preset": "demo", "label": "wide", "error": "OutOfMemoryError: 3 GB"}]
     assert "wide" in table(rows)
     assert "3 GB" in table(rows)

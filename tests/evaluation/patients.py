@@ -38,7 +38,7 @@ def scan(patient: int, draw: int = 0) -> Image:
     texture = ndimage.gaussian_filter(rng.normal(size=SIZE_ZYX), 0.7)
     texture *= TEXTURE / texture.std()
     image = ndimage.gaussian_filter(MEANS[mask], 0.5) + np.where(mask > 0, texture, 0.0)
-    return np.clip(image, -1, 1).astype(np.float32)
+    return np.asarray(np.clip(image, -1, 1), np.float32)
 
 
 def painted(image: Image, mask: NDArray[np.uint8], z: int = 16) -> Image:

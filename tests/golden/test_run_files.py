@@ -12,6 +12,7 @@ from engine.runs.export.export import ExportJob, export_run
 from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.planning.rows import CaseFacts, build_plan
+from engine.runs.record.plan import InformedSource
 from engine.volumes.nifti import read_image
 from tests.golden.compare import check_golden, signature
 from tests.golden.layout import check_layout, layout_of, page_of
@@ -20,7 +21,7 @@ from tests.runs.test_harmonize import make_site
 
 LARGE = PREPARE.model_copy(update={"size_yx": (128, 128)})
 """Slices that have room for all scales of MS-SSIM."""
-SOURCES = ("own", "cross")
+SOURCES: tuple[InformedSource, ...] = ("own", "cross")
 
 
 def read(path: Path) -> Any:
@@ -44,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_run_files(source: str, runs: dict[str, Path]) -> None:
+def test_run_files(source: InformedSource, runs: dict[str, Path]) -> None:
     run = runs[source]
     check_layout(f"commit, {source}", read(run / "commits" / "case0-r00.json"))
     check_layout(f"summary, {source}", read(run / "summary.json"))

@@ -23,7 +23,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(tmp_path)
 
     def in_turn(
-        rows: Sequence[Row], worker: type[Callable[[Row], Any]], settings: Row, pool: Pool
+        rows: Sequence[Row], worker: Callable[..., Callable[[Row], Any]], settings: Row, pool: Pool
     ) -> Iterator[Row]:
         is_maker = "task" in settings
         made = ResampleWorker(settings["task"], LoadFake()) if is_maker else worker(**settings)

@@ -16,7 +16,7 @@ from engine.runs.record.folder import RunFolder
 from engine.runs.record.own_files import seal_plan
 from tests.hostile import spoiled
 from tests.hostile.room import Attack, Main, Place, attack
-from tests.runs.fakes import make_data, make_weights
+from tests.runs.fakes import make_data, make_weights, on_disk
 
 NAME = "case1-r00"
 Harm = Callable[[Path], object]
@@ -91,25 +91,34 @@ def _link(name: str, target: str = "../../outside") -> Harm:
 
 def _moved_away(out: Path) -> None:
     """The volume lies outside, byte for byte; a link stands in its place."""
-    volume = RunFolder(out).volume(NAME)
+    volume = on_disk(RunFolder(out).volume(NAME))
     volume.rename(out.parent / "outside" / volume.name)
     volume.symlink_to(out.parent / "outside" / volume.name)
 
 
 def _linked_shard(out: Path) -> None:
-    shard = RunFolder(out).volume(NAME) / "0" / "c" / "0" / "0" / "0"
+    shard = on_disk(RunFolder(out).volume(NAME)) / "0" / "c" / "0" / "0" / "0"
     shard.rename(out.parent / "outside" / "shard")
     shard.symlink_to(out.parent / "outside" / "shard")
 
 
+def _copy(folder: RunFolder, name: str, to: str) -> None:
+    shutil.copy(on_disk(folder.commit(name)), on_disk(folder.commit(to)))
+
+
 def _foreign_record(out: Path) -> None:
     folder = RunFolder(out)
-    shutil.copy(folder.commit("case2-r00"), folder.commit(NAME))
+    _copy(folder, "case2-r00", NAME)
 
 
 def _unplanned(out: Path) -> None:
     folder = RunFolder(out)
-    shutil.copy(folder.commit(NAME), folder.commit("extra"))
+    _copy(folder, NAME, "extra")
+
+
+def _no_commits(out: Path) -> None:
+    for path in (out / "commits").iterdir():
+        path.unlink()
 
 
 def nothing(_: Path) -> None:
@@ -157,11 +166,12 @@ EXPORT = {
         _edit(f"commits/{NAME}.json", lambda text: text[:200]), "cannot read this commit record"
     ),
     "no volume": harmed(
-        lambda out: shutil.rmtree(RunFolder(out).volume(NAME)), "no files there; make it again"
+        lambda out: shutil.rmtree(on_disk(RunFolder(out).volume(NAME))),
+        "no files there; make it again",
     ),
     "plan with a path": harmed(_row(sample_id=UP), r"plan\.jsonl:2: not a plan row of"),
     "nothing committed": harmed(
-        lambda out: [path.unlink() for path in (out / "commits").iterdir()],
+        _no_commits,
         "no volume is committed",
     ),
     "unknown layout": harmed(nothing, "`layout`: Input should be", "--config", "layout.yaml"),
@@ -242,7 +252,7 @@ def test_what_a_link_points_to_is_not_deleted(
     before = _outside(made)
     assert verify_job.main(["--run", "out", *order]) == 0
     assert _outside(made) == before
-    assert not RunFolder(made.out).volume(NAME).is_symlink()
+    assert not on_disk(RunFolder(made.out).volume(NAME)).is_symlink()
     assert not list((made.out / "staging").iterdir()), "nor is the link kept"
     assert verify_job.main(["--run", "out"]) == 0
 

@@ -106,6 +106,12 @@ TURNED[:2, :2] = 3.0 * np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.c
 RGB = np.zeros(SIZE_XYZ, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
 HUGE = (3, 30000, 30000, 30000, 1, 1, 1, 1)
 
+
+def _nothing_in_it(place: Place) -> list[str]:
+    (place.root / "raw").mkdir()
+    return given(place)
+
+
 ATTACKS = {
     "gzip bomb": spoil("refused as a gzip bomb", image=zipped(nifti() + bytes(16 * 2**20))),
     "truncated gzip": spoil("damaged or truncated gzip", image=zipped(nifti())[:900]),
@@ -148,9 +154,7 @@ ATTACKS = {
     "out is a file": Attack(_onto_a_file, r"out: cannot be written \(File exists"),
     "out of other settings": Attack(_other_settings, r"other settings \(size_yx, class_names\)"),
     "no data set": Attack(given, "raw: no such folder"),
-    "empty data set": Attack(
-        lambda p: [str((p.root / "raw").mkdir() or "")][:0] + given(p), "none of the known layouts"
-    ),
+    "empty data set": Attack(_nothing_in_it, "none of the known layouts"),
     "unknown key": refuse(r"prepare\.yaml: `prepare\.spacing`", config="prepare: {spacing: 3}"),
     "python object": refuse(
         "could not determine a constructor", config="!!python/object/apply:os.system ['true']"

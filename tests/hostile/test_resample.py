@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,13 +70,13 @@ def case(expected: str, harm: Callable[[Path], object], *more: str) -> Attack:
     return Attack(args, expected)
 
 
-def _edit_json(path: Path, edit: Callable[[dict], object]) -> None:
+def _edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     raw = json.loads(path.read_text())
     edit(raw)
     path.write_text(json.dumps(raw))
 
 
-def _attributes(edit: Callable[[dict], object]) -> Callable[[Path], None]:
+def _attributes(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     return lambda path: _edit_json(path / "zarr.json", lambda raw: edit(raw["attributes"]))
 
 
@@ -89,7 +90,7 @@ def _replace(path: Path) -> None:
     shutil.copytree(path.with_name("case2.zarr"), path)
 
 
-def _listed(expected: str, edit: Callable[[dict], object]) -> Attack:
+def _listed(expected: str, edit: Callable[[dict[str, Any]], object]) -> Attack:
     """A `dataset.json` beside the prepared cases that was edited."""
 
     def args(place: Place) -> list[str]:
@@ -99,7 +100,7 @@ def _listed(expected: str, edit: Callable[[dict], object]) -> Attack:
     return Attack(args, expected)
 
 
-def _rename(new: str) -> Callable[[dict], object]:
+def _rename(new: str) -> Callable[[dict[str, Any]], object]:
     return lambda raw: raw["cases"].update({new: raw["cases"].pop("case1")})
 
 

@@ -11,7 +11,7 @@ import pytest
 import jobs.edit_lesions as edit_job
 import jobs.harmonize_sites as site_job
 from engine.volumes.nifti import write_nifti
-from engine.volumes.prepared.manifest import read_manifest, write_manifest
+from engine.volumes.prepared.manifest import PreparedManifest, read_manifest, write_manifest
 from engine.volumes.volume import Volume
 from tests.hostile.room import Attack, Place, attack
 from tests.runs.fakes import make_case, make_data
@@ -189,7 +189,7 @@ def test_sites_in_folders_of_one_name_are_told_apart(
     assert site_job.main(args) == 0
 
 
-def _change(folder: Path):
+def _change(folder: Path) -> PreparedManifest:
     manifest = read_manifest(folder)
     cases = {
         name: entry.model_copy(update={"sha256": "0" * 64})

@@ -27,7 +27,8 @@ def ends_with(monkeypatch: pytest.MonkeyPatch, job: ModuleType, ending: BaseExce
         raise ending
 
     monkeypatch.setattr(job, "parse_job", end)
-    return job.main([])
+    code: int = job.main([])
+    return code
 
 
 @pytest.mark.parametrize("kind", [ConfigError, OSError])

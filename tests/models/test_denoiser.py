@@ -17,7 +17,7 @@ def small(**changes: object) -> Preset:
     return DEMO.model_copy(update={"denoiser": denoiser, "size_px": 64})
 
 
-def shaken(model: torch.nn.Module) -> torch.nn.Module:
+def shaken(model: Denoiser) -> Denoiser:
     """Random weights in all planes, so that a wrong volumetric layer cannot hide behind zeros."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.image_encoder import CLIP_MEAN, CLIP_STD, ImageTower, TowerSpec, load_image_tower
+from models.image_encoder import CLIP_MEAN, CLIP_STD, ImageTower, load_image_tower
+from models.presets import TowerSpec
 from models.weights import WeightsFileError
 
 SPEC = {

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ class Evil:
     ],
 )
 def test_ldm_tensors_that_do_not_fit_are_named(
-    tmp_path: Path, change: object, message: str
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     state = ldm_state()
     change(state)

@@ -6,8 +6,10 @@ so it writes down the names and shapes of the layout once more, independently of
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,7 +170,7 @@ def stored(network: PublicNetwork) -> dict[str, Tensor]:
 
 def run(model: Denoiser, x: Tensor, t: Tensor, num_slices: int | None = None) -> Tensor:
     """The denoiser's output for channels as the public code stacks them."""
-    x_t, mask, informed = x.split(4, dim=1)
+    x_t, mask, informed = x.split(4, dim=1)  # type: ignore[no-untyped-call]
     nothing = torch.zeros(len(x), dtype=torch.bool)
     told = Conditions(mask, informed, torch.zeros(len(x), 2), nothing, torch.zeros(len(x), 2, 4))
     prediction, _ = model(x_t, t, torch.ones(len(x)), told, num_slices)
@@ -233,7 +235,9 @@ def test_averaged_weights_are_preferred(tmp_path: Path) -> None:
         (lambda s: s.clear() or s.update(a=torch.zeros(1)), "no GEM-3D denoiser"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, change: object, message: str) -> None:
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
     state = stored(PublicNetwork((False, True)))
     change(state)
     with pytest.raises(WeightsFileError, match=message):
@@ -250,7 +254,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: object, message: str
     ],
 )
 def test_a_preset_of_another_layout_is_refused(
-    tmp_path: Path, changes: dict[str, object], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     state = stored(PublicNetwork((False, True)))
     with pytest.raises(ValueError, match=message):

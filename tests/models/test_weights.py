@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,10 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(WeightsFileError, match=name):
         weights_sha256(folder)
-    loader = {CONFIG: lambda f, _: read_manifest(f), AUTOENCODER: load_autoencoder}
+    loader: dict[str, Callable[..., object]] = {
+        CONFIG: lambda f, _: read_manifest(f),
+        AUTOENCODER: load_autoencoder,
+    }
     with pytest.raises(WeightsFileError, match=name):
         loader.get(name, load_denoiser)(folder, manifest)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import ray
 
 from engine.errors import RunError
 from engine.parallel.computer import address
@@ -103,8 +104,8 @@ def test_a_job_is_refused_before_ray_is_asked(form: str, monkeypatch: pytest.Mon
         raise AssertionError("Ray would try for many minutes")
 
     port = closed_port()
-    monkeypatch.setattr(session_module.ray, "init", never)
-    monkeypatch.setattr(session_module.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", never)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     found = f"127.0.0.1:{port}"
     monkeypatch.setattr(
         session_module, "canonicalize_bootstrap_address_or_die", lambda _auto: found

@@ -34,9 +34,9 @@ def test_workers_lines_are_shown_without_the_noise(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dispatcher, "handlers", [("a", lambda data: shown.append(data["lines"]))])
     show_workers_without_noise()
     worker = {"actor_name": "RayTrainWorker", "is_err": True}
-    dispatcher.emit({**worker, "lines": [LEVEL, "step 3 of 9"]})
-    dispatcher.emit({**worker, "lines": [LEVEL]})
-    dispatcher.emit(
+    dispatcher.emit({**worker, "lines": [LEVEL, "step 3 of 9"]})  # type: ignore[no-untyped-call]
+    dispatcher.emit({**worker, "lines": [LEVEL]})  # type: ignore[no-untyped-call]
+    dispatcher.emit(  # type: ignore[no-untyped-call]
         {**worker, "lines": [STATE, "Traceback"], "actor_name": "PlacementGroupCleaner"}
     )
     assert shown == [["step 3 of 9"]]

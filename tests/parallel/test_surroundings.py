@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import ray
 
 from engine.errors import RunError
 from engine.parallel.computer import interpreter, private_folder
@@ -59,8 +60,8 @@ def test_a_ray_of_our_own_lives_in_a_short_private_folder_and_leaves_nothing(
         seen.append(folder)
 
     monkeypatch.setattr(session_module, "_start", start)
-    monkeypatch.setattr(session_module.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(session_module.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     with RaySession() as session:
         session.start()
         check_short(seen[0])

@@ -1,6 +1,7 @@
 """What kills its worker is given up; what only stood in a computer that died is not."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,8 @@ class Shy:
 
 def test_an_attended_worker_counts_before_it_touches_a_row(tmp_path: Path) -> None:
     calls: list[str] = []
-    worker = attended(Shy, "job", None, book(tmp_path))(calls=calls)
+    made: Any = attended(Shy, "job", None, book(tmp_path))
+    worker = made(calls=calls)
     for _ in range(MAX_TRIES):
         with pytest.raises(KeyboardInterrupt):
             worker(ROW)

@@ -26,6 +26,7 @@ from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.report import page as report
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import SampledVolume, SampleRequest
+from engine.storage.places import Place
 from engine.volumes.prepared.manifest import PreparedEntry, PreparedManifest, write_manifest
 from engine.volumes.prepared.prepare import PrepareConfig, prepare_case
 from engine.volumes.prepared.store import write_prepared
@@ -51,6 +52,12 @@ IDENTITY = RunIdentity(
     versions={"gem3d-engine": "1"}, code="c",
 )  # fmt: skip
 """Of runs that tests make without a job."""
+
+
+def on_disk(place: Place | None) -> Path:
+    """A place of a run that a test made on this computer."""
+    assert isinstance(place, Path)
+    return place
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class FakeSampler:
                 on_window(done, len(starts))
         key = hashlib.sha256(f"{request.seed}/{request.sample_id}".encode()).digest()
         noise = np.random.default_rng(list(key)).normal(size=request.mask.shape)
+        assert request.informed is not None
         image = 0.6 * request.informed + 0.1 * request.mask + 0.05 * noise
         if request.sample_id in self.nan:
             image[0, 0, 0] = np.nan

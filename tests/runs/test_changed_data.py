@@ -17,7 +17,7 @@ from engine.runs.record.plan import read_plan
 from engine.volumes.nifti import write_nifti
 from engine.volumes.prepared.prepare import prepare_case
 from engine.volumes.prepared.store import read_prepared_header, write_prepared
-from tests.runs.fakes import PREPARE, FakeSampler, LoadFake, make_case
+from tests.runs.fakes import PREPARE, FakeSampler, LoadFake, make_case, on_disk
 
 NAME = "case1-r00"
 FAILING = FakeSampler(fail=frozenset({NAME}))
@@ -74,7 +74,7 @@ def test_a_case_that_changed_is_refused_until_it_is_put_back(
     folder = RunFolder(config.out)
     assert config.data is not None
     path = Path(str(config.data)) / "case1.zarr"
-    shutil.copytree(path, config.out / "kept.zarr")
+    shutil.copytree(path, on_disk(config.out) / "kept.zarr")
     HARMS[name](path)
     for _ in range(ledger.MAX_FAILURES + 1):
         sampler = FakeSampler()
@@ -85,7 +85,7 @@ def test_a_case_that_changed_is_refused_until_it_is_put_back(
     assert "case1.zarr: changed after the run was planned" in message
     assert "put it back as it was" in message
     shutil.rmtree(path)
-    (config.out / "kept.zarr").rename(path)
+    (on_disk(config.out) / "kept.zarr").rename(path)
     assert run(config).summary.committed == 3
     assert verify_run(VerifyJob(run=config.out)).is_sound
 
@@ -113,7 +113,7 @@ def test_a_slice_file_is_kept_as_it_was_planned(config: ResampleConfig, tmp_path
         }
     )
     run(config, FAILING)
-    kept = config.out / "informed" / "ref.zarr"
+    kept = on_disk(config.out) / "informed" / "ref.zarr"
     (row, *_) = read_plan(RunFolder(config.out).plan)
     assert row.informed_sha256 == read_prepared_header(kept).digest
     HARMS["window"](kept)

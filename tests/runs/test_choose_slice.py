@@ -4,12 +4,13 @@ import pytest
 
 from engine.errors import SamplingError
 from engine.runs.planning.rows import CaseFacts, Cases, FixedSlice, choose_slice
+from engine.runs.record.plan import InformedSource
 
 COHORT = {"a": 50, "b": 71, "c": 20}
 
 
 def choose(
-    source: str,
+    source: InformedSource,
     case_id: str,
     num_slices: int,
     with_image: dict[str, int],

@@ -16,7 +16,7 @@ from engine.volumes.nifti import write_nifti
 from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Volume
-from tests.runs.fakes import FakeSampler, LoadFake, make_case, make_data, make_weights
+from tests.runs.fakes import FakeSampler, LoadFake, make_case, make_data, make_weights, on_disk
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -79,7 +79,7 @@ def test_a_drawn_mask_that_changes_after_planning_is_refused(
     config = config.model_copy(update={"drawn": path, "num_pictured": 0})
     name = "case1-edit-r00"
     edit_lesions(config, LoadFake(FakeSampler(fail=frozenset({name}))))
-    kept = config.out / "masks" / "case1.nii.gz"
+    kept = on_disk(config.out) / "masks" / "case1.nii.gz"
     write_nifti(kept, Volume(drawn[:, ::-1].copy(), labels.affine, "drawn"))
     assert edit_lesions(config, LoadFake()).summary.failed == 1
     message = ledger.read_attempts(RunFolder(config.out), name)[-1].error or ""

@@ -8,14 +8,17 @@ by hand, so that the engine's own tables are not their judge.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import engine.preparing.dataset as prepare_module
 from engine.errors import ConfigError
+from engine.parallel.rows.pipeline import Pool, Row
 from engine.preparing.dataset import PrepareSummary, prepare_dataset
 from engine.runs.export.export import ExportJob, export_run
 from engine.runs.jobs.resample import ResampleConfig, resample
@@ -146,7 +149,9 @@ def foreign(request: pytest.FixtureRequest) -> Foreign:
 def inline(monkeypatch: pytest.MonkeyPatch, no_ray: None) -> None:
     """Preparing in this process, too."""
 
-    def in_turn(rows, worker, settings, _pool):
+    def in_turn(
+        rows: Sequence[Row], worker: Callable[..., Callable[[Row], Any]], settings: Row, _pool: Pool
+    ) -> Iterator[Row]:
         made = worker(**settings)
         yield from (made(dict(row)) for row in rows)
 

@@ -9,6 +9,7 @@ from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.records import Attempt, Commit
 from engine.volumes.store import hash_tree
+from tests.runs.fakes import on_disk
 
 MEASURES = VolumeMeasures(unit="HU", values={"seam_ratio": 1.0, "roughness": 1.0})
 
@@ -21,7 +22,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def stage(folder: RunFolder, attempt: Attempt, content: str = "voxels") -> Path:
-    staged = ledger.staging_place(folder, attempt)
+    staged = on_disk(ledger.staging_place(folder, attempt))
     (staged / "0").mkdir(parents=True)
     (staged / "0" / "c").write_text(content)
     return staged

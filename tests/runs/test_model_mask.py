@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_volumes_of_early_versions_have_no_such_mask(folder: RunFolder) -> None:
 
 
 def test_the_summary_counts_what_the_model_did_not_see(folder: RunFolder) -> None:
-    def pairs() -> list:
+    def pairs() -> list[Any]:
         return [(r, ledger.read_commit(folder, r.sample_id)) for r in iter_plan(folder.plan)]
 
     summary = summarize(pairs, JobFacts(wall_s=1.0, driver_memory_mb=1.0, quarantined=0))

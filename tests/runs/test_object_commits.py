@@ -6,6 +6,7 @@ Whatever the order, a sample that is counted has its whole volume, and one that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 
 import pytest
@@ -15,6 +16,7 @@ from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder, RunLock, lock_number
 from engine.runs.record.object_commits import slot_place
 from engine.runs.record.records import Attempt
+from engine.storage.objects import client
 from engine.storage.objects import path as object_path
 from engine.storage.objects.path import ObjectPath
 from engine.volumes.store import hash_tree
@@ -44,7 +46,7 @@ class Step:
         return real_call(url, work)
 
 
-real_call = object_path.call
+real_call = client.call
 
 
 def begun(folder: RunFolder, lock: int = 0) -> tuple[Attempt, ObjectPath]:
@@ -115,6 +117,12 @@ def test_whatever_happens_between_two_steps_of_a_commit(
         make_rest(folder)
 
 
+def _commit_and_tell(
+    message: list[str], folder: RunFolder, orphan: tuple[Attempt, ObjectPath]
+) -> None:
+    message.append(commit(folder, orphan))
+
+
 @pytest.mark.parametrize("act", ["sweep", "delete"])
 def test_a_commit_between_two_steps_of_who_deletes(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, act: str
@@ -123,10 +131,8 @@ def test_a_commit_between_two_steps_of_who_deletes(
     outcomes = set()
     for due in count():
         folder.root.remove_tree()  # type: ignore[union-attr]
-        orphan, message = begun(folder), []
-        step = Step(
-            due, lambda orphan=orphan, message=message: message.append(commit(folder, orphan))
-        )
+        orphan, message = begun(folder), list[str]()
+        step = Step(due, partial(_commit_and_tell, message, folder, orphan))
         with monkeypatch.context() as patch:
             patch.setattr(object_path, "call", step.call)
             ACTS[act](folder)
@@ -175,7 +181,7 @@ def test_names_with_dots_and_digits_keep_apart(folder: RunFolder) -> None:
     for name in names:
         (folder.commits / f"{name}.json").write_text("{}")
     assert ledger.committed_ids(folder) == names
-    slot_place(folder, "a", 1).write_bytes(b"")  # type: ignore[arg-type]
+    slot_place(folder, "a", 1).write_bytes(b"")
     assert ledger.committed_ids(folder) == names - {"a"}
 
 

@@ -167,12 +167,18 @@ def half_a_record(folder: RunFolder) -> None:
     place.write_text(place.read_text()[:200])
 
 
+def lose_the_volume(folder: RunFolder) -> None:
+    volume = ledger.volume_of(folder, commit_of(folder, NAMES[0]))
+    assert isinstance(volume, ObjectPath)
+    volume.remove_tree()
+
+
 DAMAGE: list[tuple[Callable[[RunFolder], object], str]] = [
     (flip, "changed file"),
     (lambda f: shard(f).write_bytes(shard(f).read_bytes()[:-9]), "changed file"),
     (lambda f: shard(f).write_bytes(b""), "empty file"),
     (lambda f: shard(f).unlink(), "missing file"),
-    (lambda f: ledger.volume_of(f, commit_of(f, NAMES[0])).remove_tree(), "missing volume"),
+    (lose_the_volume, "missing volume"),
     (half_a_record, "bad commit record"),
 ]
 
@@ -278,7 +284,9 @@ def test_a_volume_that_reads_back_otherwise_is_refused(
         patch.setattr(ObjectPath, "write_bytes", lie)
         assert make(folder, data) == ["failed"] * 3
     assert not ledger.committed_ids(folder)
-    assert "reads back otherwise" in next((folder.root / "failures").iterdir()).read_text()
+    failure, *_ = (folder.root / "failures").iterdir()
+    assert isinstance(failure, ObjectPath)
+    assert "reads back otherwise" in failure.read_text()
 
 
 def test_withdrawal_and_export(folder: RunFolder, tmp_path: Path) -> None:
@@ -496,7 +504,7 @@ def test_credentials_have_messages_of_their_own(
             raise error
         return Store()
 
-    monkeypatch.setattr(object_client.fsspec, "filesystem", filesystem)
+    monkeypatch.setattr(fsspec, "filesystem", filesystem)
     with pytest.raises(StoreError, match=message):
         RunFolder(ObjectPath(RUN)).create()
 
@@ -549,6 +557,7 @@ def test_a_silent_holder_loses_its_lock_and_notices(
     with RunLock(folder) as first:
         time.sleep(0.5)
         with RunLock(folder) as second:
+            assert isinstance(first._held, object_lock.ObjectLock)
             first._held._renew()  # it wakes up
             with pytest.raises(RunError, match="took this run over"):
                 first.check()

@@ -13,7 +13,7 @@ from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.own_files import seal_plan
-from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
+from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, on_disk
 
 OLD = Path(__file__).parent / "old_runs" / "0.1.0"
 FAILING = FakeSampler(fail=frozenset({"case1-r00"}))
@@ -103,7 +103,7 @@ DERIVED: list[list[Harm]] = [
 def harm(config: ResampleConfig, harms: list[Harm]) -> RunFolder:
     folder = RunFolder(config.out)
     for name, how in harms:
-        how(folder.root / name)
+        how(on_disk(folder.root) / name)
     return folder
 
 
@@ -112,10 +112,12 @@ def test_a_run_with_a_file_missing_or_changed_is_refused(
     begun: ResampleConfig, harms: list[Harm], message: str
 ) -> None:
     folder = harm(begun, harms)
-    before = sorted(folder.root.rglob("*"))
+    before = sorted(on_disk(folder.root).rglob("*"))
     with pytest.raises((StoreError, RunError), match=message):
         resample(begun, LoadFake())
-    assert set(before) >= {p for p in folder.root.rglob("*") if p.suffix != ".tmp"}, "nothing made"
+    assert set(before) >= {p for p in on_disk(folder.root).rglob("*") if p.suffix != ".tmp"}, (
+        "nothing made"
+    )
 
 
 @pytest.mark.parametrize("harms", DERIVED)
@@ -163,7 +165,7 @@ def test_a_plan_that_the_volumes_were_not_made_by_is_refused(begun: ResampleConf
 def test_a_run_killed_between_digest_and_plan_goes_on(begun: ResampleConfig) -> None:
     folder = harm(begun, [(PLAN, GONE)])
     for name in ("commits", "volumes", "attempts"):
-        shutil.rmtree(folder.root / name)
+        shutil.rmtree(on_disk(folder.root) / name)
     folder.plan_digest.write_text(f"{'0' * 64}  plan.jsonl\n")  # as if planned by other code
     assert resample(begun, LoadFake()).summary.committed == 3
 
@@ -176,7 +178,7 @@ def test_verification_finds_a_name_twice_even_in_a_sealed_plan(begun: ResampleCo
 
 
 def test_commits_that_are_gone_are_named(begun: ResampleConfig) -> None:
-    shutil.rmtree(RunFolder(begun.out).commits)
+    shutil.rmtree(on_disk(RunFolder(begun.out).commits))
     with pytest.raises(RunError, match="commits: missing, so that no volume of this run exists"):
         verify_run(VerifyJob(run=begun.out))
 

@@ -13,7 +13,9 @@ WITH_IMAGE = [name for name, facts in CASES.items() if facts.has_image]
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 4), st.sampled_from(["own", "cross"]))
-def test_a_plan_is_a_function_of_its_arguments(seed: int, replicas: int, informed: str) -> None:
+def test_a_plan_is_a_function_of_its_arguments(
+    seed: int, replicas: int, informed: InformedSource
+) -> None:
     rows = build_plan(CASES, WITH_IMAGE, informed, replicas, seed)
     shuffled = dict(reversed(CASES.items()))
     assert render_plan(rows) == render_plan(

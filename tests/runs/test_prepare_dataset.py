@@ -5,8 +5,10 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +16,8 @@ import pytest
 
 import engine.preparing.dataset as prepare_module
 from engine.errors import ConfigError, EngineError, LayoutError, RunError, StoreError
+from engine.parallel.rows.pipeline import Pool, Row
+from engine.parallel.start.session import RaySession
 from engine.preparing.dataset import (
     DataSource,
     PrepareJob,
@@ -85,13 +89,15 @@ def test_worker_returns_every_failure_as_a_row(tmp_path: Path) -> None:
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows through the same worker, without Ray."""
 
-    def run_inline(rows, worker, settings, _pool):
+    def run_inline(
+        rows: Sequence[Row], worker: Callable[..., Callable[[Row], Any]], settings: Row, _pool: Pool
+    ) -> Iterator[Row]:
         instance = worker(**settings)
         yield from (instance(dict(row)) for row in rows)
 
     monkeypatch.setattr(prepare_module, "run_rows", run_inline)
     monkeypatch.setattr(prepare_module, "node_resources", lambda: [{"CPU": 2.0}])
-    monkeypatch.setattr(prepare_module.RaySession, "start", lambda _self: None)
+    monkeypatch.setattr(RaySession, "start", lambda _self: None)
 
 
 @pytest.mark.ray
@@ -322,7 +328,9 @@ def job() -> ModuleType:
     return module
 
 
-def test_command_line_says_what_is_wrong(tmp_path: Path, capsys) -> None:
+def test_command_line_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = ROOT / "jobs" / "configs" / "prepare_abdomen_ct.yaml"
     assert job().main(["--config", str(config)]) == 2
     assert "error: --root" in capsys.readouterr().err
@@ -334,7 +342,7 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, capsys) -> None:
 @pytest.mark.ray
 @pytest.mark.real
 def test_real_abdomen_from_the_command_line(
-    tmp_path: Path, local_ray: None, real_data: Path, capsys
+    tmp_path: Path, local_ray: None, real_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = ROOT / "jobs" / "configs" / "prepare_abdomen_ct.yaml"
     folders = ["--root", str(real_data / "Dataset002_AbdomenCT"), "--out", str(tmp_path / "out")]

@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from engine.runs.record.identity import RunIdentity, read_identity
 from engine.runs.record.names_only import names_only, without_folders
 from engine.storage.files import put
 from engine.volumes.nifti import write_nifti
-from tests.runs.fakes import FakeSampler, LoadFake, make_case
+from tests.runs.fakes import FakeSampler, LoadFake, make_case, on_disk
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_messages_keep_the_last_name_of_a_path(text: str, kept: str) -> None:
     assert without_folders(text, ["/home/j.doe/a b", ""]).removeprefix("a b/") == kept
 
 
-def run(config: ResampleConfig, **fake: frozenset[str]) -> None:
+def run(config: ResampleConfig, **fake: Any) -> None:
     resample(config, LoadFake(FakeSampler(**fake)))
 
 
@@ -41,7 +42,7 @@ def mine(config: ResampleConfig, tmp_path: Path) -> ResampleConfig:
     home = tmp_path / "j.doe" / "Mueller_1961"
     home.mkdir(parents=True)
     write_nifti(home / "ref.nii.gz", make_case(2)[0])
-    config.data.rename(home / "prepared")
+    on_disk(config.data).rename(home / "prepared")
     update = {"informed": ("own", "fixed"), "slices": (str(home / "ref.nii.gz"),)}
     changed = config.model_copy(update={**update, "data": home / "prepared", "num_pictured": 1})
     return changed.model_copy(update={"gate": config.gate.model_copy(update={"policy": "off"})})
@@ -50,7 +51,7 @@ def mine(config: ResampleConfig, tmp_path: Path) -> ResampleConfig:
 @pytest.mark.usefixtures("no_ray")
 def test_no_file_of_a_run_names_a_folder_or_the_host(mine: ResampleConfig) -> None:
     run(mine, fail=frozenset({"case2-own-r00"}))
-    shard = mine.data / "case0.zarr" / "mask" / "c" / "0" / "0" / "0"
+    shard = on_disk(mine.data) / "case0.zarr" / "mask" / "c" / "0" / "0" / "0"
     words = ["j.doe", "Mueller", str(mine.out), f"{socket.gethostname()}:", str(os.getpid()) + '"']
     shard.unlink()
     (mine.out / "commits" / "case0-own-r00.json").unlink()
@@ -68,7 +69,7 @@ def test_a_run_that_holds_whole_paths_goes_on_as_what_it_is(mine: ResampleConfig
     path = Path(str(mine.out)) / "run.yaml"
     new = read_identity(path)
     old: RunIdentity = new.model_copy(
-        update={"settings": {**new.settings, "slices": [str(mine.slices[0])]}}  # type: ignore[index]
+        update={"settings": {**new.settings, "slices": [str(mine.slices[0])]}}
     )
     assert names_only(old.settings) == new.settings
     import yaml
@@ -113,7 +114,8 @@ def test_what_a_private_pools_workers_write_is_their_users_alone(tmp_path: Path)
 
     before = os.umask(0o022)
     try:
-        attended(Writer, "job", None, None, private=True)()({"name": "a"})
+        worker: Any = attended(Writer, "job", None, None, private=True)
+        worker()({"name": "a"})
         assert not (tmp_path / "a").stat().st_mode & 0o077
     finally:
         os.umask(before)

@@ -17,7 +17,7 @@ from engine.parallel.start.session import RaySession
 from engine.runs.jobs.resample import Outcome, ResampleConfig, resample, run_place
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder, RunLock
-from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, work_here
+from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, on_disk, work_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,12 +113,16 @@ def _kill_in_mid_run(config: ResampleConfig) -> None:
 
 def _check_finished(config: ResampleConfig) -> None:
     """A finished run does nothing, and says so; another configuration is refused."""
-    times = {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()}
+    times = {
+        path: path.stat().st_mtime_ns for path in on_disk(config.out).rglob("*") if path.is_file()
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RaySession, "start", _refuse_to_start)
         outcome = run(config, FakeSampler(fail=frozenset(images(config))))
     assert not outcome.worked
-    after = {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()}
+    after = {
+        path: path.stat().st_mtime_ns for path in on_disk(config.out).rglob("*") if path.is_file()
+    }
     assert {p.name for p in after if after[p] != times.get(p)} == {"lock"}
     with pytest.raises(RunError, match=r"settings\.seed was 0, is now 1"):
         run(config.model_copy(update={"seed": 1}))

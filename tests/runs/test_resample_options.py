@@ -195,7 +195,7 @@ def test_the_gate_does_what_it_is_told(small: ResampleConfig, policy: str) -> No
     y, x = np.mgrid[: case.mask.shape[1], : case.mask.shape[2]]
     slim = ((y - 16) ** 2 + (x - 16) ** 2 < 49)[None] & (case.mask > 0)
     write_prepared(path, replace(case, mask=np.where(slim, case.mask, 0).astype(np.uint8)))
-    gate = GateConfig(policy=policy, num_draws=8)  # type: ignore[arg-type]
+    gate = GateConfig(policy=policy, num_draws=8)
     outcome = resample(small.model_copy(update={"informed": ("cross",), "gate": gate}), LoadFake())
     rows = read_plan(RunFolder(small.out).plan)
     verdicts = [row.gate.verdict if row.gate else "unchecked" for row in rows]
@@ -240,7 +240,7 @@ class Flat(FakeSampler):
 
 @pytest.mark.parametrize("policy", ["mark", "retry", "quarantine", "off"])
 def test_the_quality_gate_does_what_it_is_told(small: ResampleConfig, policy: str) -> None:
-    quality = QualityConfig(policy=policy)  # type: ignore[arg-type]
+    quality = QualityConfig(policy=policy)
     config = small.model_copy(update={"quality": quality})
     summary = resample(config, LoadFake(Flat())).summary
     folder = RunFolder(small.out)

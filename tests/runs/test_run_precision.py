@@ -29,7 +29,9 @@ CPU = ("float32", "bfloat16")
         ([VOLTA, AMPERE, AMPERE], "float16"),
     ],
 )
-def test_auto_is_what_the_weakest_machine_can_do(machines: list[tuple[str, ...]], chosen: str):
+def test_auto_is_what_the_weakest_machine_can_do(
+    machines: list[tuple[str, ...]], chosen: str
+) -> None:
     assert common_precision(machines) == chosen
 
 

@@ -44,7 +44,7 @@ def test_test_cases_are_neither_sampled_nor_lend_their_appearance(config: Resamp
     rows = planned(config.model_copy(update={"replicas": 8}))
     assert {(case, split) for case, _, split in rows} == {("case0", "train"), ("case2", "train")}
     assert {informed for _, informed, _ in rows} == {"case0", "case2"}
-    assert json.loads((config.out / "cohort.json").read_text())["num_cases"] == 2  # type: ignore[operator]
+    assert json.loads((config.out / "cohort.json").read_text())["num_cases"] == 2
 
 
 def test_named_test_masks_are_sampled_with_training_appearances(config: ResampleConfig) -> None:

@@ -23,7 +23,7 @@ from engine.runs.record.records import Quality
 from engine.runs.record.status import read_state
 from engine.runs.record.withdrawal import read_withdrawn
 from engine.sampling.config import SamplingConfig
-from tests.runs.fakes import IDENTITY, LoadFake, make_data
+from tests.runs.fakes import IDENTITY, LoadFake, make_data, on_disk
 
 NAMES = [f"case{n}-r00" for n in range(3)]
 
@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     worker = ResampleWorker(task, LoadFake())
     for row in rows:
         assert worker({"plan": row.model_dump_json()})["status"] == "committed"
-    return folder.root
+    return on_disk(folder.root)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def folder(made: Path, tmp_path: Path) -> RunFolder:
 
 
 def shard(folder: RunFolder) -> Path:
-    return folder.volume(NAMES[0]) / "0" / "c" / "0" / "0" / "0"
+    return on_disk(folder.volume(NAMES[0])) / "0" / "c" / "0" / "0" / "0"
 
 
 def flip(folder: RunFolder) -> None:
@@ -86,7 +86,12 @@ def foreign_record(folder: RunFolder) -> None:
 
 
 def lose_the_volume(folder: RunFolder) -> None:
-    folder.volume(NAMES[0]).rename(folder.root / "elsewhere")
+    on_disk(folder.volume(NAMES[0])).rename(on_disk(folder.root) / "elsewhere")
+
+
+def a_second_level(folder: RunFolder) -> None:
+    (folder.volume(NAMES[0]) / "1").mkdir()
+    (folder.volume(NAMES[0]) / "1/zarr.json").write_text("{}")
 
 
 DAMAGE: list[tuple[Callable[[RunFolder], object], str]] = [
@@ -94,13 +99,7 @@ DAMAGE: list[tuple[Callable[[RunFolder], object], str]] = [
     (tear, "changed file"),
     (lambda f: shard(f).write_bytes(b""), "empty file"),
     (lambda f: shard(f).unlink(), "missing file"),
-    (
-        lambda f: (
-            (f.volume(NAMES[0]) / "1").mkdir()
-            or (f.volume(NAMES[0]) / "1/zarr.json").write_text("{}")
-        ),
-        "extra file",
-    ),
+    (a_second_level, "extra file"),
     (lambda f: (f.volume(NAMES[0]) / "zarr.json").write_text("{}"), "not OME-Zarr 0.5"),
     (lose_the_volume, "missing volume"),
     (half_a_record, "bad commit record"),
@@ -210,7 +209,9 @@ def test_a_plan_that_was_changed_later_is_refused(
     folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verify_run(VerifyJob(run=folder.root)).is_sound
-    subprocess.run(["sha256sum", "--check", folder.plan_digest.name], cwd=folder.root, check=True)
+    subprocess.run(
+        ["sha256sum", "--check", folder.plan_digest.name], cwd=on_disk(folder.root), check=True
+    )
     folder.plan.write_text(folder.plan.read_text().replace('"informed_z":', '"informed_z":1', 1))
     with pytest.raises(StoreError, match="changed after it was planned"):
         verify_run(VerifyJob(run=folder.root))
@@ -347,7 +348,9 @@ def test_records_end_the_way_the_census_expects(folder: RunFolder) -> None:
 
 
 def no_utf8(folder: RunFolder) -> None:
-    Path(os.fsdecode(os.fsencode(folder.volume(NAMES[1])) + b"/\xff\xfe")).write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(on_disk(folder.volume(NAMES[1]))) + b"/\xff\xfe")).write_bytes(
+        b"x"
+    )
 
 
 def in_volume(make: Callable[[Path], object], name: str) -> Callable[[RunFolder], None]:

@@ -8,14 +8,14 @@ from engine.runs.making.worker import ResampleWorker, WorkerTask
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
-from engine.runs.record.plan import PlanRow
+from engine.runs.record.plan import InformedSource, PlanRow
 from engine.sampling.config import SamplingConfig
 from engine.volumes.nifti import check_same_grid
 from engine.volumes.prepared.prepare import to_native
 from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import hash_tree, read_ome_zarr
 from models.manifest import weights_sha256
-from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights
+from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, on_disk
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def task(tmp_path: Path) -> WorkerTask:
     )
 
 
-def plan(case_id: str, informed: str = "cross") -> PlanRow:
+def plan(case_id: str, informed: InformedSource = "cross") -> PlanRow:
     facts = {
         name: CaseFacts(12 + 2 * n, n < 2) for n, name in enumerate(("case0", "case1", "case2"))
     }
@@ -124,7 +124,9 @@ def test_voxels_that_are_not_finite_are_refused(task: WorkerTask) -> None:
 
 def test_a_damaged_case_fails_alone(task: WorkerTask) -> None:
     shard = next(
-        p for p in (task.data / "case0.zarr" / "mask").rglob("*") if p.is_file() and p.name == "0"
+        p
+        for p in (on_disk(task.data) / "case0.zarr" / "mask").rglob("*")
+        if p.is_file() and p.name == "0"
     )
     shard.write_bytes(shard.read_bytes()[:-4] + b"torn")
     assert "damaged" in run(task, plan("case0", "own"))["message"]

@@ -102,7 +102,7 @@ def theirs(oracle: Any, told: tuple[float, ...], **options: Any) -> Tensor:
     return x
 
 
-class DpmSolver(DPMSolverMultistepScheduler):
+class DpmSolver(DPMSolverMultistepScheduler):  # type: ignore[misc] # diffusers is not typed
     """diffusers with the sign in the third-order SDE update put right.
 
     Its weight of D_2 is phi - 1/2 with phi -> -1/2 for small h, where every derivation (and its
@@ -111,7 +111,7 @@ class DpmSolver(DPMSolverMultistepScheduler):
     """
 
     def multistep_dpm_solver_third_order_update(self, outputs: Any, **options: Any) -> Tensor:
-        x = super().multistep_dpm_solver_third_order_update(outputs, **options)
+        x: Tensor = super().multistep_dpm_solver_third_order_update(outputs, **options)
         if self.config.algorithm_type != "sde-dpmsolver++":
             return x
         pairs = [
@@ -121,4 +121,5 @@ class DpmSolver(DPMSolverMultistepScheduler):
         h, r_0, r_1 = (lam[i] - lam[i + 1] for i in range(3))
         r_0, r_1 = r_0 / h, r_1 / h
         bend = (outputs[-1] - outputs[-2]) / r_0 - (outputs[-2] - outputs[-3]) / r_1
-        return x + pairs[0][0] * bend / (r_0 + r_1)
+        better: Tensor = x + pairs[0][0] * bend / (r_0 + r_1)
+        return better

@@ -68,7 +68,7 @@ class Network:
         self.lengths.append(len(x))
         assert given.packed is not None and given.mask.shape[1] == 0
         told = given.packed.sum((1, 2, 3)) + given.heights.sum(1) + given.known + t + 10 * alpha
-        mean = x.unflatten(0, (-1, size)).mean(1).repeat_interleave(size, 0)
+        mean = x.reshape(-1, size, *x.shape[1:]).mean(1).repeat_interleave(size, 0)
         deep = 2 * x if deep is None else deep
         return mean + deep + told.float()[:, None, None, None], deep
 

@@ -14,8 +14,8 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
-from models.image_encoder import ImageTower, TowerSpec
-from models.presets import DenoiserSpec
+from models.image_encoder import ImageTower
+from models.presets import DenoiserSpec, TowerSpec
 from models.weights import (
     AUTOENCODER,
     DENOISER,
@@ -69,13 +69,14 @@ def load(folder: Path, **changes: Any) -> Sampler:
 def watch(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Images that the tower is asked about."""
     seen: list[Tensor] = []
-    real = sampler.model.tower
+    real: Any = sampler.model.tower
     assert real is not None
 
     class Watched:
         def __call__(self, images: Tensor) -> Tensor:
             seen.append(images)
-            return real(images)
+            tokens: Tensor = real(images)
+            return tokens
 
     monkeypatch.setattr(sampler.model, "tower", Watched())
     return seen
@@ -88,8 +89,10 @@ def test_tokens_carry_the_informed_slice_and_are_made_once_a_volume(
     seen = watch(sampler, monkeypatch)
     plain = sampler.sample(request()).image
     assert len(seen) == 1
-    assert np.array_equal(seen[0][0, 0].numpy(), request().informed)
-    flipped = sampler.sample(request(informed=-request().informed)).image
+    informed = request().informed
+    assert informed is not None
+    assert np.array_equal(seen[0][0, 0].numpy(), informed)
+    flipped = sampler.sample(request(informed=-informed)).image
     assert np.abs(plain - flipped).max() > 1e-4
 
 

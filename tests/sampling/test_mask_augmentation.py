@@ -31,7 +31,7 @@ def brain(shift: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
 
 
 def edit(**fields: object) -> MaskChange:
-    return MaskChange(purpose="edit", **fields)  # type: ignore[arg-type]
+    return MaskChange(purpose="edit", **fields)
 
 
 def test_nothing_to_do_changes_nothing() -> None:

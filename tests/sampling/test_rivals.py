@@ -92,6 +92,7 @@ def test_atlas_takes_the_slices_brightness() -> None:
 
 def test_copy_is_the_slice_everywhere_and_identity_the_case() -> None:
     request = ask(TRAINING[0])
+    assert request.informed is not None
     copied = rival("copy").sample(request).image
     assert all(np.array_equal(plane, request.informed) for plane in copied)
     np.testing.assert_array_equal(rival("identity").sample(request).image, TRAINING[0].image)

@@ -194,9 +194,12 @@ def test_reuse_computes_the_deep_layers_only_at_full_steps(
     sampler = load(weights, num_inference_steps=5, reuse_features=2, max_windows=3)
     deep_calls = []
     below = sampler.model.denoiser._below
-    monkeypatch.setattr(
-        sampler.model.denoiser, "_below", lambda *args: deep_calls.append(1) or below(*args)
-    )
+
+    def counted(*args: Any) -> Any:
+        deep_calls.append(1)
+        return below(*args)
+
+    monkeypatch.setattr(sampler.model.denoiser, "_below", counted)
     result = sampler.sample(request(6))
     assert result.num_windows == 1
     assert len(deep_calls) == 3  # steps 0, 2 and 4

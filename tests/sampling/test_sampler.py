@@ -45,7 +45,9 @@ def test_every_length_works(weights: Path, num_slices: int) -> None:
 def test_mask_and_informed_slice_both_matter(weights: Path) -> None:
     sampler = Sampler.load(weights, FAST)
     plain = sampler.sample(request()).image
-    flipped = sampler.sample(request(informed=-request().informed)).image
+    informed = request().informed
+    assert informed is not None
+    flipped = sampler.sample(request(informed=-informed)).image
     empty = sampler.sample(request(mask=np.zeros_like(request().mask))).image
     unpainted = sampler.sample(request(informed_mask=None)).image
     assert np.abs(plain - unpainted).max() > 1e-4

@@ -89,7 +89,10 @@ def test_a_request_without_a_slice_gets_one_and_tells_it(folder: Path) -> None:
     both = [replace(asked, sample_id=name) for name in ("s", "t")]
     together = {o.sample_id: o.result() for o in sampler.sample_many(both)}
     assert np.abs(together["s"].image - made.image).max() < 2e-3
-    assert not np.array_equal(together["s"].informed, together["t"].informed)
+    one, other = together["s"].informed, together["t"].informed
+    assert one is not None
+    assert other is not None
+    assert not np.array_equal(one, other)
 
 
 def test_what_cannot_be_drawn_is_refused(folder: Path, weights: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine.storage import durable
 from engine.storage.durable import finish_replacing, whole_folder
 
 
@@ -33,19 +34,19 @@ def test_a_power_cut_leaves_the_old_folder_or_the_new_one(
         if left[0] < 0:
             raise PowerCutError
 
-    rename, rmtree = Path.rename, durable.shutil.rmtree
+    rename, rmtree = Path.rename, shutil.rmtree
 
     def cut_rename(self: Path, target: Path) -> Path:
         step(self)
         return rename(self, target)
 
-    def cut_rmtree(place: Path, **options: bool) -> None:
+    def cut_rmtree(place: Path, **options: Any) -> None:
         step(place)
         rmtree(place, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", cut_rename)
-        patch.setattr(durable.shutil, "rmtree", cut_rmtree)
+        patch.setattr(shutil, "rmtree", cut_rmtree)
         try:
             fill(path, "new")
         except PowerCutError:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.storage import files
 from engine.storage.files import append
 
 
@@ -31,7 +30,7 @@ def test_a_short_write_leaves_the_whole_line_on_a_line_of_its_own(
 
     path = tmp_path / "lines.jsonl"
     append(path, "before")
-    monkeypatch.setattr(files.os, "write", short)
+    monkeypatch.setattr(os, "write", short)
     append(path, '{"a": 3}')
     append(path, "after")
     lines = path.read_text().splitlines()
@@ -51,7 +50,7 @@ def test_a_disk_that_fills_in_mid_line_is_an_error_and_spoils_no_later_line(
 
     path = tmp_path / "lines.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "write", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space left"):
             append(path, '{"a": 3}')
     append(path, '{"a": 4}')

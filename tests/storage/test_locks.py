@@ -115,7 +115,7 @@ def test_our_own_clock_that_is_a_day_off_takes_no_living_lock(
     root.remove_tree()
     left_behind(root / "lock", host="another")
     now = time.time
-    monkeypatch.setattr(object_lock.time, "time", lambda: now() + ahead_s)
+    monkeypatch.setattr(f"{object_lock.__name__}.time.time", lambda: now() + ahead_s)
     with pytest.raises(RunError, match=r"this machine's clock is 24\.0 h"):
         ObjectLock(root / "lock").acquire()
 

@@ -16,7 +16,8 @@ from engine.training.config import TrainConfig
 from engine.training.loop.training import run_stage
 from engine.training.stages.survey import resolve_preset
 from engine.volumes.prepared.store import read_prepared
-from models.image_encoder import ImageTower, TowerSpec, load_image_tower
+from models.image_encoder import ImageTower, load_image_tower
+from models.presets import TowerSpec
 from models.weights import check_files, load_denoiser, load_tower, read_manifest
 
 Copy = Callable[[Path], Path]

@@ -114,7 +114,7 @@ def test_augmented_copies_are_recorded_and_move_image_and_mask_alike(config: Tra
     image = apply_move(disc[None] * 2.0 - 1.0, move, labels=False)
     mask = apply_move(disc[None].to(torch.uint8) * 3, move, labels=True)
     assert mask.dtype == torch.uint8
-    assert set(mask.unique().tolist()) == {0, 3}
+    assert set(mask.unique().tolist()) == {0, 3}  # type: ignore[no-untyped-call]
     assert abs(int((mask > 0).sum()) - int(disc.sum())) < 12
     agreement = ((image > 0.0) == (mask > 0)).float().mean()
     assert agreement > 0.99

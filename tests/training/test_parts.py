@@ -295,7 +295,9 @@ def test_one_step_of_the_target_lands_where_two_of_the_teacher_do() -> None:
     torch.manual_seed(0)
     spec = DEMO.denoiser.model_copy(update={"fade_noisy_input": False})
     teacher = Denoiser(DEMO.model_copy(update={"denoiser": spec}), 1).eval()
-    nn.init.normal_(teacher.leave.plane.weight, std=0.02)
+    plane = teacher.leave.plane
+    assert isinstance(plane, nn.Conv2d)
+    nn.init.normal_(plane.weight, std=0.02)
     draw = draw_distill(data, SCHEDULE, 4, example_generators(0, "test", 1, range(2)))
     noisy = make_noisy(teacher, SCHEDULE, data, draw.noise)
 

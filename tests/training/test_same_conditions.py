@@ -23,7 +23,7 @@ def test_a_window_has_the_same_conditions_in_training_and_in_sampling(
 ) -> None:
     config = make_config(copied(tmp_path), stage="slice", holdout=("phantom0001",))
     stage = build_stage(survey(config))
-    data = stage.data  # type: ignore[attr-defined]
+    data = stage.data
     assert isinstance(data, LatentDataset)
     data.cases = [  # training draws from the posterior, sampling takes its mean
         replace(one, log_variance=torch.full_like(one.log_variance, -60.0)) for one in data.cases

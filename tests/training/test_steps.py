@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,12 +139,11 @@ def test_a_broken_off_stage_ends_with_the_same_weights(
 def test_gradients_may_be_accumulated_and_activations_forgotten(
     copied: Copy, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    settings = {"stage": "slice", "global_batch_size": 4, "batch_size": 4}
+    settings: dict[str, Any] = {"stage": "slice", "global_batch_size": 4, "batch_size": 4}
     first = copied(tmp_path / "0")
     run_stage(make_config(first, **settings))
-    for index, changes in enumerate(
-        ({"batch_size": 1}, {"batch_size": 3}, {"activation_checkpointing": True}), start=1
-    ):
+    ways: list[dict[str, Any]] = [{"batch_size": 1}, {"batch_size": 3}]
+    for index, changes in enumerate([*ways, {"activation_checkpointing": True}], start=1):
         other = copied(tmp_path / str(index))
         run_stage(make_config(other, **{**settings, **changes}))
         assert_same_weights(first, other, DENOISER, 2e-3)

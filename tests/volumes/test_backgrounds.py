@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -15,13 +17,13 @@ AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 RNG = np.random.default_rng(0)
 
 
-def ellipse(size=(12, 60, 70), share=0.75) -> np.ndarray:
+def ellipse(size: tuple[int, int, int] = (12, 60, 70), share: float = 0.75) -> np.ndarray:
     z, y, x = (np.linspace(-1, 1, n) for n in size)
     inside = (y[:, None] / share) ** 2 + (x[None] / share) ** 2 < 1
     return np.broadcast_to(inside, size) & (np.abs(z)[:, None, None] < 2)
 
 
-def ball(size=(24, 40, 44)) -> np.ndarray:
+def ball(size: tuple[int, int, int] = (24, 40, 44)) -> np.ndarray:
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij")
     return z**2 + y**2 + x**2 < 0.5
 
@@ -98,7 +100,7 @@ def mr(body: np.ndarray) -> np.ndarray:
 
 
 def score(image: np.ndarray) -> np.ndarray:
-    return ((image - image.mean()) / image.std()).astype(np.float32)
+    return np.asarray((image - image.mean()) / image.std(), np.float32)
 
 
 def framed(image: np.ndarray, value: float) -> np.ndarray:
@@ -110,7 +112,7 @@ def contour(image: np.ndarray, modality: str) -> np.ndarray:
     return find_contour(image, found, SPACING, "body", modality, "made")  # type: ignore[arg-type]
 
 
-MR = {
+MR: dict[str, Callable[..., np.ndarray]] = {
     "as scanned": lambda a, b: framed(a, 0),
     "padding far below": lambda a, b: framed(a, -1000),
     "padding far above": lambda a, b: framed(a, 5000),
@@ -133,7 +135,7 @@ def test_mr_body_is_found_on_any_background(name: str) -> None:
     assert overlap > 0.97, name
 
 
-CT = {
+CT: dict[str, Callable[..., np.ndarray]] = {
     "clipped at -200": lambda a: a.clip(-200, 300),
     "clipped at -160": lambda a: a.clip(-160, 240),
     "padded with 0": lambda a: framed(a, 0),

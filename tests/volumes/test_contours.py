@@ -31,7 +31,7 @@ def test_body_is_closed_and_the_table_gone() -> None:
 
 
 @pytest.mark.parametrize("spacing", [(5.0, 0.8, 0.8), (3.0, 1.5, 1.5)])
-def test_body_reaches_the_cut_edge_of_the_scan(spacing) -> None:
+def test_body_reaches_the_cut_edge_of_the_scan(spacing: tuple[float, float, float]) -> None:
     image = np.full((4, 60, 60), 30.0, np.float32)
     image[:, :, 50:] = -1000
     found = body_contour(image, spacing, -300.0, "made")

@@ -3,6 +3,7 @@
 import json
 from itertools import permutations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -92,7 +93,7 @@ def test_image_and_mask_carry_it_and_readers_take_it(tmp_path: Path, codes: str)
     models.ImageLabel.from_zarr(zarr.open_group(str(path / "labels" / "mask"), mode="r"))
 
 
-def edit(path: Path, axes: list | None, *, affine: object = ()) -> None:
+def edit(path: Path, axes: list[Any] | None, *, affine: object = ()) -> None:
     raw = json.loads((path / "zarr.json").read_text())
     if axes is not None:
         raw["attributes"]["ome"]["multiscales"][0]["axes"] = axes

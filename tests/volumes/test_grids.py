@@ -1,5 +1,7 @@
 """Grids: closest axes as nibabel finds them, and ways there and back that lose nothing."""
 
+from typing import Any
+
 import nibabel as nib
 import numpy as np
 from hypothesis import given
@@ -13,6 +15,8 @@ from engine.volumes.geometry.grids import (
     regrid,
     regrid_classes,
 )
+
+Three = tuple[float, float, float]
 
 
 def dense_classes(mask: np.ndarray, weights_zyx: list[np.ndarray]) -> np.ndarray:
@@ -32,7 +36,7 @@ angles = st.tuples(*[st.floats(-180, 180)] * 3)
 spacings = st.tuples(*[st.floats(0.4, 6.0)] * 3)
 
 
-def affine_of(turn, spacing, mirrored: bool) -> np.ndarray:
+def affine_of(turn: Three, spacing: Three, mirrored: bool) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", turn, degrees=True).as_matrix() @ np.diag(spacing)
     affine[:3, 0] *= -1 if mirrored else 1
@@ -41,7 +45,7 @@ def affine_of(turn, spacing, mirrored: bool) -> np.ndarray:
 
 
 @given(turn=angles, spacing=spacings, mirrored=st.booleans())
-def test_canonical_axes_are_the_closest_ras(turn, spacing, mirrored: bool) -> None:
+def test_canonical_axes_are_the_closest_ras(turn: Three, spacing: Three, mirrored: bool) -> None:
     affine = affine_of(turn, spacing, mirrored)
     array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
     orientation = Orientation.closest(affine, array.shape)
@@ -56,7 +60,7 @@ def test_canonical_axes_are_the_closest_ras(turn, spacing, mirrored: bool) -> No
 
 
 @given(st.permutations(range(3)), st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3), spacings)
-def test_axes_agree_with_nibabel(order, signs, spacing) -> None:
+def test_axes_agree_with_nibabel(order: tuple[int, int, int], signs: Three, spacing: Three) -> None:
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * signs @ np.diag(spacing)
     array = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
@@ -69,7 +73,7 @@ def test_axes_agree_with_nibabel(order, signs, spacing) -> None:
 
 
 @given(origin=st.integers(-9, 9), size=st.integers(1, 24), canonical_size=st.integers(1, 24))
-def test_whole_steps_select_voxels_bit_for_bit(origin, size, canonical_size) -> None:
+def test_whole_steps_select_voxels_bit_for_bit(origin: int, size: int, canonical_size: int) -> None:
     axis = AxisMap(float(origin), 1.0, size, canonical_size)
     values = np.random.default_rng(0).normal(0, 900, (canonical_size, 2, 2)).astype(np.float32)
     weights = [axis.to_prepared(), np.eye(2), np.eye(2)]
@@ -129,7 +133,9 @@ ratios = st.one_of(st.just(1.0), st.floats(0.3, 3.0))
     st.tuples(*[st.integers(1, 12)] * 3),
     st.tuples(*[st.tuples(st.integers(-3, 3), ratios, st.integers(1, 12))] * 3),
 )
-def test_classes_are_those_of_the_strongest_share(seed, size_zyx, axes) -> None:
+def test_classes_are_those_of_the_strongest_share(
+    seed: int, size_zyx: tuple[int, int, int], axes: Any
+) -> None:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 5, (3, 3, 3), dtype=np.uint8)
     mask = coarse[np.ix_(*(np.arange(n) * 3 // n for n in size_zyx))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,7 @@ def test_the_offered_rescale_gives_the_same_case() -> None:
     expected = prepare_case(image, labels, ABDOMEN_CT, "case")
     made = prepare_case(stored, labels, config, "case")
     assert expected.image is not None
+    assert made.image is not None
     assert np.array_equal(made.image, expected.image)
     assert np.array_equal(made.mask, expected.mask)
     with pytest.raises(VolumeError, match=r"in HU as stored: prepare it without --prepare.rescale"):
@@ -187,8 +189,8 @@ def test_what_is_doubtful_is_told() -> None:
 def test_ct_given_as_mr_is_refused_and_mr_is_not() -> None:
     image, labels = phantom()
     config = PRESETS["abdomen_mr"]
-    for change in (lambda a: a, lambda a: a.clip(-200, 300), lambda a: a.clip(-1000, 1000)):
-        odd = Volume(change(image.array), image.affine, "image.nii.gz")
+    for found in (image.array, image.array.clip(-200, 300), image.array.clip(-1000, 1000)):
+        odd = Volume(found, image.affine, "image.nii.gz")
         with pytest.raises(VolumeError, match=r"no MR: looks like CT .*use a CT configuration"):
             prepare_case(odd, labels, config, "case")
     tissue = np.where(image.array > -300, 200 + image.array, 4.0)
@@ -210,7 +212,7 @@ def test_settings() -> None:
 
 
 @pytest.mark.real
-def test_real_volumes_pass(real_data) -> None:
+def test_real_volumes_pass(real_data: Path) -> None:
     from engine.volumes.layouts import find_cases
     from engine.volumes.nifti import read_image
 

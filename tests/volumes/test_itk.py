@@ -3,8 +3,8 @@
 import gzip
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ SIZE_ZYX = (3, 4, 5)
 
 
 @pytest.fixture
-def sitk() -> ModuleType:
+def sitk() -> Any:
     return pytest.importorskip("SimpleITK", reason="SimpleITK (the extra itk) is not installed")
 
 
@@ -56,7 +56,8 @@ def test_lies_where_the_nifti_lay(
     np.testing.assert_array_equal(found.array, voxels())
     np.testing.assert_allclose(found.affine, affine, atol=1e-4)
     labels = read_labels(path)
-    assert (found.array.dtype, labels.array.dtype) == (np.float32, np.int32)
+    assert found.array.dtype == np.float32
+    assert labels.array.dtype == np.int32
     np.testing.assert_array_equal(labels.array, voxels())
     names = {file.suffix for file in source_files(path)}
     assert len(names) == (2 if ending in (".mhd", ".nhdr") else 1)
@@ -77,11 +78,12 @@ def test_channels(sitk: Any, kind: str, tmp_path: Path) -> None:
 
 def test_values_are_judged_as_niftis_are(sitk: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.mha"
-    for value, reader, output in [
+    cases: list[tuple[float, Callable[[Path], Volume], str]] = [
         (np.nan, read_image, "1 voxels are NaN"),
         (0.5, read_labels, "1 voxels are not whole numbers"),
         (-2.0, read_labels, "negative label -2"),
-    ]:
+    ]
+    for value, reader, output in cases:
         array = voxels("float32")
         array[0, 0, 0] = value
         sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
@@ -126,7 +128,12 @@ def nrrd(path: Path, data: bytes, encoding: bytes) -> Path:
 def test_stored_bytes_are_counted_and_their_checksums_checked(case: str, tmp_path: Path) -> None:
     """SimpleITK 2.5 reads what follows a wrong checksum, and says nothing."""
     kind, packing = case.split()
-    pack = {"raw": bytes, "zlib": zlib.compress, "gzip": gzip.compress}[packing]
+    packs: dict[str, Callable[[bytes], bytes]] = {
+        "raw": bytes,
+        "zlib": zlib.compress,
+        "gzip": gzip.compress,
+    }
+    pack = packs[packing]
 
     def check(data: bytes) -> None:
         if kind == "mha":

@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +16,15 @@ from engine.volumes.nifti import ReadLimits, read_image, read_labels
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SIZE = (12, 10, 8)
+Edit = Callable[[np.ndarray], None]
 
 
-def plain_bytes(array=None, affine=AFFINE, edit=None, kind=nib.Nifti1Image) -> bytes:
+def plain_bytes(
+    array: np.ndarray | None = None,
+    affine: np.ndarray | None = AFFINE,
+    edit: Edit | None = None,
+    kind: Any = nib.Nifti1Image,
+) -> bytes:
     """A whole uncompressed file; `edit` may spoil the header's structured array."""
     if array is None:
         array = np.arange(np.prod(SIZE), dtype=np.float32).reshape(SIZE)
@@ -42,23 +49,23 @@ def plain(folder: Path, data: bytes, name: str = "case.nii") -> Path:
     return path
 
 
-def field(**values) -> Callable:
-    def edit(header) -> None:
+def field(**values: object) -> Edit:
+    def edit(header: np.ndarray) -> None:
         for key, value in values.items():
             header[key] = value
 
     return edit
 
 
-def dims(*numbers: int) -> Callable:
-    def edit(header) -> None:
+def dims(*numbers: int) -> Edit:
+    def edit(header: np.ndarray) -> None:
         header["dim"][:] = 1
         header["dim"][: len(numbers)] = numbers
 
     return edit
 
 
-def srow(row: str, values) -> Callable:
+def srow(row: str, values: object) -> Edit:
     return field(sform_code=1, **{row: values})
 
 
@@ -76,7 +83,7 @@ def rgb() -> np.ndarray:
     return np.zeros(SIZE, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
 
 
-def with_value(value: float, dtype=np.float32) -> np.ndarray:
+def with_value(value: float, dtype: Any = np.float32) -> np.ndarray:
     array = np.ones(SIZE, dtype)
     array[3, 4, 5] = value
     return array
@@ -86,7 +93,7 @@ DATA = plain_bytes()
 NAN_ROW = [np.nan, 0, 0, 0]
 PLANE_ROW = [2, 2, 0, 0]
 
-FILES = {
+FILES: dict[str, tuple[Any, ...]] = {
     "missing": (lambda d: d / "case.nii.gz", "no such file"),
     "folder": (lambda d: _made(d / "case.nii.gz"), "cannot be read"),
     "empty": (lambda d: plain(d, b"", "case.nii.gz"), "empty file"),

@@ -1,5 +1,7 @@
 """Files that are sound but no case together, and settings that no case could fit, are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from engine.volumes.volume import Volume
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 
-def volume(array: np.ndarray, affine=AFFINE, name: str = "image.nii.gz") -> Volume:
+def volume(array: np.ndarray, affine: object = AFFINE, name: str = "image.nii.gz") -> Volume:
     return Volume(array, np.asarray(affine, np.float64), name)
 
 
@@ -47,7 +49,7 @@ NOISE = np.random.default_rng(0).normal(100, 20, (24, 24, 24)).astype(np.float32
 CT = PrepareConfig(size_yx=(32, 32), spacing_mm_yx=2.0)
 MR = PrepareConfig(modality="mr", size_yx=(32, 32), spacing_mm_yx=2.0)
 
-CASES = {
+CASES: dict[str, tuple[Any, ...]] = {
     "label outside the map": (NOISE, ball(9), CT, r"labels \[9\] are outside the label map"),
     "empty mask": (NOISE, ball(0), CT, "empty mask"),
     "no class in it": (
@@ -98,8 +100,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_case_is_refused(name: str) -> None:
-    image, labels, config, message = CASES[name]
-    image = None if image is None else volume(image)
+    array, labels, config, message = CASES[name]
+    image = None if array is None else volume(array)
     with pytest.raises(VolumeError, match=message) as caught:
         prepare_case(image, volume(labels.astype(np.int32), name="mask.nii.gz"), config, "case")
     assert ".nii.gz: " in str(caught.value)
@@ -119,7 +121,7 @@ def test_brain_mask_on_another_grid_is_refused() -> None:
         prepare_case(volume(NOISE), volume(ball(), name="mask.nii.gz"), config, "case", other)
 
 
-SETTINGS = {
+SETTINGS: dict[str, tuple[Any, ...]] = {
     "class beyond the names": ({"label_map": {1: 2}}, "names class 2, but class_names has 1"),
     "class without a label": ({"class_names": ("a", "b")}, r"gives no label to the classes \[2\]"),
     "negative raw label": ({"label_map": {-1: 1}}, "raw labels are 0 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def flipped(mask: Volume, axes: str, *, header: bool = True) -> Volume:
         x = "xyz".index(axis)
         step[x, x], step[x, 3] = -1, mask.size_zyx[2 - x] - 1
     affine = mask.affine @ step if header else mask.affine
-    return Volume(np.flip(mask.array, places), affine, "mask.nii.gz")
+    return Volume(np.flip(mask.array, tuple(places)), affine, "mask.nii.gz")
 
 
 def turned(mask: Volume) -> Volume:
@@ -68,7 +69,7 @@ def test_axes_in_another_order_are_to_be_regridded() -> None:
     assert "the header is right, so regrid" in message
 
 
-LIES = {
+LIES: dict[str, Callable[..., np.ndarray]] = {
     "identity": lambda affine, size: np.eye(4),
     "identity of ITK": lambda affine, size: np.diag([-1.0, -1, 1, 1]),
     "spacing only": lambda affine, size: np.diag([3.0, 3, 3, 1]),

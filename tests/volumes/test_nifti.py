@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,14 +24,14 @@ def oblique(angle: float = 0.3) -> np.ndarray:
         [[1, 0, 0], [0, c, -s], [0, s, c]]
     )
     turn[:3, 3] = (-17.25, 4.5, 81.0)
-    return turn @ LPS
+    return np.asarray(turn @ LPS)
 
 
-def noise(shape=(5, 6, 7), dtype=np.float32) -> np.ndarray:
-    return np.random.default_rng(3).normal(0, 50, shape).astype(dtype)
+def noise(shape: tuple[int, ...] = (5, 6, 7), dtype: Any = np.float32) -> np.ndarray:
+    return np.asarray(np.random.default_rng(3).normal(0, 50, shape), dtype)
 
 
-def save(path: Path, array, affine=LPS, **fields) -> Path:
+def save(path: Path, array: np.ndarray, affine: np.ndarray | None = LPS, **fields: Any) -> Path:
     image = nib.Nifti1Image(array, affine)
     for key, value in fields.items():
         image.header[key] = value
@@ -53,7 +54,7 @@ def test_reads_what_nibabel_reads(tmp_path: Path, dtype: str, order: str) -> Non
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-def test_reads_nifti_1_and_2_with_scale_factors(tmp_path: Path, kind) -> None:
+def test_reads_nifti_1_and_2_with_scale_factors(tmp_path: Path, kind: Any) -> None:
     image = kind(noise(), LPS)
     image.header.set_data_dtype(np.int16)  # nibabel then chooses scale factors
     image.to_filename(tmp_path / "a.nii")
@@ -82,7 +83,7 @@ def test_nothing_typed_travels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codes", [(0, 2), (1, 0), (2, 1), (1, 1), (0, 4)])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_grid_and_orientation_codes_come_back(tmp_path: Path, codes, suffix: str) -> None:
+def test_grid_and_orientation_codes_come_back(tmp_path: Path, codes: Any, suffix: str) -> None:
     qform_code, sform_code = codes
     image = nib.Nifti1Image(noise(), None)
     image.header.set_qform(oblique(), code=qform_code)
@@ -100,7 +101,7 @@ def test_grid_and_orientation_codes_come_back(tmp_path: Path, codes, suffix: str
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int16, np.int32])
-def test_written_values_are_stored_unscaled(tmp_path: Path, dtype) -> None:
+def test_written_values_are_stored_unscaled(tmp_path: Path, dtype: Any) -> None:
     volume = Volume(np.abs(noise()).astype(dtype), oblique(), "made")
     write_nifti(tmp_path / "a.nii.gz", volume)
     oracle = nib.load(tmp_path / "a.nii.gz")
@@ -135,7 +136,7 @@ def test_unshared_type_and_name_are_refused(tmp_path: Path) -> None:
 
 
 @given(edits=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
-def test_any_spoiled_header_is_read_or_refused(tmp_path: Path, edits) -> None:
+def test_any_spoiled_header_is_read_or_refused(tmp_path: Path, edits: Any) -> None:
     """Whatever bytes a header holds: a finite volume, or a VolumeError that names the file."""
     raw = bytearray(nib.Nifti1Image(noise((4, 4, 4)), LPS).to_bytes())
     for place, value in edits:

@@ -116,7 +116,7 @@ def test_what_itk_reads_is_read_and_comes_back(name: str, tmp_path: Path) -> Non
         (pixdim(2, 0), "invalid qform|singular"),
     ],
 )
-def test_a_qform_alone_that_cannot_be_is_refused(edit, message: str, tmp_path: Path) -> None:
+def test_a_qform_alone_that_cannot_be_is_refused(edit: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match=message):
         read_image(raw_file(tmp_path / "a.nii", None, (LPS, 1), edit))
 

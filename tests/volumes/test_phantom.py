@@ -16,7 +16,7 @@ LIVER, SPLEEN, KIDNEY_RIGHT, KIDNEY_LEFT, PANCREAS = 5, 1, 2, 3, 7
 
 
 def centre(labels: np.ndarray, label: int) -> np.ndarray:
-    return np.argwhere(labels == label).mean(axis=0)
+    return np.asarray(np.argwhere(labels == label).mean(axis=0))
 
 
 def test_the_same_seed_gives_the_same_patient_and_another_index_another() -> None:

@@ -24,13 +24,19 @@ from engine.volumes.prepared.prepare import (
 )
 from engine.volumes.volume import Volume
 
+Three = tuple[float, float, float]
 RAS = np.diag([3.0, 3.0, 3.0, 1.0])
 PLAIN = PrepareConfig(
     size_yx=(40, 40), label_map={2: 1, 7: 2, 9: 2}, class_names=("a", "b"), clip_hu=(-200, 300)
 )
 
 
-def grid(turn=(0, 0, 0), order=(0, 1, 2), signs=(1, 1, 1), spacing=(3.0, 3.0, 3.0)) -> np.ndarray:
+def grid(
+    turn: Three = (0, 0, 0),
+    order: tuple[int, int, int] = (0, 1, 2),
+    signs: Three = (1, 1, 1),
+    spacing: Three = (3.0, 3.0, 3.0),
+) -> np.ndarray:
     affine = np.eye(4)
     turned = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
     affine[:3, :3] = turned @ (np.eye(3)[:, order] * signs) @ np.diag(spacing)
@@ -38,7 +44,9 @@ def grid(turn=(0, 0, 0), order=(0, 1, 2), signs=(1, 1, 1), spacing=(3.0, 3.0, 3.
     return affine
 
 
-def scan(affine=RAS, size=(20, 24, 28), unit="HU") -> tuple[Volume, Volume]:
+def scan(
+    affine: np.ndarray = RAS, size: tuple[int, int, int] = (20, 24, 28), unit: str = "HU"
+) -> tuple[Volume, Volume]:
     """Whole HU everywhere, three raw labels in a box off the centre."""
     rng = np.random.default_rng(5)
     image = rng.integers(-1000, 1200, size).astype(np.float32)
@@ -86,7 +94,9 @@ def test_going_back_is_exact_where_nothing_was_interpolated(name: str, tmp_path:
     signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
     spacing=st.tuples(*[st.floats(1.0, 5.0)] * 3),
 )
-def test_prepared_voxels_lie_where_they_lay(turn, order, signs, spacing) -> None:
+def test_prepared_voxels_lie_where_they_lay(
+    turn: Three, order: tuple[int, int, int], signs: Three, spacing: Three
+) -> None:
     """On any grid: the brightest spot keeps its place in mm to within half a coarse voxel."""
     affine = grid(turn, order, signs, spacing)
     _, labels = scan(affine)
@@ -111,7 +121,7 @@ def _centre(weights: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("spacing_z", [None, 1.5, 4.0])
-def test_smooth_images_survive_interpolation(spacing_z) -> None:
+def test_smooth_images_survive_interpolation(spacing_z: float) -> None:
     affine = grid(signs=(-1, -1, 1), spacing=(2.0, 2.5, 2.0))
     z, y, x = np.mgrid[:20, :24, :28]
     smooth = (100 * np.sin(z / 4) + 60 * np.cos(y / 5) + 2 * x).astype(np.float32)

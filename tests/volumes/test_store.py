@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from engine.volumes.volume import PreparedCase, Volume
 LPS = np.array([[-1.5, 0, 0, 20], [0, -1.5, 0, 30], [0, 0, 3.0, -5], [0, 0, 0, 1]])
 
 
-def noise(dtype=np.float32) -> np.ndarray:
+def noise(dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(1).uniform(0, 5, (21, 10, 12)).astype(dtype)
 
 
@@ -176,7 +177,7 @@ def test_volume_is_ome_zarr_0_5(tmp_path: Path) -> None:
     assert (header["shape"], header["data_type"]) == ([348], "uint8")
 
 
-def check_multiscale(path: Path, ome: dict, spacing: list[float]) -> None:
+def check_multiscale(path: Path, ome: dict[str, Any], spacing: list[float]) -> None:
     assert ome["version"] == "0.5"
     (scale,) = ome["multiscales"]
     assert [axis["name"] for axis in scale["axes"]] == ["z", "y", "x"]

@@ -12,7 +12,7 @@ def blobs(seed: int, depth: int = 3) -> np.ndarray:
     image = np.full((depth, 128, 128), -1.0)
     for cy, cx, r in rng.uniform((30, 30, 8), (98, 98, 24), size=(6, 3)):
         image += 0.6 * ((y - cy) ** 2 + (x - cx) ** 2 < r**2)
-    return np.clip(image, -1, 1)
+    return np.asarray(np.clip(image, -1, 1))
 
 
 def test_ms_ssim_is_one_for_equals_and_falls_with_noise() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from itertools import product
+from typing import TypeVar
 
 import pytest
 import torch
@@ -39,7 +40,10 @@ AUTOENCODERS = {
 }
 
 
-def shaken(model):
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def shaken(model: Module) -> Module:
     """All weights away from zero and from each other, so that no layer hides behind another."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -106,7 +110,7 @@ def test_windows_of_a_batch_do_not_mix() -> None:
         together.t[:4],
         together.alpha[:4],
         type(together.conditions)(
-            **{k: None if v is None else v[:4] for k, v in vars(together.conditions).items()}
+            **{k: v if v is None else v[:4] for k, v in vars(together.conditions).items()}  # type: ignore[arg-type]
         ),
     )
     assert range_off(first.to(laid, 4), together.to(laid, 4)[:4]) < 1e-5

@@ -51,6 +51,7 @@ def test_files_prepare_with_every_level(tmp_path: Path) -> None:
     assert make(tmp_path, "--site", "B", "--num-phantoms", "1") == 0
     (files,) = find_cases(tmp_path / "raw")
     assert files.brain_mask is not None
+    assert files.image is not None
     volumes = read_image(files.image), read_labels(files.mask)
     brain = read_labels(files.brain_mask)
     case = prepare_case(*volumes, level_config("structures"), files.case_id, brain)

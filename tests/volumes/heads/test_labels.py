@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import VolumeError
 from engine.volumes.heads import LEVELS, HeadConfig, level_config, make_anatomy, make_head
-from engine.volumes.heads.labels import LESION_CLASSES, RAW_LABELS, label_names
+from engine.volumes.heads.labels import LESION_CLASSES, RAW_LABELS, Level, label_names
 from engine.volumes.heads.structures import TISSUE_NAMES, TISSUES, parenchyma, tissue_map
 from engine.volumes.prepared.prepare import prepare_case
 from engine.volumes.volume import Volume
@@ -41,7 +41,7 @@ def test_the_brain_holds_its_parenchyma_and_some_fluid_but_no_skull() -> None:
 
 @pytest.mark.parametrize("lesions", [False, True])
 @pytest.mark.parametrize("level", LEVELS)
-def test_all_classes_of_a_level_are_in_the_prepared_mask(level: str, lesions: bool) -> None:
+def test_all_classes_of_a_level_are_in_the_prepared_mask(level: Level, lesions: bool) -> None:
     head = make_head(small_anatomy(), HeadConfig(site="A", lesions=lesions), seed=3)
     config = level_config(level, lesions=lesions)
     case = prepare_case(head.image, head.labels, config, head.case_id, head.brain)

@@ -1,5 +1,7 @@
 """The contour is what the settings added; exported names and voxels have one numbering."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,7 +32,9 @@ NAMES = ["body", "liver", "kidney", "spleen", "brain"]
         ({"class_names": ["body", "liver"]}, None),  # the contour was always the last class
     ],
 )
-def test_contour_is_read_from_the_attribute(attributes, contour) -> None:
+def test_contour_is_read_from_the_attribute(
+    attributes: dict[str, Any], contour: str | None
+) -> None:
     assert stored_contour(attributes) == contour
 
 
@@ -48,7 +52,9 @@ def test_organs_are_all_but_the_contour() -> None:
 
 
 @given(names=st.permutations(NAMES), contour=st.sampled_from([None, *NAMES]), drop=st.booleans())
-def test_exported_voxels_bear_the_name_they_had(names, contour, drop) -> None:
+def test_exported_voxels_bear_the_name_they_had(
+    names: list[str], contour: str | None, drop: bool
+) -> None:
     """For a contour at any place, dropped or kept."""
     labels = exported_labels({"class_names": names, "contour": contour}, drop)
     numbers = labels.description()
@@ -73,7 +79,7 @@ def test_exported_voxels_bear_the_name_they_had(names, contour, drop) -> None:
         (("x" * 101,), "longer than 100"),
     ],
 )
-def test_names_that_readers_would_mistake_are_refused(names, message) -> None:
+def test_names_that_readers_would_mistake_are_refused(names: tuple[str, ...], message: str) -> None:
     assert message in name_faults(names)
     with pytest.raises(RunError, match="rename them"):
         exported_labels({"class_names": names, "contour": None}, False)

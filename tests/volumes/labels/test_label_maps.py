@@ -1,5 +1,7 @@
 """Label maps by name: shipped tables, a data set's own names, and where they contradict a map."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ REGIONS = {
 }  # fmt: skip
 
 
-def declared(labels, **more) -> DeclaredLabels:
+def declared(labels: Any, **more: Any) -> DeclaredLabels:
     return declared_labels({"labels": labels, **more}, "D/dataset.json")
 
 
@@ -68,7 +70,7 @@ def mapped(config: PrepareConfig) -> dict[int, str]:
         ("BraTS-2023", "brain_flair", {1: "necrosis", 2: "edema", 3: "enhancing_tumor"}),
     ],
 )
-def test_shipped_label_maps(name, preset, expected) -> None:
+def test_shipped_label_maps(name: str, preset: str, expected: Any) -> None:
     config = resolve_labels(PRESETS[preset], name, DeclaredLabels(""))
     assert mapped(config) == expected
     assert set(config.unlabelled_classes) == set(config.class_names) - set(expected.values())
@@ -116,7 +118,9 @@ def test_names_of_tables_are_unique() -> None:
         (["background", "liver"], ABDOMEN_CT, "1 is 'liver', not 'spleen'"),
     ],
 )
-def test_contradictions_are_refused_with_the_map_that_is_right(labels, config, message) -> None:
+def test_contradictions_are_refused_with_the_map_that_is_right(
+    labels: Any, config: Any, message: str
+) -> None:
     found = declared(labels)
     with pytest.raises(ConfigError, match=message):
         resolve_labels(config, None, found)
@@ -137,7 +141,7 @@ def test_contradictions_are_refused_with_the_map_that_is_right(labels, config, m
         ({"background": 0, "liver": 1}, PrepareConfig()),  # class `object` may be anything
     ],
 )
-def test_agreement_and_silence_pass(labels, config) -> None:
+def test_agreement_and_silence_pass(labels: Any, config: Any) -> None:
     assert resolve_labels(config, None, declared(labels)) == config
 
 
@@ -184,7 +188,7 @@ def test_regions_are_read_value_by_value() -> None:
         ("liver", "is no object"),
     ],
 )
-def test_descriptions_that_contradict_themselves_are_refused(labels, message) -> None:
+def test_descriptions_that_contradict_themselves_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         declared(labels)
 
@@ -221,7 +225,7 @@ def test_a_tumour_that_does_not_say_its_organ_is_left_out_where_there_are_severa
 
 
 @given(st.lists(st.integers(0, 2**17), min_size=1, max_size=60))
-def test_labels_are_counted(values) -> None:
+def test_labels_are_counted(values: list[int]) -> None:
     counted = count_labels(np.array(values, np.int32).reshape(1, 1, -1))
     assert counted == {v: values.count(v) for v in sorted(set(values))}
 

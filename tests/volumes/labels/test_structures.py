@@ -24,7 +24,7 @@ from engine.volumes.labels.tables.public import TABLES
         ("hepatic tumour", "liver_tumor", "liver cancer", "Liver tumors"),
     ],
 )
-def test_spellings_of_one_structure(names) -> None:
+def test_spellings_of_one_structure(names: tuple[str, ...]) -> None:
     for name in names[1:]:
         assert structure(name) == structure(names[0]), name
         assert relation(name, names[0]) == "same"
@@ -57,7 +57,7 @@ def test_spellings_of_one_structure(names) -> None:
         ("label 3", "Label_3", "same"),
     ],
 )
-def test_relations(label, klass, expected) -> None:
+def test_relations(label: str, klass: str, expected: str) -> None:
     assert relation(label, klass) == expected
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def describe(root: Path, **raw) -> Path:
+def describe(root: Path, **raw: object) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "dataset.json").write_text(json.dumps(raw))
     return root
@@ -39,12 +40,12 @@ def nnunet(root: Path) -> Path:
     )
 
 
-def msd(root: Path, *rows: dict) -> Path:
+def msd(root: Path, *rows: dict[str, Any]) -> Path:
     describe(root, training=list(rows), test=["./imagesTs/z.nii.gz"])
     return touch(root, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
 
 
-MSD_ROW = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+MSD_ROW: dict[str, Any] = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
 
 
 def test_nnunet(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def folder(root: Path) -> Path:
     return root
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, ...]] = {
     "no folder": (lambda d: d / "none", {}, "no such folder"),
     "empty folder": (folder, {}, "none of the known layouts"),
     "empty nnU-Net": (lambda d: touch(d, "labelsTr/x.txt"), {}, "no case with a mask"),

@@ -38,7 +38,7 @@ def test_nnunet_1_lists_images_without_their_channel(tmp_path: Path) -> None:
     root = data(tmp_path, V1, *FILES)
     assert recognise(root) == "nnunet_v1"
     for layout in ("auto", "nnunet_v1", "msd", "nnunet"):
-        (case,) = find_cases(root, layout)  # type: ignore[arg-type]
+        (case,) = find_cases(root, layout)
         assert described(root, case) == TRAIN
 
 
@@ -161,7 +161,7 @@ def test_listed_masks_alone_in_their_folder_are_told(
     assert "1 masks are not in its lists and left out: extra.nii.gz" in caplog.text
 
 
-WRONG = {
+WRONG: dict[str, tuple[Any, ...]] = {
     "parent of data sets": (
         lambda d: data(data(d / "Dataset001_A", V2).parent, None).parent / "data",
         {},
