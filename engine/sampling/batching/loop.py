@@ -182,7 +182,7 @@ class VolumeLoop:
         self._look()
         for key in whole:
             if key in self._volumes:
-                self._finisher.submit(partial(self._finish, key, self._volumes.pop(key)))
+                self._finisher.submit(partial(self._send, key, self._volumes.pop(key)))
 
     def _look(self, wait: bool = False) -> None:
         """Look at the verdicts that are there, and with `wait` at all; tell of ended windows."""
@@ -193,7 +193,7 @@ class VolumeLoop:
             self._verdicts.popleft()
             bad = {job.volume: job for job in reversed(verdict.bad())}
             for key, job in bad.items():
-                if key in self._volumes:  # else it has failed, or its `_finish` finds out
+                if key in self._volumes:  # else it has failed, or `_collect` finds out
                     error = volumes[key].state.not_finite(job.window, job.evaluation)
                     self._fail(key, error)
             for job in verdict.ended:
@@ -206,20 +206,26 @@ class VolumeLoop:
             total = len(volume.plan.windows)
             self._on_window(volume.request.sample_id, volume.num_done, total)
 
-    def _finish(self, key: int, volume: _Volume) -> Outcome:
-        """Decode; runs beside the next batches."""
+    def _send(self, key: int, volume: _Volume) -> Callable[[], Outcome]:
+        """Decode; what it returns is called when the image has come."""
         name = volume.request.sample_id
         decode = partial(self._model.decode, volume.state.latents)
         try:
             with volume.watch.stage("decode"):
                 image = self._decoding.run(decode, name)
-            for job in (job for verdict in volume.verdicts for job in verdict.bad(key)):
-                raise volume.state.not_finite(job.window, job.evaluation)
         except SamplingError as error:
-            return Outcome(name, error=error)
+            failed = Outcome(name, error=error)
+            return lambda: failed
+        return partial(self._collect, key, volume, image)
+
+    def _collect(self, key: int, volume: _Volume, image: Tensor) -> Outcome:
+        name = volume.request.sample_id
+        for job in (job for verdict in volume.verdicts for job in verdict.bad(key)):
+            return Outcome(name, error=volume.state.not_finite(job.window, job.evaluation))
         joins, num_windows = volume.plan.joins, len(volume.plan.windows)
+        made = np.asarray(image.numpy(), dtype=np.float32)
         seconds = volume.watch.seconds()
-        return Outcome(name, SampledVolume(image, joins, num_windows, seconds, volume.drawn))
+        return Outcome(name, SampledVolume(made, joins, num_windows, seconds, volume.drawn))
 
     def _out_of_memory(self, batch: Sequence[Job]) -> None:
         if self._model.device.type == "cuda":

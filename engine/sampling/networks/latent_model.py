@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import SamplingError, WeightsError
@@ -188,8 +187,11 @@ class LatentModel:
         return list(torch.split(x_0, size))
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, batch: int) -> NDArray[np.float32]:
-        """`z c h w` latents -> `z y x` in [-1, 1], `batch` slices at a time."""
+    def decode(self, latents: Tensor, batch: int) -> Tensor:
+        """`z c h w` latents -> `z y x` in [-1, 1] on the host, `batch` slices at a time.
+
+        A GPU writes it in its own time: it is whole when the current stream has come so far.
+        """
         edge, latents = self.preset.size_px, latents.to(self.device)
         image = host_room((len(latents), edge, edge), torch.float32, self.device)
         for start in range(0, len(latents), batch):
@@ -202,9 +204,7 @@ class LatentModel:
                 decoded = self.autoencoder.decode(part)
             planes = decoded[: len(room), 0].clamp(-1.0, 1.0).float()
             room.copy_(planes, non_blocking=True)
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
-        return np.asarray(image.numpy())
+        return image
 
     def volume_mb(self, num_slices: int) -> float:
         """Memory that a volume holds from its admission to its image."""
