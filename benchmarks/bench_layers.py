@@ -2,9 +2,11 @@
 """Forms of the same arithmetic: slice convolutions, layouts, attention, compile, windows a batch.
 
     python benchmarks/bench_layers.py [--preset gem3d_256] [--compile]
+    python benchmarks/bench_layers.py --device cuda [--preset gem3d_512] [--profile]
 
 Rates are GFLOP/s, the best of a few rounds, beside the matrix-product peak of the same run; forms
-are timed in turn, so that a busy machine slows all of them. The last line is one JSON object.
+are timed in turn, so that a busy machine slows all of them. The last line is one JSON object. On a
+GPU every line is one: milliseconds of each form of a layer, beside its floor (layer_forms.py).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from layer_forms import PARTS, run
 from machine import matrix_peak_gflops
 from models.attention import attend, attend_plainly
 from models.denoiser import Denoiser, to_channels_last
@@ -38,12 +41,19 @@ Forms = dict[str, Callable[[], object]]
 def main(args: Sequence[str]) -> int:
     """Measure, print, return 0."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--preset", default="gem3d_256", choices=sorted(PRESETS))
+    parser.add_argument("--preset", choices=sorted(PRESETS))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--profile", action="store_true", help="also where the time goes (cuda)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--compile", action="store_true", help="also torch.compile (minutes)")
     options = parser.parse_args(args)
+    if options.device == "cuda":
+        name = options.preset or "gem3d_512"
+        return run(PRESETS[name], options.dtype, options.part, options.profile)
     torch.set_num_threads(options.threads)
-    preset = PRESETS[options.preset]
+    preset = PRESETS[options.preset or "gem3d_256"]
     with torch.inference_mode():
         rates = {"matrix product": {"peak": round(matrix_peak_gflops(torch.float32), 1)}}
         rates |= layer_rates(preset) | denoiser_rates(preset, options.compile)

@@ -156,18 +156,19 @@ class _WideAttention(nn.Module):
         h, w = x.shape[-2:]
         tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         q, k, v = F.linear(tokens, self.qkv, self.qkv_bias).chunk(3, dim=-1)
-        attend = _by_products if self.forms.wide_attention == "products" else _fused
+        attend = attend_by_products if self.forms.wide_attention == "products" else attend_widely
         y = F.linear(attend(q, k, v), self.out)
         return add(x, rearrange(y, "m (h w) c -> m c h w", h=h, w=w), self.out_bias, self.forms)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_widely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of one head as wide as the channels, `m t c` each."""
     mixed = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
     return mixed[:, 0]
 
 
-def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scores and softmax in float32, one image at a time: they are its square in memory."""
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same with scores and softmax in float32, one image at a time to bound memory."""
     scale, mixed = q.shape[-1] ** -0.5, []
     for one_q, one_k, one_v in zip(q, k, v, strict=True):
         if q.is_cuda and q.dtype != torch.float32:
