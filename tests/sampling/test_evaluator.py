@@ -1,6 +1,7 @@
 """Padded and recorded batches give what the network gives for the windows alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,23 @@ def test_what_is_given_back_is_kept_when_the_next_batch_overwrites_the_recording
     kept = first.clone()
     evaluator(windows(2, seed=2))
     assert torch.equal(first, kept) and deep is None
+
+
+def test_deep_features_keep_their_layout_in_memory() -> None:
+    last, told = torch.channels_last, windows(3, deep=True)
+    assert told.deep is not None
+    deep = [features.contiguous(memory_format=last) for features in told.deep]
+    seen: list[bool] = []
+
+    class Watching(Network):
+        def __call__(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+            seen.append(inputs[-1].is_contiguous(memory_format=last))
+            return super().__call__(*inputs)
+
+    check(
+        Evaluator(Watching(), SIZES, 3, PlayedRecording, keeps_deep=True), replace(told, deep=deep)
+    )
+    assert seen and all(seen)
 
 
 def test_windows_that_are_not_whole_are_not_recorded() -> None:

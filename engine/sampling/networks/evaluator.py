@@ -193,7 +193,12 @@ def without_mask(given: Conditions) -> Conditions:
 
 
 def _room(rows: int, like: Tensor) -> Tensor:
-    return like.new_zeros((rows, *like.shape[1:]))
+    """Zeros for rows like these, laid out in memory as they are."""
+    room = like.new_zeros((rows, *like.shape[1:]))
+    last = torch.channels_last
+    if like.ndim == 4 and like.is_contiguous(memory_format=last) and not like.is_contiguous():
+        return room.contiguous(memory_format=last)
+    return room
 
 
 def _put(parts: Sequence[Tensor], room: Tensor) -> None:
