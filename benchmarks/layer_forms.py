@@ -30,7 +30,7 @@ from models.layers import SliceConv
 from models.presets import Preset
 from network_input import network_input
 
-ROUNDS, NUM_CLASSES, WINDOWS = 7, 5, 4
+ROUNDS, NUM_CLASSES, WINDOWS, SLICES = 5, 5, 4, 8
 Forms = dict[str, Callable[[], object]]
 DEVICE = torch.device("cuda")
 
@@ -126,6 +126,8 @@ def networks(preset: Preset, dtype: torch.dtype, forms: FastForms) -> Iterator[R
         x_t = torch.randn(windows * n, latent, edge, edge, device=DEVICE)
         works: Forms = {}
         for name, net in denoisers.items():
+            if name != "fast" and windows != WINDOWS:
+                continue
             works[name] = partial(net, x_t, t, alpha, net.pack(conditions), n)
         works["fast, graph"] = recorded(works["fast"])
         yield Row(f"denoiser, {windows} windows", works, windows * flop["denoiser"], 0.0)
@@ -138,17 +140,15 @@ def networks(preset: Preset, dtype: torch.dtype, forms: FastForms) -> Iterator[R
         with torch.autocast("cuda", dtype=dtype):
             return work(x)
 
-    for slices in (8, 24):
+    for slices in (SLICES, 3 * SLICES):
         z = torch.randn(slices, latent, edge, edge, device=DEVICE)
         images = torch.rand(slices, 1, preset.size_px, preset.size_px, device=DEVICE) * 2 - 1
         for name, x in (("decode", z), ("encode", images)):
             fast = partial(getattr(coder, name), x)
-            works = {
-                "fast": fast,
-                "fast, graph": recorded(fast),
-                "plain layers": partial(getattr(plain, name), x),
-                "diffusers, autocast": partial(as_before, getattr(old, name), x),
-            }
+            works = {"fast": fast, "fast, graph": recorded(fast)}
+            if slices == SLICES:
+                works["plain layers"] = partial(getattr(plain, name), x)
+                works["diffusers, autocast"] = partial(as_before, getattr(old, name), x)
             yield Row(f"{name}, {slices} slices", works, slices * flop[name], 0.0)
 
 
