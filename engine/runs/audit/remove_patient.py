@@ -17,6 +17,7 @@ from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.patients import COHORT, Patient
 from engine.runs.record.plan import PlanRow
+from engine.runs.report.evaluation import METRICS, PLOT
 from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_bytes
 from engine.storage.files import put
 from engine.storage.foreign import remove_foreign
@@ -123,6 +124,7 @@ def pages(folder: RunFolder) -> list[Place]:
     """What was computed from all volumes together: the run's job makes it anew."""
     made: list[Place] = [folder.report, folder.summary, folder.table, folder.cohort]
     made += folder.root.glob("harmonization.*")
+    made += [folder.evaluation / METRICS, folder.evaluation / PLOT]
     if isinstance(folder.root, Path):  # of a job that was killed while it wrote one
         made += folder.root.glob(".*.tmp")
     return made

@@ -94,6 +94,11 @@ class RunFolder:
         return self.root / "cohort.json"
 
     @property
+    def evaluation(self) -> Place:
+        """What jobs/evaluate_run.py found: metrics.json and its plot."""
+        return self.root / "evaluation"
+
+    @property
     def attempts(self) -> Place:
         """Attempt records, counted over restarts."""
         return self.root / "attempts"

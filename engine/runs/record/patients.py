@@ -55,7 +55,7 @@ def find_patient(folder: RunFolder, identity: RunIdentity, name: str) -> Patient
         RunError: the run has no such patient; names those that it has.
     """
     known, owners = _known(folder, identity)
-    whose = _patient_namer(identity)
+    whose = patient_namer(identity)
     names = {known_name for known_name in known if whose(known_name) == name}
     others: set[str] = set()
     if not names and name in known:
@@ -119,7 +119,7 @@ def _with_same_bytes(names: Collection[str], groups: Iterable[Collection[str]]) 
         found |= more
 
 
-def _patient_namer(identity: RunIdentity) -> Callable[[str], str]:
+def patient_namer(identity: RunIdentity) -> Callable[[str], str]:
     """From a name in the plan to its patient; what fits no pattern is a patient of its own."""
     pattern = _compiled(identity.settings)
     sites = identity.job == "harmonize" and bool(identity.machine.get("sites"))

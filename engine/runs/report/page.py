@@ -18,6 +18,7 @@ from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import RunIdentity
 from engine.runs.record.plan import PlanRow
 from engine.runs.record.status import active_rows
+from engine.runs.report.evaluation import evaluation_section
 from engine.runs.report.measures import columns, headline, meanings, number
 from engine.runs.report.shown_volumes import ShownVolumes, show_volumes
 from engine.runs.report.summary import RunSummary, VolumeSummary
@@ -73,6 +74,7 @@ def write_report(
         meanings=meanings(unit, by_class=False),
         class_meanings=meanings(unit, by_class=True),
         grid_loss=summary.grid_loss,
+        evaluation=evaluation_section(folder),
         lost=[volume for volume in summary.volumes if volume.lost],
         volumes=summary.volumes,
         num_unlisted=summary.committed - len(summary.volumes),
