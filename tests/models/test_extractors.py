@@ -64,6 +64,7 @@ def lpips_tensors() -> dict[str, torch.Tensor]:
     tensors = {}
     for number, (name, (out, into, kernel)) in enumerate(shapes.items()):
         layer = nn.Conv2d(into, out, kernel)
+        assert layer.bias is not None
         tensors[f"net.{name}.weight"], tensors[f"net.{name}.bias"] = layer.weight, layer.bias
         tensors[f"lin{number}.model.1.weight"] = torch.rand(1, out, 1, 1)
     return {name: tensor.detach() for name, tensor in tensors.items()}
