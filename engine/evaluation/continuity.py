@@ -37,22 +37,37 @@ def seam_ratio(image: Image, joins: Sequence[int], body: NDArray[np.bool_]) -> f
         VolumeError: shapes differ, or a join lies outside the volume.
     """
     _check(image, body)
-    outside = [z for z in joins if not 1 <= z < image.shape[0]]
-    if outside:
-        raise ValueError(
-            f"joins {outside} lie outside 1..{image.shape[0] - 1}; pass z of the later slice"
-        )
+    check_joins(joins, image.shape[0])
     inside = body[1:] & body[:-1]
     steps = np.where(inside, np.abs(np.diff(image.astype(np.float64), axis=0)), 0.0).sum(
         axis=(1, 2)
     )
-    counts = inside.sum(axis=(1, 2))
-    at_join = np.zeros(image.shape[0] - 1, dtype=bool)
+    return ratio_at_joins(steps, inside.sum(axis=(1, 2)), joins)
+
+
+def ratio_at_joins(
+    steps: NDArray[np.float64], counts: NDArray[np.int64], joins: Sequence[int]
+) -> float:
+    """`seam_ratio` from sums over slices.
+
+    Args:
+        steps: of each z from 1, the sum of `|image[z] - image[z - 1]|` inside the body.
+        counts: of each z from 1, the number of these voxels.
+        joins: see `seam_ratio`.
+    """
+    at_join = np.zeros(len(steps), dtype=bool)
     at_join[[z - 1 for z in joins]] = True
     return _ratio(
         _mean(steps[at_join].sum(), counts[at_join].sum()),
         _mean(steps[~at_join].sum(), counts[~at_join].sum()),
     )
+
+
+def check_joins(joins: Sequence[int], depth: int) -> None:
+    """Refuse joins outside a volume of so many slices."""
+    outside = [z for z in joins if not 1 <= z < depth]
+    if outside:
+        raise ValueError(f"joins {outside} lie outside 1..{depth - 1}; pass z of the later slice")
 
 
 def roughness(image: Image, body: NDArray[np.bool_]) -> float:
@@ -74,7 +89,12 @@ def roughness(image: Image, body: NDArray[np.bool_]) -> float:
     (through, num_through), (rows, num_rows), (columns, num_columns) = (
         _pair_sum(values, body, axis) for axis in range(3)
     )
-    return _ratio(_mean(through, num_through), _mean(rows + columns, num_rows + num_columns))
+    return roughness_of((through, num_through), (rows + columns, num_rows + num_columns))
+
+
+def roughness_of(through: tuple[float, int], in_plane: tuple[float, int]) -> float:
+    """`roughness` from the sums of absolute differences of neighbours, and their numbers."""
+    return _ratio(_mean(*through), _mean(*in_plane))
 
 
 def z_roughness(image: Image, body: NDArray[np.bool_], real_roughness: float) -> float:

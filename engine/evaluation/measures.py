@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from engine.evaluation.checks import Check, check_organs, check_seams
-from engine.evaluation.continuity import roughness, seam_ratio
-from engine.evaluation.fidelity import MIN_SIZE_PX, mean_errors, ms_ssim
+from engine.evaluation.fidelity import mean_errors
 from engine.evaluation.subject import Scan, Subject
 from engine.evaluation.values import Value, VolumeMeasures
 
 INTENSITY = "intensity"
 """Unit of a measure that is an intensity: the volume's own, HU or a.u."""
-_MODEL_RANGE = 2.0
 
 
 @dataclass(frozen=True)
@@ -154,15 +152,7 @@ def _of_real(compute: Callable[[Scan], Value], empty: Value = None) -> Callable[
 
 
 def _seam_ratio_real(subject: Subject) -> float | None:
-    real = subject.real
-    return None if real is None else seam_ratio(real.image, subject.joins, real.body)
-
-
-def _ms_ssim(subject: Subject) -> float | None:
-    real, image = subject.compared, subject.made.image
-    if real is None or min(image.shape[1:]) < MIN_SIZE_PX:
-        return None
-    return ms_ssim(image, real.image, _MODEL_RANGE)
+    return None if subject.real is None else subject.real.seam_ratio(subject.joins)
 
 
 def _z_roughness(measured: VolumeMeasures, facts: RunFacts) -> float | None:
@@ -181,7 +171,7 @@ MEASURES: tuple[Measure, ...] = (
         "seam_ratio", "", 5, "seam ratio",
         "mean difference of neighbouring slices at window joins over that elsewhere, inside the "
         "body; 1 means that joins cannot be told from other slices",
-        compute=lambda s: seam_ratio(s.made.image, s.joins, s.made.body),
+        compute=lambda s: s.made.seam_ratio(s.joins),
         check=check_seams,
     ),
     Measure(
@@ -192,13 +182,13 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "roughness", "", 5, "roughness",
         "through-plane over in-plane gradient inside the body",
-        compute=lambda s: roughness(s.made.image, s.made.body),
+        compute=lambda s: s.made.roughness,
         listed=False, column=None, mean=None,
     ),
     Measure(
         "roughness_real", "", 5, "roughness of the real volume",
         "the roughness of the mask's own real volume",
-        compute=_of_real(lambda real: roughness(real.image, real.body)),
+        compute=_of_real(lambda real: real.roughness),
         of_real=True, listed=False, column=None, mean=None,
     ),
     Measure(
@@ -209,7 +199,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "ms_ssim", "", 5, "MS-SSIM",
         "multi-scale structural similarity to the real volume of the same mask; 1 is equal",
-        compute=_ms_ssim, column=Column(digits=3),
+        compute=lambda s: s.ms_ssim, column=Column(digits=3),
         mean=Mean(headline="MS-SSIM to the real volume", headline_digits=3, own_only=True),
     ),
     Measure(

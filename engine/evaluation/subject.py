@@ -1,7 +1,8 @@
 """What measures look at: a generated volume, and the real one of its mask where there is one.
 
-Both lie on the model's grid, in [-1, 1]. What several measures need is computed once. Knows no
-files.
+Both lie on the model's grid, in [-1, 1]. What several measures need is computed once, and what
+goes through all voxels is computed here, so that a scan on another device (a subclass) answers the
+same by its own means. Knows no files.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evaluation.fidelity import class_means
+from engine.evaluation.continuity import roughness, seam_ratio
+from engine.evaluation.fidelity import MIN_SIZE_PX, class_means, ms_ssim
 from engine.evaluation.harmonization import Change, change_of
 from engine.volumes.volume import IntensityWindow
 
-_QUANTILES = np.linspace(0.0, 1.0, 21)
+MODEL_RANGE = 2.0
+"""Of an image, from -1 to 1."""
+LEVELS = np.linspace(0.0, 1.0, 21)
+"""At which the quantiles of a class are taken."""
 _QUANTILE_DIGITS = 2
 
 
@@ -47,6 +52,15 @@ class Scan:
     def source(self) -> NDArray[np.float32]:
         """The image in source units, clipped to the intensity window."""
         return self.intensity.to_source(self.image)
+
+    def seam_ratio(self, joins: Sequence[int]) -> float:
+        """See `continuity.seam_ratio`; over the body."""
+        return seam_ratio(self.image, joins, self.body)
+
+    @cached_property
+    def roughness(self) -> float:
+        """See `continuity.roughness`; over the body."""
+        return roughness(self.image, self.body)
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -81,12 +95,23 @@ class Subject:
         return self.real if self.same_mask else None
 
     @cached_property
+    def ms_ssim(self) -> float | None:
+        """To the real volume of the same mask; None where there is none, or slices are too small.
+
+        See `fidelity.ms_ssim`.
+        """
+        real, image = self.compared, self.made.image
+        if real is None or min(image.shape[1:]) < MIN_SIZE_PX:
+            return None
+        return ms_ssim(image, real.image, MODEL_RANGE)
+
+    @cached_property
     def change(self) -> Change | None:
         """From the real volume of the same mask to the generated one, in source units."""
         real = self.compared
         if real is None:
             return None
-        tables = _tables(self.made.class_names, real.quantiles, self.made.quantiles)
+        tables = quantile_tables(self.made.class_names, real.quantiles, self.made.quantiles)
         return change_of(real.source, self.made.source, self.made.mask, tables)
 
 
@@ -111,12 +136,18 @@ def class_quantiles(
     for number, name in enumerate(class_names, start=1):
         inside = image[mask == number]
         if inside.size:
-            values = intensity.to_source(np.quantile(inside, _QUANTILES))
-            found[name] = tuple(round(float(v), _QUANTILE_DIGITS) for v in values)
+            found[name] = kept_quantiles(np.quantile(inside, LEVELS), intensity)
     return found
 
 
-def _tables(
+def kept_quantiles(
+    values: NDArray[np.floating[Any]], intensity: IntensityWindow
+) -> tuple[float, ...]:
+    """Quantiles in [-1, 1] -> in source units, with the digits that records keep."""
+    return tuple(round(float(v), _QUANTILE_DIGITS) for v in intensity.to_source(values))
+
+
+def quantile_tables(
     class_names: Sequence[str],
     before: Mapping[str, tuple[float, ...]],
     after: Mapping[str, tuple[float, ...]],

@@ -5,7 +5,8 @@ Pure functions on arrays; knows no files and no models.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from engine.errors import VolumeError
 
 Image = NDArray[np.floating[Any]]
 Slices = NDArray[np.float64]
-Scores = NDArray[np.float64]
+A = TypeVar("A")
 
 _SLICES_AT_ONCE = 4  # few enough for a core's own cache
 _KERNEL_PX = 7
@@ -53,51 +54,72 @@ def ms_ssim(image: Image, reference: Image, data_range: float) -> float:
             f"MS-SSIM of slices of {image.shape[1:]} px: five scales need at least {MIN_SIZE_PX} px"
         )
     scores = [
-        _slice_scores(
+        slice_scores(
             np.asarray(image[z : z + _SLICES_AT_ONCE], np.float64),
             np.asarray(reference[z : z + _SLICES_AT_ONCE], np.float64),
             data_range,
+            _smooth,
         )
         for z in range(0, len(image), _SLICES_AT_ONCE)
     ]
     return float(np.concatenate(scores).mean())
 
 
-def _slice_scores(x: Slices, y: Slices, data_range: float) -> Scores:
-    """MS-SSIM of each slice: contrast at every scale, luminance at the coarsest one only."""
-    scores = np.ones(len(x))
+def slice_scores(x: A, y: A, data_range: float, smooth: Callable[[A], A]) -> A:
+    """MS-SSIM of each slice: contrast at every scale, luminance at the coarsest one only.
+
+    Works on arrays of any library (NumPy's, or a GPU's): plain arithmetic but for `smooth`.
+
+    Args:
+        x: `z y x` float64.
+        y: of the same shape.
+        data_range: see `ms_ssim`.
+        smooth: Gaussian mean (`KERNEL`) around every pixel that has the whole window.
+
+    Returns:
+        A score for each z.
+    """
+    scores: Any = 1.0
     for scale, weight in enumerate(_SCALE_WEIGHTS):
         if scale:
             x, y = _halve(x), _halve(y)
         is_last = scale == len(_SCALE_WEIGHTS) - 1
-        term = _ssim_map(x, y, data_range, with_luminance=is_last).mean(axis=(1, 2))
-        scores *= np.maximum(term, 0.0) ** weight
-    return scores
+        term: Any = _ssim_map(x, y, data_range, smooth, with_luminance=is_last)
+        scores = scores * term.mean(axis=(1, 2)).clip(0.0) ** weight
+    return scores  # type: ignore[no-any-return]
 
 
-def _ssim_map(x: Slices, y: Slices, data_range: float, *, with_luminance: bool) -> Slices:
+def _ssim_map(
+    x: Any, y: Any, data_range: float, smooth: Callable[[Any], Any], *, with_luminance: bool
+) -> Any:
     """Contrast and structure (Eq. 7 there), times luminance (Eq. 6) where it is wanted."""
     c_1, c_2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
-    mean_x, mean_y = _smooth(x), _smooth(y)
-    var_x, var_y = _smooth(x * x) - mean_x**2, _smooth(y * y) - mean_y**2
-    covariance = _smooth(x * y) - mean_x * mean_y
+    mean_x, mean_y = smooth(x), smooth(y)
+    var_x, var_y = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2
+    covariance = smooth(x * y) - mean_x * mean_y
     contrast = (2 * covariance + c_2) / (var_x + var_y + c_2)
     if not with_luminance:
         return contrast
     return contrast * (2 * mean_x * mean_y + c_1) / (mean_x**2 + mean_y**2 + c_1)
 
 
-def _smooth(x: Slices) -> Slices:
-    """Gaussian mean around every pixel that has the whole window."""
+def _gaussian() -> NDArray[np.float64]:
     edge = _KERNEL_PX // 2
-    offsets = np.arange(-edge, edge + 1)
-    kernel = np.exp(-((offsets / _KERNEL_SIGMA_PX) ** 2) / 2)
-    kernel /= kernel.sum()
-    smooth = correlate1d(correlate1d(x, kernel, axis=1), kernel, axis=2)
+    kernel = np.exp(-((np.arange(-edge, edge + 1) / _KERNEL_SIGMA_PX) ** 2) / 2)
+    return np.asarray(kernel / kernel.sum())
+
+
+KERNEL = _gaussian()
+"""Of one axis; the window is its product with itself."""
+
+
+def _smooth(x: Slices) -> Slices:
+    edge = _KERNEL_PX // 2
+    smooth = correlate1d(correlate1d(x, KERNEL, axis=1), KERNEL, axis=2)
     return np.asarray(smooth[:, edge:-edge, edge:-edge])
 
 
-def _halve(x: Slices) -> Slices:
+def _halve(x: Any) -> Any:
     """Means of 2 x 2 pixels; an odd last row or column is left out."""
     height, width = (2 * (n // 2) for n in x.shape[1:])
     rows = x[:, 0:height:2, :width] + x[:, 1:height:2, :width]

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from engine.errors import RunError, SamplingError
 from engine.evaluation.expectations import CohortStatistics, Expectations
-from engine.evaluation.measures import measure_volume
 from engine.evaluation.quality import judge
 from engine.evaluation.values import VolumeMeasures
 from engine.parallel.rows.pulse import step
-from engine.runs.making.measure import subject_of
 from engine.runs.making.quality import QualityConfig
+from engine.runs.making.voxel_work import VoxelWork
 from engine.runs.planning.gate import GateConfig, flag_drawn
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
@@ -39,10 +38,8 @@ from engine.storage.digests import hash_file
 from engine.storage.places import Place, local_file
 from engine.volumes.mask_changes import apply_change
 from engine.volumes.nifti import read_labels
-from engine.volumes.prepared.grid_loss import grid_loss, model_mask
 from engine.volumes.prepared.prepare import mask_to_native, mask_to_prepared
-from engine.volumes.prepared.prepare import to_native as image_to_native
-from engine.volumes.prepared.store import array_digest, read_prepared, refuse_changed
+from engine.volumes.prepared.store import read_prepared, refuse_changed
 from engine.volumes.store import MASK, MODEL_MASK, hash_tree, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
 
@@ -131,9 +128,10 @@ class Work:
 class VolumeMaker:
     """Reads, measures, judges, writes and commits the volumes of one run."""
 
-    def __init__(self, task: WorkerTask) -> None:
+    def __init__(self, task: WorkerTask, device: str = "cpu") -> None:
         self._task = task
         self._folder = RunFolder(task.root)
+        self._voxels = VoxelWork(device)
 
     def read(self, plan: PlanRow, attempt: Attempt) -> Work:
         """Read what a row names.
@@ -172,8 +170,9 @@ class VolumeMaker:
                 f"{case.size_zyx}, or voxels that are not finite; try another profile or weights"
             )
         with work.clock.stage("measure"):
-            subject = subject_of(case, sampled.image, sampled.joins, work.original)
-            measures = measure_volume(subject)
+            subject, measures = self._voxels.measure(
+                case, sampled.image, sampled.joins, work.original
+            )
             flags: tuple[str, ...] = ()
             if config.policy != "off":
                 expected = Expectations(config, self._task.cohort, case.intensity)
@@ -226,21 +225,17 @@ class VolumeMaker:
         plan, case, clock = work.plan, work.case, work.clock
         staged = ledger.staging_place(self._folder, work.attempt)
         with clock.stage("write"):
-            native = image_to_native(case, sampled.image)
+            native = self._voxels.to_native(case, sampled.image)
             mask = Volume(case.native_mask, case.native.affine, case.case_id)
-            seen = model_mask(case)
-            loss = grid_loss(case, seen)
-            differs = not np.array_equal(seen, case.native_mask)
+            seen = self._voxels.seen(case)
             attributes = {
                 **self._attributes(work),
                 "mask_seen": {
-                    "label": MODEL_MASK if differs else MASK,
-                    "prepared_sha256": array_digest(case.mask),
+                    "label": MASK if seen.mask is None else MODEL_MASK,
+                    "prepared_sha256": seen.digest,
                 },
             }
-            sent = write_ome_zarr(
-                staged, native, mask, attributes, sampled.informed, seen if differs else None
-            )
+            sent = write_ome_zarr(staged, native, mask, attributes, sampled.informed, seen.mask)
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
         def record(files: dict[str, str]) -> Commit:
@@ -263,7 +258,7 @@ class VolumeMaker:
                 measures=measures,
                 quality=quality,
                 row_sha256=plan.sha256,
-                grid_loss=loss,
+                grid_loss=seen.loss,
                 committed_at=round(time.time(), 3),
                 code=_own_code(),
             )

@@ -119,7 +119,7 @@ class _RowHandler:
         self.folder = RunFolder(task.root)
         try_lock_from_here(self.folder)
         self.lock = task.lock
-        self.volumes = VolumeMaker(task)
+        self.volumes = VolumeMaker(task, device)
         self.name = worker_name()
         self._folders = (task.root, task.data, task.weights)
         self.sampler = load(task.weights, task.sampling, device)

@@ -7,6 +7,8 @@ layout, no store and no model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ from engine.volumes.geometry.mask_fit import mirrored
 from engine.volumes.labels.classes import classes_of
 from engine.volumes.nifti import check_same_grid, fresh_header, header_notes
 from engine.volumes.prepare_config import ABDOMEN_CT, BRAIN_FLAIR, PRESETS, PrepareConfig
-from engine.volumes.volume import Array, NativeGrid, PreparedCase, Volume
+from engine.volumes.volume import Array, IntensityWindow, NativeGrid, PreparedCase, Volume
 
 __all__ = [
     "ABDOMEN_CT",
@@ -101,12 +103,26 @@ def prepare_case(
     )
 
 
-def to_native(case: PreparedCase, image: NDArray[np.float32]) -> Volume:
+Regridder = Callable[[NDArray[np.float32], IntensityWindow, list[NDArray[np.float64]]], Array]
+"""Image in [-1, 1], its window, weights of each axis -> source intensities on another grid."""
+
+
+def regrid_source(
+    image: NDArray[np.float32], intensity: IntensityWindow, weights_zyx: list[NDArray[np.float64]]
+) -> Array:
+    """Source intensities of an image, then another grid; what no voxel reaches is background."""
+    return regrid(intensity.to_source(image), weights_zyx, intensity.background)
+
+
+def to_native(
+    case: PreparedCase, image: NDArray[np.float32], regridder: Regridder = regrid_source
+) -> Volume:
     """A prepared image -> the mask's own grid and source intensities.
 
     Args:
         case: where the image's mask came from.
         image: `z y x` float32 in [-1, 1] on the case's prepared grid.
+        regridder: does what `regrid_source` does, on another device.
 
     Returns:
         float32 `z y x`; outside the prepared crop it holds `case.intensity.background`, and where
@@ -116,9 +132,8 @@ def to_native(case: PreparedCase, image: NDArray[np.float32]) -> Volume:
         VolumeError: the image is not on the case's grid.
     """
     orientation, axes = _way_back(case, image)
-    source = case.intensity.to_source(image)
     weights = [axis.to_canonical() for axis in axes]
-    array = orientation.to_native(regrid(source, weights, case.intensity.background))
+    array = orientation.to_native(regridder(image, case.intensity, weights))
     if case.intensity.masked:
         array[case.native_mask == 0] = case.intensity.background
     return Volume(array, case.native.affine, case.case_id, case.native.header)
