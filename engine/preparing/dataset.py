@@ -38,7 +38,7 @@ from engine.preparing.records import (
 )
 from engine.storage.files import PRIVATE_UMASK
 from engine.storage.locks.file_lock import FileLock
-from engine.volumes.labels.counts import count_labels, describe_labels
+from engine.volumes.labels.classes import count_labels, describe_labels
 from engine.volumes.labels.declared_files import labels_of
 from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set

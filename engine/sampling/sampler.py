@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import WeightsError
 from engine.sampling.batching.decoding import Finisher, queue_length
 from engine.sampling.batching.loop import OnWindow, VolumeLoop
 from engine.sampling.config import SamplingConfig
@@ -27,13 +26,13 @@ from engine.sampling.propagation.inpainting import resampling_walk
 from engine.sampling.propagation.slice_noise import drawing_thread
 from engine.sampling.propagation.volume_state import Denoising
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
+from engine.weights import weights_errors
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.image_encoder import ImageTower
 from models.manifest import digest_of, hash_files, refuse_damage
 from models.weights import (
     Manifest,
-    WeightsFileError,
     check_files,
     load_autoencoder,
     load_denoiser,
@@ -101,7 +100,7 @@ class Sampler:
             ConfigError: settings that this model cannot do; nothing has been loaded by then.
             WeightsError: a file is missing, damaged or of another architecture.
         """
-        try:
+        with weights_errors():
             manifest = read_manifest(weights)
             config.resolved(manifest)
             check_files(weights, manifest)
@@ -118,8 +117,6 @@ class Sampler:
                 load_tower(weights, manifest, files),
                 partial(load_position, weights, manifest, files),
             )
-        except WeightsFileError as error:
-            raise WeightsError(str(error)) from None
 
     def sample(
         self, request: SampleRequest, on_window: Callable[[int, int], None] | None = None

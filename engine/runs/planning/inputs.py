@@ -18,8 +18,8 @@ from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 from engine.volumes.layouts import Split, check_case_id
 from engine.volumes.prepared.manifest import MANIFEST_NAME, PreparedManifest
-from models.manifest import POSITION, WeightsFileError, refuse_damage
-from models.manifest import read_manifest as read_weights_manifest
+from engine.weights import read_manifest, weights_errors
+from models.manifest import POSITION, refuse_damage
 
 log = get_logger(__name__)
 
@@ -145,10 +145,8 @@ def check_digests(weights: Path, files: Mapping[str, str]) -> None:
     Raises:
         WeightsError: a file is damaged or exchanged; names it.
     """
-    try:
+    with weights_errors():
         refuse_damage(weights, files)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
 
 
 def check_tensors(weights: Path) -> None:
@@ -161,10 +159,8 @@ def check_tensors(weights: Path) -> None:
     """
     from models.weights import check_files
 
-    try:
-        check_files(weights, read_weights_manifest(weights))
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
+    with weights_errors():
+        check_files(weights, read_manifest(weights))
 
 
 def resolved_for(sampling: SamplingConfig, weights: Path) -> SamplingConfig:
@@ -173,10 +169,8 @@ def resolved_for(sampling: SamplingConfig, weights: Path) -> SamplingConfig:
     Raises:
         WeightsError, ConfigError: no weights, or ones that cannot do what is asked.
     """
-    try:
-        return sampling.resolved(read_weights_manifest(weights))
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
+    with weights_errors():
+        return sampling.resolved(read_manifest(weights))
 
 
 def check_position_model(weights: Path) -> None:
@@ -185,10 +179,7 @@ def check_position_model(weights: Path) -> None:
     Raises:
         WeightsError: they have no position model.
     """
-    try:
-        model = read_weights_manifest(weights)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
+    model = read_manifest(weights)
     if model.preset.position is None or not (weights / POSITION).is_file():
         raise WeightsError(
             f"{weights}: informed generated needs a position model, and these weights have none; "
@@ -202,10 +193,7 @@ def check_fit(manifests: Mapping[Place, PreparedManifest], weights: Path) -> Non
     Raises:
         WeightsError: they are not; names both sides.
     """
-    try:
-        model = read_weights_manifest(weights)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
+    model = read_manifest(weights)
     size_yx = (model.preset.size_px, model.preset.size_px)
     for data, manifest in manifests.items():
         if manifest.config.modality != model.modality:

@@ -17,14 +17,15 @@ from typing import Any
 import yaml
 
 from engine.config import FrozenConfig, load_yaml
-from engine.errors import RunError, StoreError, StoreUnreachableError, WeightsError
+from engine.errors import RunError, StoreError, StoreUnreachableError
 from engine.runs.record.names_only import names_only
 from engine.storage.checked_files import read_text
 from engine.storage.digests import hash_file as hash_file
 from engine.storage.digests import sha256_of as sha256_of
 from engine.storage.files import put
 from engine.storage.places import Place
-from models.manifest import WeightsFileError, digest_of, hash_files
+from engine.weights import weights_errors
+from models.manifest import digest_of, hash_files
 
 RUN_FORMAT = 2
 """Of run folders that this version makes. 1: version 0.1.0, which wrote no number."""
@@ -129,10 +130,8 @@ def hash_weights(folder: Path) -> tuple[str, dict[str, str]]:
     Raises:
         WeightsError: the folder holds no complete model.
     """
-    try:
+    with weights_errors():
         files = hash_files(folder)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
     return digest_of(files), files
 
 

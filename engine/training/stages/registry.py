@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import torch
 
-from engine.errors import WeightsError
 from engine.log import get_logger
 from engine.training.stages.autoencoder import AutoencoderStage, DecoderStage
 from engine.training.stages.base import StageModel, Survey
 from engine.training.stages.denoiser import SliceStage, VolumeStage
 from engine.training.stages.distillation import DistillStage
 from engine.training.stages.position import PositionStage
-from models.weights import WeightsFileError
+from engine.weights import weights_errors
 
 log = get_logger(__name__)
 
@@ -45,10 +44,8 @@ def build_stage(survey: Survey) -> StageModel:
         WeightsError: an earlier stage's weights are damaged.
     """
     torch.manual_seed(survey.settings.data.seed)
-    try:
+    with weights_errors():
         stage = stage_class(survey.config.stage).from_survey(survey)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
     if stage.num_skipped:
         log.warning("%d cases have fewer slices than a window; left out", stage.num_skipped)
     return stage

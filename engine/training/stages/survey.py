@@ -16,8 +16,9 @@ from engine.training.stages.base import StageModel, Survey
 from engine.training.stages.registry import STAGES, stage_class
 from engine.training.stages.vision_tower import check_tower
 from engine.volumes.prepared.store import PreparedHeader
+from engine.weights import weights_errors
 from models.presets import PRESETS, AutoencoderSpec, DenoiserSpec, Preset
-from models.weights import CONFIG, Manifest, WeightsFileError, read_manifest
+from models.weights import CONFIG, Manifest, read_manifest
 
 
 def survey(config: TrainConfig) -> Survey:
@@ -31,10 +32,8 @@ def survey(config: TrainConfig) -> Survey:
     source = stage.source(config)
     cases = find_cases(config)
     check_cases(cases, config, preset)
-    try:
+    with weights_errors():
         manifest = _manifest(stage, config, cases, preset)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
     if stage.takes_tokens:
         check_tower(config, manifest, source)
     for name in stage.needs:

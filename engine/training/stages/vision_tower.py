@@ -12,7 +12,7 @@ import torch
 
 from engine.errors import TrainingError, WeightsError
 from engine.training.settings.parts import ModelSettings
-from models.errors import WeightsFileError
+from engine.weights import weights_errors
 from models.image_encoder import ImageTower, load_image_tower
 from models.presets import Preset
 from models.weights import IMAGE_ENCODER, Manifest, load_tower, save_weights
@@ -33,10 +33,8 @@ def training_tower(config: ModelSettings, preset: Preset) -> ImageTower | None:
             f"preset {preset.name} attends to image tokens of width {width}: give image_encoder, "
             "the folder of a vision tower"
         )
-    try:
+    with weights_errors():
         tower = load_image_tower(config.image_encoder)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
     if tower.token_width != width:
         raise WeightsError(
             f"{config.image_encoder}: tokens of width {tower.token_width}, but the denoiser is to "
@@ -54,10 +52,8 @@ def check_tower(config: ModelSettings, manifest: Manifest, folder: Path) -> None
     tower = training_tower(config, manifest.preset)
     if tower is None or manifest.image_encoder is None:
         return
-    try:
+    with weights_errors():
         earlier = load_tower(folder, manifest)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
     assert earlier is not None
     state, wanted = tower.state_dict(), earlier.state_dict()
     same = state.keys() == wanted.keys() and all(torch.equal(state[k], wanted[k]) for k in wanted)

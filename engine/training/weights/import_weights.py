@@ -28,6 +28,7 @@ from engine.training.stages.autoencoder import AutoencoderStage
 from engine.training.stages.survey import survey
 from engine.training.weights.card import render_card
 from engine.volumes.layouts import Split
+from engine.weights import weights_errors
 from models.autoencoder import Autoencoder
 from models.errors import WeightsFileError
 from models.interop import load_diffusers_autoencoder, load_ldm_autoencoder
@@ -102,11 +103,9 @@ def import_weights(job: ImportJob) -> Manifest:
         holdout=job.holdout,
         num_iterations=0,
     )
-    try:
+    with weights_errors():
         read = _autoencoder if job.kind == "autoencoder" else _public
         networks, manifest = read(job, source, config)
-    except WeightsFileError as error:
-        raise WeightsError(str(error)) from None
     with whole_folder(job.weights) as staged:
         for name, network in networks.items():
             save_weights(staged / name, network.state_dict())

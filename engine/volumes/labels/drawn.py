@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from engine.errors import ConfigError, VolumeError
 from engine.log import get_logger
-from engine.volumes.labels.classes import classes_of
+from engine.volumes.labels.classes import classes_of, count_labels
 from engine.volumes.labels.contour_class import contour_number, is_organ
-from engine.volumes.labels.counts import count_labels
 from engine.volumes.labels.structures import structure
 from engine.volumes.labels.tables.vocabulary import INSIDE
 from engine.volumes.prepare_config import PrepareConfig

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError, LayoutError, VolumeError
 from engine.volumes.labels.by_name import map_by_name
-from engine.volumes.labels.counts import count_labels, describe_labels
+from engine.volumes.labels.classes import count_labels, describe_labels
 from engine.volumes.labels.declared import DeclaredLabels, declared_labels
 from engine.volumes.labels.resolve import resolve_labels
 from engine.volumes.labels.tables.public import TABLES, find_table
