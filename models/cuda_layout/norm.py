@@ -7,13 +7,13 @@ activations. Several inputs stand for their concatenation, which is never made.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.cuda_layout.compiling import compiled
 from models.cuda_layout.forms import FastForms
 
 _SUM_ROWS, _TILE_ROWS, _MOST_LANES = 64, 32, 128
@@ -56,7 +56,7 @@ class FusedNorm(nn.Module):
             return norm_by_triton(parts, rows, table, *settings)
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if self.form == "compiled":
-            return torch.as_tensor(_compiled(norm_by_rows)(x, rows, table, *settings))
+            return torch.as_tensor(compiled(norm_by_rows)(x, rows, table, *settings))
         return norm_plainly(x, rows, table, *settings)
 
 
@@ -171,7 +171,7 @@ def add(x: Tensor, y: Tensor | None, table: Tensor, forms: FastForms) -> Tensor:
     if forms.norm == "triton":
         return _add_by_triton(x, y, table)
     if forms.norm == "compiled":
-        return torch.as_tensor(_compiled(add_plainly)(x, y, table))
+        return torch.as_tensor(compiled(add_plainly)(x, y, table))
     return add_plainly(x, y, table)
 
 
@@ -199,11 +199,6 @@ def _add_by_triton(x: Tensor, y: Tensor | None, table: Tensor) -> Tensor:
 def lanes_of(channels: int) -> int:
     """Channels that one program of a kernel takes; a power of 2."""
     return min(_MOST_LANES, _power(channels))
-
-
-@functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=True)
 
 
 def _constants(x: Tensor, rows: Tensor | None, table: Tensor | None) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from models.cuda_layout.attention import mix_slices_by_triton, mix_slices_plainly
+from models.cuda_layout.compiling import keep_on_disk
 from models.cuda_layout.forms import PLAIN_FORMS, FastForms
 from models.cuda_layout.norm import FusedNorm, add
 
@@ -18,12 +20,22 @@ _MOST = 0.02  # of the range; several times what float16 and bfloat16 round
 log = logging.getLogger(__name__)
 
 
-def best_forms(device: torch.device, dtype: torch.dtype = torch.float32) -> FastForms:
+def best_forms(
+    device: torch.device, dtype: torch.dtype = torch.float32, *, compiled: bool = False
+) -> FastForms:
     """The default on a device: kernels of our own where they compile and are right.
 
     Where they are not, plain forms compute the same more slowly, and the log says why, once.
+
+    Args:
+        device: where to compute.
+        dtype: of activations.
+        compiled: whether torch.compile makes norms and sums instead.
     """
-    return FastForms() if device.type == "cuda" and kernels_work(device, dtype) else PLAIN_FORMS
+    keep_on_disk()
+    works = device.type == "cuda" and kernels_work(device, dtype)
+    forms = FastForms() if works else PLAIN_FORMS
+    return replace(forms, norm="compiled") if compiled else forms
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from engine.sampling.propagation.volume_state import DenoiseItem
 from engine.sampling.request import SampleRequest
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions, guided
-from models.cuda_layout import lay_out, lay_out_autoencoder
+from models.cuda_layout import best_forms, lay_out, lay_out_autoencoder
 from models.denoiser import Denoiser, to_channels_last
 from models.errors import WeightsFileError
 from models.image_encoder import ImageTower
@@ -84,7 +84,7 @@ class LatentModel:
         self._position: PositionModel | None = None
         self._lay_out()
         self._evaluate: Any = self.denoiser
-        if config.compile:
+        if config.compile and self.denoiser.working_dtype is None:  # else compiled by regions
             self._evaluate = torch.compile(self.denoiser.forward, dynamic=False)
         self.max_windows = windows_at_once(config, self.preset, device)
         on_gpu = device.type == "cuda" and config.profile == "engine"
@@ -97,8 +97,9 @@ class LatentModel:
         set_plain(self.denoiser, not self.fast)
         self._needs_autocast = self.dtype != torch.float32
         if self.fast and self.device.type == "cuda":
-            lay_out(self.denoiser, self.dtype, self.device)
-            lay_out_autoencoder(self.autoencoder, self.dtype, self.device)
+            forms = best_forms(self.device, self.dtype, compiled=self.config.compile)
+            lay_out(self.denoiser, self.dtype, self.device, forms)
+            lay_out_autoencoder(self.autoencoder, self.dtype, self.device, forms)
             self._needs_autocast = False
         elif self.fast:
             to_channels_last(self.denoiser)
