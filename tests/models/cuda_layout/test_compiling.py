@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from models.cuda_layout.compiling import compiled, keep_on_disk
 from models.cuda_layout.norm import FusedNorm, norm_by_rows
 
 
+Region = Callable[..., torch.Tensor]
+
+
 def halved(x: torch.Tensor) -> torch.Tensor:
     return x / 2
 
@@ -21,10 +25,10 @@ def halved(x: torch.Tensor) -> torch.Tensor:
 def test_what_cannot_be_compiled_is_computed_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls = []
+    calls: list[bool] = []
 
-    def broken(function, dynamic):
-        def fail(*_):
+    def broken(function: Region, dynamic: bool) -> Region:
+        def fail(*_: object) -> torch.Tensor:
             calls.append(dynamic)
             raise RuntimeError("no compiler\nand a page of traces")
 
@@ -43,7 +47,7 @@ def test_what_cannot_be_compiled_is_computed_all_the_same(
 def test_running_out_of_memory_is_no_failure_of_the_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(*_):
+    def full(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: full)
@@ -74,6 +78,6 @@ def test_the_form_for_the_compiler_equals_the_plain_one() -> None:
     x = x.contiguous(memory_format=torch.channels_last)
     norm = FusedNorm(torch.nn.GroupNorm(6, 24), PLAIN_FORMS)
     rows, table = torch.randn(4, 24, generator=draw), torch.randn(2, 24, generator=draw)
-    for told in ((None, None), (rows, None), (None, table), (rows, table)):
-        found = norm_by_rows(x, *told, norm.weight, norm.bias, 6, norm.eps, True)
-        torch.testing.assert_close(found, norm(x, rows=told[0], table=told[1]))
+    for one, other in ((None, None), (rows, None), (None, table), (rows, table)):
+        found = norm_by_rows(x, one, other, norm.weight, norm.bias, 6, norm.eps, True)
+        torch.testing.assert_close(found, norm(x, rows=one, table=other))
