@@ -14,7 +14,6 @@ from models.cuda_layout import PLAIN_FORMS
 from models.cuda_layout.compiling import compiled, keep_on_disk
 from models.cuda_layout.norm import FusedNorm, norm_by_rows
 
-
 Region = Callable[..., torch.Tensor]
 
 
