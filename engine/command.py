@@ -68,9 +68,11 @@ def run_command(
             say(f"error: {_words(error)}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
+            _leave_at_once_from_now_on()
             say(f"interrupted; {again}", file=sys.stderr)
             return INTERRUPTED
         except _Terminated as end:
+            _leave_at_once_from_now_on()
             say(f"{_ENDING[end.number]}; {again}", file=sys.stderr)
             return 128 + end.number
 
@@ -103,6 +105,16 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_at_once_from_now_on() -> None:
+    """The work is unwound: another Ctrl-C ends the process, instead of a traceback of its end."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, leave)
 
 
 def own_signals() -> None:

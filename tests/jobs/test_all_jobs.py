@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 from engine.command import LOST, run_command
 from engine.errors import ClusterLostError, ConfigError
 
-JOBS = sorted(path.stem for path in (Path(__file__).parents[2] / "jobs").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
 
 
 @pytest.fixture(params=JOBS)
@@ -61,6 +64,38 @@ def test_ctrl_c_is_exit_code_130(
 ) -> None:
     assert ends_with(monkeypatch, job, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted; start the same command again to go on\n"
+
+
+def test_an_impatient_user_gets_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C again and again, also while the interpreter ends (Ray leaves then)."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import atexit, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # `make test &` ignores it
+        "from engine.command import run_command\n"
+        "atexit.register(time.sleep, 20)\n"
+        "def job():\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "sys.exit(run_command(job, print))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline().startswith("interrupted; ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 130
+        assert process.stderr.read() == ""
 
 
 def test_sigterm_unwinds_the_job_and_is_exit_code_143(
