@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import RunError
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.sampling.request import SampledVolume, SampleRequest
 from faults.bench import DEADLINE_S, NUM_VOLUMES, Bench, Fault, run_job
 from faults.sampler import VICTIM, FakeSampler
@@ -20,7 +20,7 @@ def two_jobs(bench: Bench, out: Path) -> str:
     """A second job on the folder must be refused, and leave the first one alone."""
     folder = RunFolder(out)
     folder.create()
-    with RunLock(folder):
+    with lock_run(folder):
         if bench.child(out, "two jobs").wait(DEADLINE_S) == 0:
             return "the second job was not refused"
     return bench.again(out)

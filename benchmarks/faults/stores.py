@@ -22,7 +22,7 @@ from engine.errors import StoreError, StoreUnreachableError
 from engine.runs.audit.verify import VerifyJob, verify_run
 from engine.runs.jobs.resample import ResampleConfig
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.sampling.request import SampledVolume, SampleRequest
 from engine.storage.objects.path import ObjectPath
 from faults.bench import DEADLINE_S, ROOT, Bench, Fault, run_job
@@ -167,7 +167,7 @@ def damaged(struck: Struck) -> str:
 
 def two_jobs(struck: Struck) -> str:
     """A second job on the run must be refused."""
-    with RunLock(struck.folder):
+    with lock_run(struck.folder):
         if struck.child() == 0:
             return "the second job was not refused"
     return struck.run()

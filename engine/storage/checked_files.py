@@ -8,16 +8,13 @@ that each of these is one error that names the file and hangs or fills nothing. 
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Iterator
-from io import BufferedReader
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import MalformedFileError
+from engine.storage.backends.find import storage_at
 from engine.storage.places import Place
 
 MAX_RECORD_BYTES = 16 << 20
@@ -30,38 +27,6 @@ MAX_DEPTH = 64
 """Of lists and objects inside each other."""
 
 M = TypeVar("M", bound=BaseModel)
-_KINDS = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
-
-def odd_kind(mode: int) -> str:
-    """What a file is when it is no regular one ("a named pipe"); empty for a regular file."""
-    if stat.S_ISREG(mode):
-        return ""
-    return next((name for is_kind, name in _KINDS if is_kind(mode)), "no regular file")
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading; never waits for the other end of a pipe, and opens no device.
-
-    Raises:
-        FileNotFoundError: there is none.
-        MalformedFileError: it is no regular file.
-        OSError: it cannot be read.
-    """
-    odd = odd_kind(path.stat().st_mode)
-    if not odd:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        odd = odd_kind(os.fstat(descriptor).st_mode)  # it may have been exchanged meanwhile
-        if not odd:
-            return os.fdopen(descriptor, "rb")
-        os.close(descriptor)
-    raise MalformedFileError(f"{path}: {odd} and no file")
 
 
 def read_bytes(place: Place, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
@@ -72,14 +37,7 @@ def read_bytes(place: Place, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
         MalformedFileError: it is no regular file, or larger than `max_bytes`.
         OSError: it cannot be read.
     """
-    if isinstance(place, Path):
-        with open_regular(place) as file:
-            data = file.read(max_bytes + 1)
-    else:
-        data = place.read_bytes() if place.stat().st_size <= max_bytes else bytes(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise MalformedFileError(f"{place}: larger than {max_bytes} bytes, which no such file is")
-    return data
+    return storage_at(place).read_bytes(max_bytes)
 
 
 def read_text(place: Place, max_bytes: int = MAX_RECORD_BYTES) -> str:
@@ -136,12 +94,11 @@ def iter_lines(place: Place, max_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
         MalformedFileError: it is no regular file, or a line is longer than `max_bytes`.
         OSError: it cannot be read.
     """
-    opened = open_regular(place) if isinstance(place, Path) else place.open(errors="replace")
-    with opened as file:
+    with storage_at(place).open() as file:
         while line := file.readline(max_bytes + 1):
             if len(line) > max_bytes:
                 raise MalformedFileError(f"{place}: a line of more than {max_bytes} bytes")
-            yield line.decode(errors="replace") if isinstance(line, bytes) else line
+            yield line.decode(errors="replace")
 
 
 def parse_json(text: str, max_depth: int = MAX_DEPTH) -> Any:

@@ -9,17 +9,13 @@ import hashlib
 import json
 from typing import Any
 
-from engine.storage.checked_files import open_regular
-from engine.storage.objects.path import ObjectPath
+from engine.storage.backends.find import storage_at
 from engine.storage.places import Place
 
 
 def hash_file(path: Place) -> str:
     """sha256 of a file, read in blocks; an object is read whole."""
-    if isinstance(path, ObjectPath):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return storage_at(path).digest()
 
 
 def sha256_of(value: Any) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import EngineError, MalformedFileError, StoreError
-from engine.storage.files import sync_folder
+from engine.storage.disk_files import sync_folder
 from engine.storage.places import Place
 
 _OLD = "replaced"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import MalformedFileError
-from engine.storage.checked_files import odd_kind
+from engine.storage.disk_files import odd_kind
 
 
 @dataclass(frozen=True)

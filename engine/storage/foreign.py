@@ -3,20 +3,16 @@
 File managers, network disks and editors leave files everywhere (`.DS_Store`, `._zarr.json`,
 `Thumbs.db`, `.nfs0042`). Readers of Zarr ask for metadata and chunks by name, so that such files
 change nothing. A further chunk or a further `zarr.json` is another matter: readers would find it.
-Names only; opens nothing.
+Names only; opens nothing, and knows no object store.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-
-from engine.storage.objects.path import ObjectPath
-from engine.storage.places import Place
 
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 _CHUNK = re.compile(r"(^|.*/)c(/[0-9]+)*")
@@ -46,8 +42,8 @@ def is_litter(name: str) -> bool:
     return _LITTER.fullmatch(name.rpartition("/")[2]) is not None
 
 
-def foreign_files(place: Place, own: Collection[str]) -> Iterator[str]:
-    """Names below a Zarr group that are not its own and that no reader asks for.
+def foreign_files(place: Path, own: Collection[str]) -> Iterator[str]:
+    """Names below a Zarr group on a disk that are not its own and that no reader asks for.
 
     Args:
         place: of the group.
@@ -57,17 +53,12 @@ def foreign_files(place: Place, own: Collection[str]) -> Iterator[str]:
         Relative names; a folder in which nothing is read ends with `/`, and what is in it is not
         named.
     """
-    if isinstance(place, ObjectPath):
-        yield from (name for name in place.sizes() if name not in own and not is_read(name))
-        return
     folders = {parent for name in own for parent in _parents(name)}
     yield from _below(place, "", own, folders)
 
 
-def misplaced_links(place: Place, own: Collection[str]) -> Iterator[str]:
+def misplaced_links(place: Path, own: Collection[str]) -> Iterator[str]:
     """Links, and others that are no regular files, under names that readers ask for."""
-    if isinstance(place, ObjectPath):
-        return
     folders = {parent for name in own for parent in _parents(name)}
     for root, inside, files in os.walk(place):
         for name in (*inside, *files):
@@ -76,17 +67,6 @@ def misplaced_links(place: Place, own: Collection[str]) -> Iterator[str]:
             read = relative in own or relative in folders or is_read(relative)
             if read and (path.is_symlink() or not (path.is_dir() or path.is_file())):
                 yield relative
-
-
-def remove_foreign(place: Place) -> None:
-    """Remove a file, a folder or a link (never what it points to); nothing when it is gone."""
-    if isinstance(place, ObjectPath):
-        place.remove_tree()
-        place.unlink(missing_ok=True)
-    elif place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
-    else:
-        place.unlink(missing_ok=True)
 
 
 def _below(

@@ -1,15 +1,12 @@
 """Places of runs and data: folders and files on disk, or names in an object store.
 
-Both have the same methods as far as runs need them, so that most code asks not which it is.
+Both have the same methods as far as they are names; what can be done with them is the business of
+`backends/`.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
 from urllib.parse import unquote
@@ -82,40 +79,3 @@ PlaceField = Annotated[
     ),
 ]
 """A setting that holds a place, in YAML and on the command line."""
-
-
-def remove_tree(place: Place) -> None:
-    """Delete a folder with all that is in it, as far as possible."""
-    if isinstance(place, ObjectPath):
-        place.remove_tree()
-    else:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-@contextmanager
-def local_file(place: Place) -> Iterator[Path]:
-    """The file of a place on disk, for libraries that read files; a copy when it is an object.
-
-    Raises:
-        FileNotFoundError: the object is not there.
-    """
-    if isinstance(place, Path):
-        yield place
-        return
-    with tempfile.TemporaryDirectory(prefix="gem3d-") as folder:
-        path = Path(folder) / place.name
-        path.write_bytes(place.read_bytes())
-        yield path
-
-
-@contextmanager
-def file_to_write(place: Place) -> Iterator[Path]:
-    """A file on disk to write, for libraries that write files; becomes the object afterwards."""
-    if isinstance(place, Path):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        yield place
-        return
-    with tempfile.TemporaryDirectory(prefix="gem3d-") as folder:
-        path = Path(folder) / place.name
-        yield path
-        place.write_bytes(path.read_bytes())

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from engine.config import FrozenConfig
 from engine.errors import MalformedFileError, VolumeError
-from engine.storage.checked_files import open_regular
+from engine.storage.disk_files import open_regular
 
 HEAD_BYTES = 540  # the longest header there is (NIfTI-2)
 _MAX_TRAILING_BYTES = 2**20

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RunError
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.storage.files import append, put
 
 
@@ -31,23 +31,23 @@ def test_append_adds_lines(folder: RunFolder) -> None:
 
 def test_a_second_job_is_refused_and_told_who_holds_the_folder(folder: RunFolder) -> None:
     with (
-        RunLock(folder),
+        lock_run(folder),
         pytest.raises(RunError, match=r"another job .*process \d+ on"),
-        RunLock(folder),
+        lock_run(folder),
     ):
         pass
-    with RunLock(folder):
+    with lock_run(folder):
         pass  # free again
 
 
 def test_a_killed_job_holds_nothing(folder: RunFolder) -> None:
     code = (
         "import os, sys; from pathlib import Path;"
-        "from engine.runs.record.folder import RunFolder, RunLock;"
-        "RunLock(RunFolder(Path(sys.argv[1]))).__enter__(); os.kill(os.getpid(), 9)"
+        "from engine.runs.record.folder import RunFolder, lock_run;"
+        "lock_run(RunFolder(Path(sys.argv[1]))).__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder.root)], check=False)
-    with RunLock(folder):
+    with lock_run(folder):
         pass
 
 

@@ -31,13 +31,14 @@ from engine.runs.audit.remove_patient import remove_from_run
 from engine.runs.audit.volume_check import check_volume
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock, lock_number
+from engine.runs.record.folder import RunFolder, lock_number, lock_run
 from engine.runs.record.patients import patient_of
 from engine.runs.record.plan import PlanRow, iter_plan, write_plan
 from engine.runs.record.records import Attempt, Commit
 from engine.runs.record.status import RunState, read_state
 from engine.runs.record.withdrawal import WithdrawnError, remember
-from engine.storage.files import append, put, sync_folder
+from engine.storage.disk_files import sync_folder
+from engine.storage.files import append, put
 from engine.volumes.store import hash_tree
 from tests.runs.test_ledger import MEASURES
 
@@ -155,7 +156,7 @@ class Histories(RuleBasedStateMachine):
 
     def take_lock(self) -> None:
         """A new holding; the job's death gives it back, its number stays."""
-        with RunLock(self.folder) as lock:
+        with lock_run(self.folder) as lock:
             assert lock.number > self.lock
             self.lock = lock.number
 
@@ -249,7 +250,7 @@ class Histories(RuleBasedStateMachine):
 
     def take_away(self, case_id: str) -> None:
         """What withdrawal does in a run: remember the case, delete all that it is part of."""
-        with RunLock(self.folder):
+        with lock_run(self.folder):
             remember(self.folder, case_id)
             left = remove_from_run(self.folder, patient_of(self.folder, case_id, [case_id]))
             assert not left

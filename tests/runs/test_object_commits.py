@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import RunError, StoreError
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock, lock_number
+from engine.runs.record.folder import RunFolder, lock_number, lock_run
 from engine.runs.record.object_commits import slot_place
 from engine.runs.record.records import Attempt
 from engine.storage.objects import client
@@ -192,14 +192,14 @@ def test_a_worker_of_a_job_that_lost_the_run_commits_nothing(
     if kind == "disk":
         folder = RunFolder(tmp_path / "run")  # type: ignore[operator]
         folder.create()
-    with RunLock(folder) as lock:
+    with lock_run(folder) as lock:
         first = lock.number
         assert lock_number(folder) == first
     attempt = ledger.begin_attempt(folder, NAME, "orphan", lock=first)
     staged = ledger.staging_place(folder, attempt)
     staged.mkdir()
     (staged / "zarr.json").write_text("of the orphan")
-    with RunLock(folder) as lock:
+    with lock_run(folder) as lock:
         assert lock.number == first + 1
     with pytest.raises(RunError, match="another job took this run over"):
         ledger.commit(folder, attempt, staged, hash_tree, lambda files: record(NAME, files))

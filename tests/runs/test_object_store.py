@@ -23,19 +23,20 @@ from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.making.worker import ResampleWorker, WorkerTask
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.plan import PlanRow, iter_plan
 from engine.runs.record.records import Commit
 from engine.runs.record.status import read_state
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import SampledVolume, SampleRequest
+from engine.storage.backends.find import storage_at
 from engine.storage.files import append, gather
 from engine.storage.locks import object_lock
 from engine.storage.objects import client as object_client
 from engine.storage.objects.path import ObjectPath
 from engine.storage.objects.versions import keeps_versions
-from engine.storage.places import as_place, file_to_write, local_file
+from engine.storage.places import as_place
 from engine.volumes.store import hash_tree, read_ome_zarr
 from s3_server import BUCKET, CREDENTIALS, S3Server, slow_way
 from tests.runs.fakes import IDENTITY, FakeSampler, LoadFake, make_data
@@ -100,7 +101,7 @@ def plan(folder: RunFolder) -> tuple[PlanRow, ...]:
 def make(folder: RunFolder, data: Path, sampler: FakeSampler | None = None) -> list[str]:
     """A job without Ray: where it stands, work; returns the statuses."""
     assert isinstance(folder.root, ObjectPath)
-    with RunLock(folder):
+    with lock_run(folder):
         worker = ResampleWorker(task(folder.root, data), LoadFake(sampler or FakeSampler()))
         return [worker({"plan": row})["status"] for _, _, row in read_state(folder).pending]
 
@@ -514,11 +515,11 @@ def test_credentials_have_messages_of_their_own(
 
 def test_a_second_job_is_refused_and_told_who_holds_the_run(s3: S3Server) -> None:
     folder = RunFolder(ObjectPath(RUN))
-    with RunLock(folder) as lock:
-        with pytest.raises(RunError, match=r"another job .*process \d+ on"), RunLock(folder):
+    with lock_run(folder) as lock:
+        with pytest.raises(RunError, match=r"another job .*process \d+ on"), lock_run(folder):
             pass
         lock.check()
-    with RunLock(folder):
+    with lock_run(folder):
         pass  # free again
     assert len(list((folder.root / "lock").iterdir())) == 1
 
@@ -528,7 +529,7 @@ def test_of_many_jobs_at_once_one_wins(s3: S3Server) -> None:
     gate, done = threading.Barrier(6), threading.Event()
 
     def job() -> None:
-        lock = RunLock(folder)
+        lock = lock_run(folder)
         gate.wait()
         try:
             with lock:
@@ -554,11 +555,10 @@ def test_a_silent_holder_loses_its_lock_and_notices(
     monkeypatch.setattr(object_lock, "EXPIRES_S", 0.4)
     monkeypatch.setattr(object_lock, "RENEWED_EVERY_S", 3600.0)
     folder = RunFolder(ObjectPath(RUN))
-    with RunLock(folder) as first:
+    with lock_run(folder) as first:
         time.sleep(0.5)
-        with RunLock(folder) as second:
-            assert isinstance(first._held, object_lock.ObjectLock)
-            first._held._renew()  # it wakes up
+        with lock_run(folder) as second:
+            first._renew()  # it wakes up
             with pytest.raises(RunError, match="took this run over"):
                 first.check()
             second.check()
@@ -568,25 +568,25 @@ def test_a_renewed_lock_is_kept(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(object_lock, "EXPIRES_S", 1.0)
     monkeypatch.setattr(object_lock, "RENEWED_EVERY_S", 0.1)
     folder = RunFolder(ObjectPath(RUN))
-    with RunLock(folder):
+    with lock_run(folder):
         time.sleep(1.5)
-        with pytest.raises(RunError, match="another job"), RunLock(folder):
+        with pytest.raises(RunError, match="another job"), lock_run(folder):
             pass
 
 
 def test_a_job_that_was_killed_on_this_machine_holds_nothing(s3: S3Server) -> None:
     folder = RunFolder(ObjectPath(RUN))
-    with RunLock(folder):
+    with lock_run(folder):
         pass
     (place,) = (folder.root / "lock").iterdir()
     holder = json.loads(place.read_text())
     dead = {**holder, "released": False, "renewed_at": time.time(), "process": 2**22 + 1}
     place.write_text(json.dumps(dead))
-    with RunLock(folder):
+    with lock_run(folder):
         pass
     (place,) = (folder.root / "lock").iterdir()
     place.write_text(json.dumps({**dead, "host": "elsewhere"}))
-    with pytest.raises(RunError, match="elsewhere, last heard of"), RunLock(folder):
+    with pytest.raises(RunError, match="elsewhere, last heard of"), lock_run(folder):
         pass
 
 
@@ -595,10 +595,10 @@ def test_a_lock_that_could_not_be_released_holds_nobody_off(
 ) -> None:
     monkeypatch.setenv("GEM3D_STORE_PATIENCE_S", "0.5")
     folder = RunFolder(ObjectPath(RUN))
-    with RunLock(folder):
+    with lock_run(folder):
         s3.stop()
     s3.start()
-    with RunLock(folder):
+    with lock_run(folder):
         pass
 
 
@@ -720,7 +720,7 @@ def test_the_command_line_takes_addresses_and_paths(capsys: pytest.CaptureFixtur
 
 def test_libraries_that_want_files_get_them(s3: S3Server, tmp_path: Path) -> None:
     for place in (ObjectPath(f"{RUN}/masks/a.nii.gz"), tmp_path / "masks" / "a.nii.gz"):
-        with file_to_write(place) as file:
+        with storage_at(place).file_to_write() as file:
             file.write_bytes(b"voxels")
-        with local_file(place) as file:
+        with storage_at(place).as_file() as file:
             assert (file.name, file.read_bytes()) == ("a.nii.gz", b"voxels")

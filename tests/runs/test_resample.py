@@ -16,7 +16,7 @@ from engine.errors import ConfigError, RunError, SamplingError, WeightsError
 from engine.parallel.start.session import RaySession
 from engine.runs.jobs.resample import Outcome, ResampleConfig, resample, run_place
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, on_disk, work_here
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def test_the_plan_is_written_before_work(
 def test_a_second_job_on_the_folder_is_refused(config: ResampleConfig) -> None:
     folder = RunFolder(config.out)
     folder.create()
-    with RunLock(folder), pytest.raises(RunError, match="another job is at work"):
+    with lock_run(folder), pytest.raises(RunError, match="another job is at work"):
         run(config)
 
 

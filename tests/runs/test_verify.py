@@ -16,7 +16,7 @@ from engine.runs.audit.verify import VerifyJob, derived_from, verify_run, withdr
 from engine.runs.making.worker import ResampleWorker, WorkerTask
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.plan import retry_seed
 from engine.runs.record.records import Quality
@@ -298,7 +298,7 @@ def test_a_withdrawal_that_was_cut_off_is_noticed(folder: RunFolder) -> None:
 
 
 def test_what_changes_a_run_waits_for_its_lock(folder: RunFolder) -> None:
-    with RunLock(folder):
+    with lock_run(folder):
         verify_run(VerifyJob(run=folder.root))
         for change in (
             lambda: verify_run(VerifyJob(run=folder.root, repair=True)),

@@ -10,13 +10,13 @@ from engine.config import FrozenConfig
 from engine.errors import MalformedFileError, StoreError
 from engine.storage.checked_files import (
     iter_lines,
-    open_regular,
     parse_json,
     read_bytes,
     read_json,
     read_model,
     read_text,
 )
+from engine.storage.disk_files import open_regular
 from engine.storage.file_trees import look_through
 from engine.storage.files import append
 

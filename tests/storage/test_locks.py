@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from engine.errors import RunError, StoreError
-from engine.storage.conditional import probe, write_new
+from engine.storage.backends.find import storage_at
+from engine.storage.conditional import probe
 from engine.storage.locks import file_lock, folder_lock, holder, mounts, object_lock
 from engine.storage.locks.file_lock import FileLock, is_held_across_hosts, recorded_number
 from engine.storage.locks.folder_lock import hold_folder
@@ -209,9 +210,10 @@ def test_of_two_writers_one_creates(
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     place.mkdir(parents=True)
-    assert write_new(place / "a", b"first")
-    assert write_new(place / "a", b"first")  # our own: the answer was lost
-    assert not write_new(place / "a", b"second")
+    storage = storage_at(place / "a")
+    assert storage.write_new(b"first")
+    assert storage.write_new(b"first")  # our own: the answer was lost
+    assert not storage.write_new(b"second")
     assert (place / "a").read_bytes() == b"first"
     assert [p.name for p in place.iterdir()] == ["a"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
+from engine.storage.backends.find import storage_at
 from engine.storage.objects.path import ObjectPath
-from engine.storage.places import as_place, remove_tree
+from engine.storage.places import as_place
 from engine.storage.zarr_groups.groups import read_array, stored_group, whole_group, write_array
 
 ODD = ["run[12]", "r*n", "r?n", "{a,b}", "a::b", "a#b%41", "memory::x", "a b"]
@@ -32,7 +33,7 @@ def test_a_local_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
     with stored_group(group_place) as (group, size_of):
         assert read_array(group_place, group, "a", size_of).tolist() == [0.0, 1.0, 2.0, 3.0]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "run1"])
-    remove_tree(tmp_path / name)
+    storage_at(tmp_path / name).discard()
     assert [p.name for p in tmp_path.iterdir()] == ["run1"]
     assert neighbour.is_dir()
 

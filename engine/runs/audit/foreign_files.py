@@ -8,16 +8,15 @@ that a reader of Zarr would read is damage, and the business of `volume_check.py
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from engine.errors import printable
 from engine.log import get_logger
 from engine.runs.audit.volume_check import FOREIGN, Finding
 from engine.runs.export.records import RECORDS_NAME, read_records
 from engine.runs.record.folder import RunFolder
-from engine.storage.files import STAGED
-from engine.storage.foreign import is_litter, remove_foreign
-from engine.storage.objects.path import ObjectPath
+from engine.storage.backends.find import storage_at
+from engine.storage.disk_files import STAGED
+from engine.storage.foreign import is_litter
 
 log = get_logger(__name__)
 
@@ -29,15 +28,15 @@ def foreign_in_run(folder: RunFolder, known: Collection[str]) -> Iterator[Findin
         folder: the run.
         known: samples that are planned, or that have a commit record.
     """
-    suffix = "" if isinstance(folder.root, ObjectPath) else ".ome.zarr"
-    for parent, ending in ((folder.volumes, suffix), (folder.commits, ".json")):
-        for place in parent.iterdir() if parent.is_dir() else ():
+    for parent, ending in ((folder.volumes, folder.volume_ending), (folder.commits, ".json")):
+        for place in storage_at(parent).children():
             name = place.name
             is_known = name.endswith(ending) and name.removesuffix(ending) in known
             if not is_known and not STAGED.fullmatch(name):  # of a job that may be at work
                 yield Finding("", FOREIGN, f"{parent.name}/{name}")
-    if isinstance(folder.root, Path):
-        for records in sorted(folder.root.glob(f"export*/{RECORDS_NAME}")):
+    root = storage_at(folder.root).local
+    if root is not None:
+        for records in sorted(root.glob(f"export*/{RECORDS_NAME}")):
             export = records.parent
             for name in read_records(export).foreign():
                 yield Finding("", FOREIGN, f"{export.name}/{name}")
@@ -56,7 +55,7 @@ def remove_all(folder: RunFolder, found: Collection[Finding]) -> list[Finding]:
             continue
         place = folder.root / finding.detail.rstrip("/")
         try:
-            remove_foreign(place)
+            storage_at(place).remove()
         except OSError as error:
             log.warning("%s: cannot be removed (%s)", printable(str(place)), error.strerror)
             continue

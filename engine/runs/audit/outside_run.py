@@ -14,8 +14,7 @@ from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import RunIdentity
 from engine.runs.record.patients import COHORT, Patient, slice_files, slice_name
 from engine.runs.record.plan import iter_plan
-from engine.storage.objects.path import ObjectPath
-from engine.storage.objects.versions import keeps_versions
+from engine.storage.backends.find import storage_at
 
 _IN_RUN = "run:"
 _SHOWN = 20
@@ -36,7 +35,7 @@ def kept_names(folder: RunFolder) -> str:
     named = [folder.plan.name, folder.identity.name, folder.withdrawn.name]
     if (folder.root / COHORT).is_dir():
         named.append(f"{COHORT}/prepared/dataset.json")
-    claims = " (and empty objects in commits/)" if isinstance(folder.root, ObjectPath) else ""
+    claims = "" if storage_at(folder.root).can_rename else " (and empty objects in commits/)"
     return (
         f"{', '.join(named)}{claims} keep the names of their cases and files, and digests, so that "
         "no rerun makes these volumes again"
@@ -70,9 +69,7 @@ def _models(identity: RunIdentity) -> Iterator[str]:
 
 
 def _store(folder: RunFolder) -> Iterator[str]:
-    if not isinstance(folder.root, ObjectPath):
-        return
-    versions = keeps_versions(folder.root)
+    versions = storage_at(folder.root).keeps_versions()
     if versions:
         yield (
             f"{folder.root}: this bucket keeps older versions, also of what was deleted; delete "
@@ -85,14 +82,15 @@ def _store(folder: RunFolder) -> Iterator[str]:
 
 def _strange_files(folder: RunFolder, patient: Patient) -> Iterator[str]:
     """Files in the run that somebody named after the patient; Zarr folders are not looked into."""
-    if not isinstance(folder.root, Path):
+    run = storage_at(folder.root).local
+    if run is None:
         return
     theirs = {row.sample_id for row in patient.rows}.union(patient.names)
     pattern = _words(theirs)
     planned = (word for row in iter_plan(folder.plan) for word in (row.sample_id, *row.names))
     longer = {word for word in planned if word not in theirs and pattern.search(word)}
     others = _words(longer) if longer else None
-    for root, inside, files in os.walk(folder.root):
+    for root, inside, files in os.walk(run):
         for name in (*inside, *files):
             rest = others.sub("", name) if others else name  # `x-y` is not named after `x`
             if pattern.search(rest):

@@ -8,9 +8,7 @@ says `record/patients.py`; what stays outside `outside_run.py`. The caller holds
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable
 
 from engine.errors import StoreUnreachableError
 from engine.runs.record import ledger
@@ -18,10 +16,9 @@ from engine.runs.record.folder import RunFolder
 from engine.runs.record.patients import COHORT, Patient
 from engine.runs.record.plan import PlanRow
 from engine.runs.report.evaluation import METRICS, PLOT
+from engine.storage.backends.find import storage_at
 from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_bytes
 from engine.storage.files import put
-from engine.storage.foreign import remove_foreign
-from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 
 
@@ -37,10 +34,7 @@ class Removal:
 
     def remove(self, place: Place) -> None:
         """Delete a file, a folder or a link; nothing when it is gone."""
-        if isinstance(place, Path) and place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place, onerror=self._note)  # goes on where something stays
-        else:
-            self.attempt(place, lambda: remove_foreign(place))
+        storage_at(place).remove_each(self._note)
 
     def attempt(self, place: Place, work: Callable[[], object]) -> bool:
         """Do something that deletes, and go on when it cannot.
@@ -62,8 +56,7 @@ class Removal:
             return False
         return True
 
-    def _note(self, _call: object, path: str, info: tuple[object, BaseException, object]) -> None:
-        error = info[1]
+    def _note(self, path: str, error: BaseException) -> None:
         named = any(known.startswith(f"{path}/") for known in self.left)  # a folder is not empty
         if not isinstance(error, FileNotFoundError) and not named:
             self.left.append(f"{path} ({getattr(error, 'strerror', None) or error})")
@@ -80,7 +73,7 @@ def remove_from_run(folder: RunFolder, patient: Patient) -> list[str]:
     for row in patient.rows:
         _remove_volume(folder, row.sample_id, removal)
     places = [
-        *_inside(folder.staging),  # no job is at work: what is in there is nobody's
+        *storage_at(folder.staging).children(),  # no job is at work: what is in there is nobody's
         *own_places(folder, patient.names, patient.rows),
         *pages(folder),
     ]
@@ -93,7 +86,7 @@ def remove_from_run(folder: RunFolder, patient: Patient) -> list[str]:
 
 def remove_deleted(folder: RunFolder, removal: Removal) -> None:
     """Remove what is left of volumes that were deleted. The caller holds the run's lock."""
-    for place in _inside(folder.staging):
+    for place in storage_at(folder.staging).children():
         if place.name.endswith(".deleted"):
             removal.remove(place)
 
@@ -105,18 +98,20 @@ def own_places(folder: RunFolder, names: Collection[str], rows: Iterable[PlanRow
     """
     rows = list(rows)
     samples = {row.sample_id for row in rows}
-    found = [place for place in _inside(folder.staging) if _is_of(place.name, samples)]
+    found = [
+        place for place in storage_at(folder.staging).children() if _is_of(place.name, samples)
+    ]
     found += [folder.attempts / name for name in sorted(ledger.attempted_ids(folder) & samples)]
     for name in names:
-        found += _named(folder.root / "informed", f"{name}.zarr")
-        found += _named(folder.root / COHORT / "prepared", f"{name}.zarr")
-        if isinstance(folder.root, Path):
+        found += storage_at(folder.root / "informed").named(f"{name}.zarr")
+        found += storage_at(folder.root / COHORT / "prepared").named(f"{name}.zarr")
+        if (root := storage_at(folder.root).local) is not None:
             raw = re.compile(rf"\.?{re.escape(name)}(_\d{{4}})?\..*")
-            below = sorted((folder.root / COHORT / "raw").rglob("*"))
+            below = sorted((root / COHORT / "raw").rglob("*"))
             found += [path for path in below if raw.fullmatch(path.name)]
     for drawn in {row.drawn_mask for row in rows} - {""}:
         parent, _, file_name = drawn.rpartition("/")
-        found += _named(folder.root / parent, file_name)
+        found += storage_at(folder.root / parent).named(file_name)
     return found
 
 
@@ -125,41 +120,24 @@ def pages(folder: RunFolder) -> list[Place]:
     made: list[Place] = [folder.report, folder.summary, folder.table, folder.cohort]
     made += folder.root.glob("harmonization.*")
     made += [folder.evaluation / METRICS, folder.evaluation / PLOT]
-    if isinstance(folder.root, Path):  # of a job that was killed while it wrote one
-        made += folder.root.glob(".*.tmp")
-    return made
-
-
-def _named(parent: Place, name: str) -> Iterator[Place]:
-    """A file or folder, and what a killed writer of it left beside it."""
-    if isinstance(parent, ObjectPath):
-        if (parent / name).exists():
-            yield parent / name
-        return
-    for place in _inside(parent):
-        if place.name == name or place.name.startswith(f".{name}."):
-            yield place
+    return made + storage_at(folder.root).torn()  # of a job that was killed while it wrote one
 
 
 def _remove_volume(folder: RunFolder, sample_id: str, removal: Removal) -> None:
     """A sample's volume, commit record and attempts, whole or half written."""
     volume, attempts = folder.volume(sample_id), folder.attempts / sample_id
     removal.attempt(volume, lambda: ledger.delete(folder, sample_id))
-    if isinstance(folder.root, ObjectPath):
-        for place in (volume, attempts):  # what a late worker has put there meanwhile
-            removal.remove(place)
-        return
-    removal.remove(folder.commit(sample_id))
-    for place in [*_named(folder.commits, f"{sample_id}.json"), volume, attempts]:
+    records: list[Place] = []
+    if storage_at(folder.root).can_rename:  # else its record's names stay taken: see `slots.py`
+        records = [folder.commit(sample_id)]
+        records += storage_at(folder.commits).named(f"{sample_id}.json")
+    for place in (*records, volume, attempts):  # also what a late worker has put there meanwhile
         removal.remove(place)
 
 
 def _drop_lines(place: Place, samples: Collection[str]) -> None:
     """Take some samples' lines out of a list, and lines that nobody can read."""
-    if isinstance(place, ObjectPath):  # each line is an object, too: see `files.append`
-        for part in place.with_name(place.stem).iterdir():
-            if not _keeps(part.read_text(), samples):
-                part.unlink(missing_ok=True)
+    storage_at(place).keep_appended(lambda line: _keeps(line, samples))
     lines = read_bytes(place, MAX_LIST_BYTES).decode(errors="replace").splitlines()
     kept = [line for line in lines if _keeps(line, samples)]
     if len(kept) < len(lines):
@@ -178,7 +156,3 @@ def _keeps(line: str, samples: Collection[str]) -> bool:
     except ValueError:
         return False
     return isinstance(found, dict) and found.get("sample_id") not in samples
-
-
-def _inside(folder: Place) -> list[Place]:
-    return sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import Field
@@ -27,11 +26,12 @@ from engine.runs.audit.remove_patient import Removal, own_places, remove_deleted
 from engine.runs.audit.volume_check import FOREIGN, Finding, Origin, check_volume, planned_origin
 from engine.runs.audit.withdraw import finish_withdrawals, withdraw_patient
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock, no_run
+from engine.runs.record.folder import RunFolder, lock_run, no_run
 from engine.runs.record.own_files import check_run
 from engine.runs.record.patients import find_patient
 from engine.runs.record.plan import PlanRow, iter_plan, refuse_doubles
 from engine.runs.record.withdrawal import is_withdrawn, read_withdrawn
+from engine.storage.backends.find import storage_at
 from engine.storage.places import Place, PlaceField
 
 log = get_logger(__name__)
@@ -112,7 +112,7 @@ def open_run(root: Place | None) -> RunFolder:
     folder = RunFolder(root)
     if not any(path.is_file() for path in (folder.plan, folder.identity)):
         raise RunError(no_run(folder))
-    if isinstance(folder.commits, Path) and not folder.commits.is_dir():
+    if not storage_at(folder.commits).has_folder():
         raise RunError(
             f"{folder.commits}: missing, so that no volume of this run exists; put the folder back "
             "from a copy, or start the run's job again to make all volumes anew"
@@ -131,7 +131,7 @@ def verify_run(job: VerifyJob) -> Verdict:
     """
     folder = open_run(job.run)
     if job.repair:
-        with RunLock(folder):
+        with lock_run(folder):
             verdict = _examine(folder, job.num_threads)
             _repair(folder, verdict)
             return verdict

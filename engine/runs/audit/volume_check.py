@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from engine.errors import StoreError, StoreUnreachableError
@@ -17,9 +16,8 @@ from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.plan import PlanRow, retry_seed
 from engine.runs.record.records import Commit
-from engine.storage.file_trees import look_through, odd_names
-from engine.storage.foreign import foreign_files, is_read, misplaced_links
-from engine.storage.objects.path import ObjectPath
+from engine.storage.backends.find import storage_at
+from engine.storage.foreign import is_read
 from engine.storage.places import Place
 from engine.volumes.store import hash_tree
 
@@ -98,13 +96,14 @@ def check_volume(
     for difference in _other_origin(planned, commit) if planned else ():
         yield Finding(sample_id, "other origin", difference)
     path = ledger.volume_of(folder, commit)
-    if isinstance(path, Path) and path.is_symlink():
-        yield Finding(sample_id, "link", f"{path.name} points to {path.readlink()}")
+    storage = storage_at(path)
+    if (target := storage.link_target()) is not None:
+        yield Finding(sample_id, "link", f"{path.name} points to {target}")
         return
     if not path.is_dir():
         yield Finding(sample_id, "missing volume", path.name)
         return
-    odd = [*_odd(sample_id, path)] if isinstance(path, Path) else []
+    odd = [*_odd(sample_id, path)]
     yield from odd
     if odd:
         return
@@ -115,11 +114,11 @@ def check_volume(
     except OSError as error:
         yield Finding(sample_id, "unreadable volume", str(error))
         return
-    links = set(misplaced_links(path, commit.files))
+    links = set(storage.misplaced_links(commit.files))
     for name in sorted(commit.files.keys() | there.keys() | links):
         kind = _difference(path / name, commit.files.get(name), there.get(name))
         if name in links:
-            kind = "link" if Path(str(path / name)).is_symlink() else "no regular file"
+            kind = "link" if _is_link(path / name) else "no regular file"
         if kind:
             yield Finding(sample_id, kind, name)
     yield from _foreign(folder, sample_id, path, commit)
@@ -127,26 +126,30 @@ def check_volume(
         yield Finding(sample_id, "not OME-Zarr 0.5", fault)
 
 
-def _odd(sample_id: str, path: Path) -> Iterator[Finding]:
+def _is_link(place: Place) -> bool:
+    return storage_at(place).link_target() is not None
+
+
+def _odd(sample_id: str, path: Place) -> Iterator[Finding]:
     """What readers would open, and cannot read as a file or folder."""
-    for name, kind in odd_names(look_through(path), is_read).items():
+    for name, kind in storage_at(path).odd_files(is_read).items():
         found = "no regular file"
         if kind.startswith("cannot"):
             found = "unreadable file"
-        elif (path / name).is_symlink():
+        elif _is_link(path / name):
             found = "link"
         yield Finding(sample_id, found, f"{name} {kind}")
 
 
 def _foreign(folder: RunFolder, sample_id: str, path: Place, commit: Commit) -> Iterator[Finding]:
     where = f"{folder.volumes.name}/{path.name}"
-    if isinstance(path, ObjectPath):
+    if path.parent != folder.volumes:  # in a folder of all attempts at the sample
         where = f"{folder.volumes.name}/{sample_id}/{path.name}"
         for other in path.parent.iterdir():
             if not other.name.endswith(".ome.zarr"):  # other attempts' volumes do
                 name = f"{folder.volumes.name}/{sample_id}/{other.name}"
                 yield Finding(sample_id, FOREIGN, name)
-    for name in foreign_files(path, commit.files):
+    for name in storage_at(path).foreign_files(commit.files):
         yield Finding(sample_id, FOREIGN, f"{where}/{name}")
 
 

@@ -13,7 +13,7 @@ from engine.log import get_logger
 from engine.runs.audit.outside_run import kept_names, outside_run
 from engine.runs.audit.remove_patient import remove_from_run
 from engine.runs.export.known_exports import take_out_everywhere
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.runs.record.own_files import check_run
 from engine.runs.record.patients import Patient, find_patient, patient_of
 from engine.runs.record.withdrawal import read_withdrawn, remember
@@ -60,7 +60,7 @@ def withdraw_patient(folder: RunFolder, name: str) -> Withdrawal:
     """
     identity = check_run(folder)
     patient = find_patient(folder, identity, name)
-    with RunLock(folder):
+    with lock_run(folder):
         remember(folder, *patient.names)
         outside = _remove(folder, patient)
         outside += outside_run(folder, identity, patient)

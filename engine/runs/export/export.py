@@ -29,6 +29,7 @@ from engine.runs.record.own_files import check_run
 from engine.runs.record.plan import iter_plan
 from engine.runs.record.status import active_rows
 from engine.runs.record.withdrawal import read_withdrawn
+from engine.storage.backends.find import storage_at
 from engine.storage.checked_files import read_json
 from engine.storage.files import PRIVATE_UMASK
 from engine.storage.places import Place, PlaceField
@@ -109,14 +110,15 @@ def export_run(job: ExportJob) -> list[Path]:
 def _out(job: ExportJob, default: str) -> Path:
     if job.out is not None:
         return job.out
-    if isinstance(job.run, Path):
-        return job.run / default
+    run = None if job.run is None else storage_at(job.run).local
+    if run is not None:
+        return run / default
     raise ConfigError(f"{job.run}: exports are written to disk; give a folder with --out")
 
 
 def _names(folder: RunFolder, skip_flagged: bool) -> list[str]:
     """Committed samples in the plan's order."""
-    if isinstance(folder.commits, Path) and not folder.commits.is_dir():
+    if not storage_at(folder.commits).has_folder():
         return []
     committed = ledger.committed_ids(folder)
     names = [row.sample_id for row in active_rows(folder) if row.sample_id in committed]

@@ -18,11 +18,10 @@ from engine.log import get_logger
 from engine.runs.export.records import RECORDS_NAME, ExportRecords, open_records, read_records
 from engine.runs.export.target import DESCRIPTION_NAME
 from engine.runs.record.folder import RunFolder
-from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_bytes, read_json
+from engine.storage.backends.find import storage_at
+from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_json
 from engine.storage.digests import hash_file
 from engine.storage.files import append, put
-from engine.storage.objects.path import ObjectPath
-from engine.storage.places import Place
 
 log = get_logger(__name__)
 
@@ -48,10 +47,11 @@ def record_export(folder: RunFolder, out: Path, layout: str) -> None:
 def export_folders(folder: RunFolder) -> list[Path]:
     """Folders that the run was exported to, there or not; also unrecorded ones in the run."""
     found = [str(line["out"]) for line in _lines(folder) if isinstance(line.get("out"), str)]
-    base = folder.root.resolve() if isinstance(folder.root, Path) else Path("/")
+    root = storage_at(folder.root).local
+    base = Path("/") if root is None else root.resolve()
     folders = [Path(os.path.normpath(base / place)) for place in found]
-    if isinstance(folder.root, Path):
-        folders += [records.parent for records in sorted(folder.root.glob(f"*/{RECORDS_NAME}"))]
+    if root is not None:
+        folders += [records.parent for records in sorted(root.glob(f"*/{RECORDS_NAME}"))]
     return list({path.resolve(): path for path in reversed(folders)}.values())[::-1]
 
 
@@ -103,9 +103,10 @@ def take_out_everywhere(folder: RunFolder, samples: Collection[str]) -> tuple[li
             left.append(str(error))
         else:
             outside += [note] if note else []
-    if isinstance(folder.root, Path):
-        for file in _of_early_versions(folder.root, samples):
-            if not file.parent.resolve().is_relative_to(folder.root.resolve()):
+    root = storage_at(folder.root).local
+    if root is not None:
+        for file in _of_early_versions(root, samples):
+            if not file.parent.resolve().is_relative_to(root.resolve()):
                 outside.append(f"{file}: behind a link, and not the run's to delete")
                 continue
             try:
@@ -140,18 +141,15 @@ def _description(out: Path) -> dict[str, object] | None:
 
 
 def _place(folder: RunFolder, out: Path) -> str:
-    if isinstance(folder.root, ObjectPath):
+    root = storage_at(folder.root).local
+    if root is None:
         return str(out.absolute())
-    return os.path.relpath(out.resolve(), folder.root.resolve())
+    return os.path.relpath(out.resolve(), root.resolve())
 
 
 def _lines(folder: RunFolder) -> Iterator[dict[str, object]]:
-    if isinstance(folder.exports, ObjectPath):  # each line is an object: see `files.append`
-        places: list[Place] = [*folder.exports.with_name(folder.exports.stem).iterdir()]
-    else:
-        places = [folder.exports] if folder.exports.exists() else []
-    for place in places:
-        for text in read_bytes(place, MAX_LIST_BYTES).decode(errors="replace").splitlines():
+    for piece in storage_at(folder.exports).appended(MAX_LIST_BYTES):
+        for text in piece.decode(errors="replace").splitlines():
             with suppress(ValueError):
                 line = parse_json(text)
                 if isinstance(line, dict):

@@ -28,7 +28,8 @@ from engine.runs.planning.rows import CaseFacts, FixedSlice, PlanSettings, plan_
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import hash_file
 from engine.runs.record.plan import PlanRow
-from engine.storage.places import Place, PlaceField, file_to_write
+from engine.storage.backends.find import storage_at
+from engine.storage.places import Place, PlaceField
 from engine.volumes.labels.contour_class import organ_names
 from engine.volumes.labels.drawn import Drawing, Numbering, drawn_mask, drawn_meaning
 from engine.volumes.mask_changes import MaskChange, apply_change
@@ -242,6 +243,6 @@ def _keep_drawn(
     assert config.drawn is not None
     _, volume = _drawn_classes(config.drawn, config.drawing, data, case.case_id, manifest)
     name = f"masks/{case.case_id}.nii.gz"
-    with file_to_write(folder.root / name) as file:
+    with storage_at(folder.root / name).file_to_write() as file:
         write_nifti(file, volume)
     return name, replace(case, mask=mask_to_prepared(case, volume.array))

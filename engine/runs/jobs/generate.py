@@ -57,7 +57,7 @@ from engine.runs.planning.method import (
 from engine.runs.planning.precision import with_precision
 from engine.runs.planning.rows import CaseFacts, stored_name
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.runs.record.identity import (
     RunIdentity,
     code_commit,
@@ -75,8 +75,10 @@ from engine.runs.report.page import write_report
 from engine.runs.report.summary import MAX_LISTED, JobFacts, RunSummary, summarize
 from engine.sampling.config import SamplingConfig
 from engine.sampling.rivals.methods import MethodName, rival_digest
+from engine.storage.backends.find import storage_at
 from engine.storage.checked_files import read_model
 from engine.storage.files import PRIVATE_UMASK, gather, put, whole_file
+from engine.storage.locks.lock_at import Lock
 from engine.storage.places import Place, PlaceField
 from engine.volumes.layouts import Split
 from engine.volumes.prepared.manifest import PreparedManifest
@@ -220,7 +222,7 @@ def generate(
     if config.private:
         os.umask(PRIVATE_UMASK)
     folder.create()
-    with RunLock(folder) as lock, RaySession() as session:
+    with lock_run(folder) as lock, RaySession() as session:
         log.info("run folder %s", folder.root)
         intent = prepare(folder, session)
         sampling = config.sampling
@@ -372,7 +374,7 @@ def _work(
     task: WorkerTask,
     load: LoadSampler,
     config: GenerationConfig,
-    lock: RunLock,
+    lock: Lock,
 ) -> None:
     num_pending = len(state.pending)
     pool = choose_pool(config.num_workers, num_pending, node_resources(), config.rows_at_once)
@@ -383,7 +385,7 @@ def _work(
     tally = Tally(state.planned, state.committed, num_pending)
     worker: type[Any] = FullWorker if pool.rows_at_once > 1 else ResampleWorker
     rows: list[Row] = [{"plan": text} for _, _, text in state.pending]
-    disk = folder.staging if isinstance(folder.staging, Path) else None
+    disk = storage_at(folder.staging).local
     pool = replace(pool, disk=disk, stall_timeout_s=config.stall_timeout, private=config.private)
     with ProgressWatch(folder.progress, tally) as watch:
         for status in run_rows(rows, worker, {"task": task, "load": load}, pool):

@@ -36,6 +36,7 @@ from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import sha256_of
 from engine.runs.record.plan import InformedSource, PlanRow, stored_at
+from engine.storage.backends.find import storage_at
 from engine.storage.places import Place, PlaceField
 from engine.volumes.mask_changes import (
     ABDOMEN,
@@ -193,12 +194,13 @@ def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> I
 
 
 def _demo_data(folder: RunFolder, session: RaySession) -> Path:
-    if not isinstance(folder.root, Path):
+    root = storage_at(folder.root).local
+    if root is None:
         raise ConfigError(
             f"{folder.root}: the demo's cohort is made on disk only; give --data, or a folder "
             "with --out"
         )
-    return build_demo_cohort(folder.root / "cohort", session.start)
+    return build_demo_cohort(root / "cohort", session.start)
 
 
 def data_digest(manifest: PreparedManifest) -> dict[str, str]:

@@ -11,15 +11,13 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from engine.log import get_logger
 from engine.parallel.rows.pulse import step
-from engine.storage.checked_files import open_regular
+from engine.storage.backends.find import storage_at
+from engine.storage.disk_files import open_regular
 from engine.storage.files import append
-from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 
 log = get_logger(__name__)
@@ -37,7 +35,7 @@ def write_event(path: Place, event: str, sample_id: str, done: int = 0, total: i
     dropped: what is only shown stops no work.
     """
     step()
-    if isinstance(path, ObjectPath):
+    if not storage_at(path).can_append:
         return
     fields = {"time": round(time.time(), 3), "event": event, "sample_id": sample_id}
     if total:
@@ -115,7 +113,7 @@ class ProgressWatch:
     """Follows progress.jsonl in a thread and logs a line at every volume and every few seconds."""
 
     def __init__(self, path: Place, tally: Tally) -> None:
-        self._path = path if isinstance(path, Path) else None
+        self._path = storage_at(path).local
         self._tally = tally
         self._offset = 0
         if self._path is not None:
@@ -130,12 +128,7 @@ class ProgressWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._stop.set()
         self._thread.join()
 

@@ -34,8 +34,9 @@ from engine.runs.record.plan import PlanRow, in_run, retry_seed, stored_at
 from engine.runs.record.records import Attempt, Commit, Quality
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import RealCase, SampledVolume, SampleRequest
+from engine.storage.backends.find import storage_at
 from engine.storage.digests import hash_file
-from engine.storage.places import Place, local_file
+from engine.storage.places import Place
 from engine.volumes.mask_changes import apply_change
 from engine.volumes.nifti import read_labels
 from engine.volumes.prepared.prepare import mask_to_native, mask_to_prepared
@@ -203,7 +204,7 @@ class VolumeMaker:
         case = original
         if plan.drawn_mask:
             path = self._place(in_run(plan.drawn_mask))
-            with local_file(path) as file:
+            with storage_at(path).as_file() as file:
                 refuse_changed(path, hash_file(file), plan.drawn_sha256)
                 drawn = read_labels(file).array.astype(np.uint8)
             mask = mask_to_prepared(original, drawn)

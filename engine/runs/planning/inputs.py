@@ -11,10 +11,10 @@ from pathlib import Path
 
 from engine.errors import ConfigError, RunError, WeightsError
 from engine.log import get_logger
-from engine.paths import path_to_read, path_to_write
+from engine.paths import path_to_read
 from engine.runs.planning.rows import CaseFacts
 from engine.sampling.config import SamplingConfig
-from engine.storage.objects.path import ObjectPath
+from engine.storage.backends.find import storage_at
 from engine.storage.places import Place
 from engine.volumes.layouts import Split, check_case_id
 from engine.volumes.prepared.manifest import MANIFEST_NAME, PreparedManifest
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 def run_place(out: Place) -> Place:
     """Absolute run folder (see `engine.paths.path_to_write`), or an address as it is."""
-    return out if isinstance(out, ObjectPath) else path_to_write(out)
+    return storage_at(out).absolute(writes=True)
 
 
 def find_folder(path: Path, key: str, kind: type[ConfigError | WeightsError] = ConfigError) -> Path:
@@ -48,16 +48,10 @@ def refuse_inside(out: Place, sources: Iterable[Place]) -> None:
         ConfigError: `out` is a source folder, or lies in one.
     """
     for source in sources:
-        if _lies_in(out, source):
+        if storage_at(out).lies_in(source):
             raise ConfigError(
                 f"out: {out} lies in {source}, which the job reads; choose another place with --out"
             )
-
-
-def _lies_in(place: Place, folder: Place) -> bool:
-    if isinstance(place, Path) and isinstance(folder, Path):
-        return place.resolve().is_relative_to(folder.resolve())
-    return f"{place}/".startswith(f"{folder}/")
 
 
 def find_data(place: Place, key: str = "data") -> Place:
@@ -66,8 +60,9 @@ def find_data(place: Place, key: str = "data") -> Place:
     Raises:
         ConfigError: there is none.
     """
-    if isinstance(place, Path):
-        return find_folder(place, key)
+    path = storage_at(place).local
+    if path is not None:
+        return find_folder(path, key)
     if not (place / MANIFEST_NAME).is_file():
         raise ConfigError(f"{key}: {place} holds no {MANIFEST_NAME}; give prepared data")
     return place

@@ -6,20 +6,17 @@ What the files mean is the business of `ledger.py`, `plan.py` and `identity.py`,
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from engine.errors import RunError
+from engine.errors import EngineError, RunError
 from engine.log import get_logger
-from engine.storage.locks.file_lock import FileLock, is_held_across_hosts, recorded_number
-from engine.storage.locks.object_lock import ObjectLock, numbers_at
-from engine.storage.objects.path import ObjectPath
+from engine.storage.backends.find import storage_at
+from engine.storage.locks.lock_at import Lock, binds_other_machines, last_number, lock_at
 from engine.storage.places import Place
 
 log = get_logger(__name__)
+
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,12 @@ class RunFolder:
 
         Which attempt's volume is the sample's says its commit record (see `ledger.volume_of`).
         """
-        is_object = isinstance(self.root, ObjectPath)
-        return self.volumes / (sample_id if is_object else f"{sample_id}.ome.zarr")
+        return self.volumes / f"{sample_id}{self.volume_ending}"
+
+    @property
+    def volume_ending(self) -> str:
+        """What follows a sample's name in that of its volume; nothing where attempts lie below."""
+        return ".ome.zarr" if storage_at(self.root).can_rename else ""
 
     def commit(self, sample_id: str) -> Place:
         """Place of a sample's commit record."""
@@ -132,20 +133,18 @@ class RunFolder:
             RunError: the place cannot be written to, or a folder of the run is a link.
             StoreError: the object store cannot be used.
         """
-        if isinstance(self.root, ObjectPath):
-            next(self.root.iterdir(), None)  # is there a bucket?
-            return
         self.refuse_links()
         try:
-            for path in self._parts():
-                path.mkdir(parents=True, exist_ok=True)
+            storage_at(self.root).prepare(self._parts())
+        except EngineError:
+            raise  # of the store: says itself what to do
         except OSError as error:
             raise RunError(
                 f"{self.root}: cannot make a run folder here ({error.strerror}); "
                 "choose another place with --out"
             ) from None
         for path in (self.root, *self._parts()):
-            if isinstance(path, Path) and not os.access(path, os.W_OK | os.X_OK):
+            if not storage_at(path).is_writable():
                 raise RunError(
                     f"{path}: cannot be written to; ask its owner to share the run "
                     "(chmod -R g+rwX), or choose another place with --out"
@@ -158,7 +157,7 @@ class RunFolder:
             RunError: names the link.
         """
         for path in self._parts():
-            if isinstance(path, Path) and path.is_symlink():
+            if storage_at(path).link_target() is not None:
                 raise RunError(
                     f"{path}: a link, and jobs delete what lies there; put a real folder in its "
                     "place (the run folder itself may be a link)"
@@ -177,55 +176,23 @@ def no_run(folder: RunFolder) -> str:
     return f"{what}; give one that a job made"
 
 
-class RunLock:
-    """Holds a run folder for one driver process.
+def lock_run(folder: RunFolder) -> Lock:
+    """Holds a run folder for one driver process; what workers commit carries its number.
 
     Raises (on entering):
         RunError: another job works on this folder, or it cannot be written to.
     """
-
-    def __init__(self, folder: RunFolder) -> None:
-        place = folder.root / "lock"
-        self._held = ObjectLock(place) if isinstance(place, ObjectPath) else FileLock(place)
-
-    @property
-    def number(self) -> int:
-        """Of this holding: higher than of every one before; what workers commit carries it."""
-        return self._held.number
-
-    def check(self) -> None:
-        """Make sure that the folder is still ours.
-
-        Raises:
-            RunError: another job took it over, because we had been silent too long.
-        """
-        self._held.check()
-
-    def __enter__(self) -> Self:
-        self._held.acquire()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._held.release()
+    return lock_at(folder.root / _LOCK)
 
 
 def lock_number(folder: RunFolder) -> int:
     """Number of the last holding of a run's lock; 0 where none is known."""
-    place = folder.root / "lock"
-    if isinstance(place, ObjectPath):
-        return max(numbers_at(place), default=0)
-    return recorded_number(place)
+    return last_number(folder.root / _LOCK)
 
 
 def try_lock_from_here(folder: RunFolder) -> None:
     """Say so when the lock that a job on another machine holds does not bind this machine."""
-    place = folder.root / "lock"
-    if isinstance(place, Path) and is_held_across_hosts(place) is False:
+    if binds_other_machines(folder.root / _LOCK) is False:
         log.warning(
             "%s: locks of this file system hold on one machine only; start jobs on this run from "
             "one machine, or mount it with locks", folder.root,

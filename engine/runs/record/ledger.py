@@ -34,7 +34,8 @@ from engine.runs.record.object_commits import (
 from engine.runs.record.records import Attempt, Commit
 from engine.runs.record.withdrawal import WithdrawnError, refuse_withdrawn
 from engine.storage.checked_files import parse_model, read_bytes
-from engine.storage.files import append, discard, put, sync_folder
+from engine.storage.disk_files import sync_folder
+from engine.storage.files import append, discard, put
 from engine.storage.locks.folder_lock import hold_folder
 from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place

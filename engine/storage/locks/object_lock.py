@@ -16,11 +16,12 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import Self
 
 from engine.errors import EngineError, RunError, StoreError
 from engine.log import get_logger
-from engine.storage.conditional import modified_at, probe, put_whole, write_new
+from engine.storage.backends.find import storage_at
+from engine.storage.conditional import probe
 from engine.storage.locks.holder import Machine, is_alive, own_start, this_machine
 from engine.storage.places import Place
 
@@ -108,6 +109,13 @@ class ObjectLock:
         """Of this holding; higher than of every one before."""
         return self._number
 
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
+
     def acquire(self) -> None:
         """Take the lock.
 
@@ -134,7 +142,7 @@ class ObjectLock:
             pid_namespace=machine.pid_namespace,
         )
         self._number = before + 1
-        if not write_new(self._object(self._number), own.to_bytes()):
+        if not storage_at(self._object(self._number)).write_new(own.to_bytes()):
             raise self._refusal(self._read(self._number), _Silence(0.0))
         for number in numbers:
             self._object(number).unlink(missing_ok=True)
@@ -205,12 +213,12 @@ class ObjectLock:
         if max(self._numbers(), default=0) > self._number:
             self._lost = True
             return
-        place = self._object(self._number)
+        storage = storage_at(self._object(self._number))
         now = replace(self._own, renewed_at=time.time(), released=released)
-        if isinstance(place, Path) and place.exists() and not released:
-            os.utime(place)  # by the file server's clock, and on a full disk, too
+        if released:
+            storage.put(now.to_bytes())
         else:
-            put_whole(place, now.to_bytes())
+            storage.renew(now.to_bytes())
         self._renewed_s, self._trouble = time.monotonic(), ""
 
     def _numbers(self) -> list[int]:
@@ -232,10 +240,10 @@ class ObjectLock:
     def _silence(self, number: int, holder: _Holder, store_now: float | None) -> _Silence:
         """How long a holder was silent; clocks of machines count only where they agree."""
         by_clocks = time.time() - holder.renewed_at
-        store_then = modified_at(self._object(number))
+        store_then = storage_at(self._object(number)).modified_at()
         if store_now is None or store_then is None:
             return _Silence(by_clocks)
-        if isinstance(self._place, Path):  # its time is renewed, and not its content
+        if storage_at(self._place).local:  # its time is renewed, and not its content
             return _Silence(store_now - store_then)
         ours, theirs = time.time() - store_now, holder.renewed_at - store_then
         clocks = _describe_skew("its", theirs) + _describe_skew("this machine's", ours)

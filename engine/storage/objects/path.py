@@ -79,7 +79,11 @@ class ObjectPath:
         Raises:
             FileNotFoundError: it is not there.
         """
-        return io.TextIOWrapper(io.BufferedReader(_Blocks(self), _BLOCK), encoding, errors)
+        return io.TextIOWrapper(self.open_bytes(), encoding, errors)
+
+    def open_bytes(self) -> io.BufferedReader:
+        """The object's bytes, read in blocks; see `open`."""
+        return io.BufferedReader(_Blocks(self), _BLOCK)
 
     def write_bytes(self, data: bytes) -> None:
         """Replace the whole object: readers see the old one or the new one."""

@@ -23,11 +23,11 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from engine.errors import StoreError
-from engine.storage.checked_files import open_regular, read_json
+from engine.storage.backends.find import storage_at
+from engine.storage.checked_files import read_json
 from engine.storage.durable import flush_tree, store_writing, whole_folder
 from engine.storage.file_trees import look_through, refuse_odd
 from engine.storage.foreign import is_read
-from engine.storage.objects.path import ObjectPath
 from engine.storage.places import Place
 from engine.storage.zarr_groups.limits import refuse_large, refuse_large_frames
 
@@ -52,7 +52,6 @@ class StoredFiles:
         """Bytes of a file; 0 where there is none."""
         if self.held is not None:
             return len(self.held.get(name, b""))
-        assert isinstance(self.place, Path)
         file = self.place / name
         return file.stat().st_size if file.is_file() else 0
 
@@ -60,7 +59,6 @@ class StoredFiles:
         """A whole file."""
         if self.held is not None:
             return self.held[name].to_bytes()
-        assert isinstance(self.place, Path)
         return (self.place / name).read_bytes()
 
 
@@ -76,14 +74,15 @@ def new_group(place: Place, sent: dict[str, str]) -> Iterator[zarr.Group]:
     Raises:
         StoreError: it cannot be written.
     """
-    if isinstance(place, ObjectPath):
+    path = storage_at(place).local
+    if path is None:
         held: dict[str, Buffer] = {}
         yield zarr.open_group(MemoryStore(held), mode="w-", zarr_format=3)
         sent.update(_upload(place, held))
         return
-    with store_writing(place, place):
-        yield zarr.open_group(place, mode="w-", zarr_format=3)
-        flush_tree(place)
+    with store_writing(path, path):
+        yield zarr.open_group(path, mode="w-", zarr_format=3)
+        flush_tree(path)
 
 
 @contextmanager
@@ -96,11 +95,12 @@ def whole_group(place: Place) -> Iterator[zarr.Group]:
     Raises:
         StoreError: it cannot be written.
     """
-    if isinstance(place, ObjectPath):
+    path = storage_at(place).local
+    if path is None:
         with new_group(place, {}) as group:
             yield group
         return
-    with whole_folder(place) as staged:
+    with whole_folder(path) as staged:
         yield zarr.open_group(staged, mode="w-", zarr_format=3)
 
 
@@ -117,14 +117,15 @@ def stored_group(
     Raises:
         FileNotFoundError: there is nothing.
     """
-    if isinstance(place, Path):
-        _refuse_unreadable(place)
-        yield zarr.open_group(place, mode="r", zarr_format=3), StoredFiles(place)
+    storage = storage_at(place)
+    if storage.local is not None:
+        _refuse_unreadable(storage.local)
+        yield zarr.open_group(storage.local, mode="r", zarr_format=3), StoredFiles(place)
         return
     make = default_buffer_prototype().buffer.from_bytes
     names = [
         name
-        for name in filter(is_read, place.sizes())
+        for name in filter(is_read, storage.sizes())
         if arrays is None or name.rpartition("/")[2] == _ROOT or name.partition("/")[0] in arrays
     ]
     if not names:
@@ -187,7 +188,7 @@ def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
         StoreError: no file is there, or they are not as expected.
     """
     try:
-        found = _digests(place)
+        found = storage_at(place).digests(is_read)
     except FileNotFoundError:
         raise StoreError(f"{place}: vanished while it was read; make it again") from None
     if not found:
@@ -200,25 +201,12 @@ def hash_files(place: Place, expected: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _digests(place: Place) -> dict[str, str]:
-    if not isinstance(place, Path):
-        names = filter(is_read, place.sizes())
-        return {name: _sha256((place / name).read_bytes()) for name in names}
-    tree = look_through(place)
-    refuse_odd(place, tree, is_read)
-    found = {}
-    for name in filter(is_read, tree.files):
-        with open_regular(place / name) as stream:
-            found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
-
-
-def _upload(place: ObjectPath, held: Mapping[str, Buffer]) -> dict[str, str]:
+def _upload(place: Place, held: Mapping[str, Buffer]) -> dict[str, str]:
     """Put every object, the root's metadata last."""
     sent = {}
     for name in sorted(held, key=lambda name: (name == _ROOT, name)):
         data = held[name].to_bytes()
-        (place / name).write_bytes(data)
+        storage_at(place / name).put(data)
         sent[name] = _sha256(data)
     return dict(sorted(sent.items()))
 
