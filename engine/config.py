@@ -18,7 +18,7 @@ import tyro
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, os_refusal
 from engine.paths import path_to_read, resolve_paths
 
 
@@ -112,12 +112,10 @@ def _validation_behind(error: BaseException | None) -> ValidationError | None:
 def _read_yaml(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    cannot = f"{path}: cannot read the configuration"
     try:
-        raw = load_yaml(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot read the configuration ({error.strerror}); give an existing YAML file"
-        ) from None
+        with os_refusal(ConfigError, cannot, "give an existing YAML file"):
+            raw = load_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error}); correct that line") from None
     if raw is None:

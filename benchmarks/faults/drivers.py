@@ -13,7 +13,8 @@ from typing import Any
 
 import engine.runs.jobs.resample as job
 from engine.runs.planning import rows as planning
-from engine.runs.record import ledger, plan
+from engine.runs.record import plan
+from engine.runs.record.ledger import attempts, renamed
 from engine.storage.files import put
 from faults.bench import DEADLINE_S, Bench, Fault
 from faults.sampler import VICTIM, FakeSampler
@@ -70,7 +71,8 @@ def _die_committing(marks: Path, step: str) -> FakeSampler:
             _die()
         return rename(path, target)
 
-    setattr(ledger, "put", deadly_put)  # noqa: B010
+    for part in (attempts, renamed):
+        setattr(part, "put", deadly_put)  # noqa: B010
     setattr(Path, "rename", deadly_rename)  # noqa: B010
     return FakeSampler(marks)
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.config import FrozenConfig, validate
-from engine.errors import MalformedFileError, RunError, StoreError, VolumeError
+from engine.errors import MalformedFileError, RunError, StoreError, VolumeError, os_refusal
 from engine.storage.checked_files import MAX_LIST_BYTES, read_bytes, read_json
 from engine.storage.digests import hash_file
 from engine.storage.files import append
@@ -167,10 +167,8 @@ def _parts(file: Path) -> tuple[Path, ...]:
 
 def _stamp(path: Path) -> list[str | int]:
     """Tells cheaply whether a source file is still the one that was read."""
-    try:
+    with os_refusal(StoreError, f"{path}: cannot be read", "check permissions"):
         stat = path.stat()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}); check permissions") from None
     return [path.name, stat.st_size, stat.st_mtime_ns]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.errors import EngineError, MalformedFileError, StoreError
+from engine.errors import EngineError, MalformedFileError, StoreError, fault_of
 from engine.storage.disk_files import sync_folder
 from engine.storage.places import Place
 
@@ -28,7 +28,8 @@ def store_writing(path: Path, staged: Path) -> Iterator[None]:
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise StoreError(
-            f"{path}: cannot be written ({error}); check free space and permissions"
+            f"{path}: cannot be written ({error}); check free space and permissions",
+            fault=fault_of(error),
         ) from None
 
 
@@ -104,7 +105,9 @@ def store_reading(path: Place, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise StoreError(f"{path}: not there; check the path, or {remedy}") from None
     except Exception as error:  # zarr, its codecs and json each raise kinds of their own
-        raise StoreError(f"{path}: damaged ({type(error).__name__}: {error}); {remedy}") from None
+        raise StoreError(
+            f"{path}: damaged ({type(error).__name__}: {error}); {remedy}", fault=fault_of(error)
+        ) from None
 
 
 def flush_tree(path: Path) -> None:

@@ -1,13 +1,15 @@
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from engine.errors import RunError, StoreError
+from engine.errors import RunError, StoreError, fault_of, remedy_of
 from engine.evaluation.values import VolumeMeasures
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.records import Attempt, Commit
+from engine.storage.durable import store_writing
 from engine.volumes.store import hash_tree
 from tests.runs.fakes import on_disk
 
@@ -91,24 +93,34 @@ def test_three_failures_quarantine_a_sample_over_restarts(folder: RunFolder) -> 
 
 
 @pytest.mark.parametrize(
-    ("cause", "remedy"),
+    ("number", "remedy"),
     [
-        ("[Errno 28] No space left on device", "free disk space"),
-        ("[Errno 5] Input/output error", "look at that computer's disks"),
-        ("[Errno 24] Too many open files", "look at that computer's disks"),
+        (errno.ENOSPC, "free disk space"),
+        (errno.EIO, "look at that computer's disks"),
+        (errno.EMFILE, "look at that computer's disks"),
     ],
 )
 def test_a_machines_fault_is_held_against_nobody(
-    folder: RunFolder, cause: str, remedy: str
+    folder: RunFolder, number: int, remedy: str
 ) -> None:
+    with pytest.raises(StoreError) as caught, store_writing(folder.root / "x", folder.root / "y"):
+        raise OSError(number, "what the system calls it, in whatever language")
+    error = caught.value
     for _ in range(5):
         attempt = ledger.begin_attempt(folder, "a", "w", "case7")
-        ledger.fail(folder, attempt, f"StoreError: x: cannot be written ({cause})")
+        ledger.fail(folder, attempt, str(error), fault=fault_of(error), remedy=remedy_of(error))
     assert ledger.num_failures(folder, "a") == 0
     line = json.loads(folder.failures.read_text().splitlines()[0])
     assert (line["case"], line["attempt"]) == ("case7", 1)
-    assert cause in line["cause"]
+    assert "in whatever language" in line["cause"]
     assert remedy in line["remedy"]
+
+
+def test_words_of_a_message_decide_nothing(folder: RunFolder) -> None:
+    for _ in range(3):
+        attempt = ledger.begin_attempt(folder, "a", "w")
+        ledger.fail(folder, attempt, "no such class: 'No space left', 'Permission denied'")
+    assert ledger.num_failures(folder, "a") == 3
 
 
 def test_a_volume_refused_for_good_is_quarantined_at_once(folder: RunFolder) -> None:

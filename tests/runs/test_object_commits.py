@@ -14,7 +14,7 @@ import pytest
 from engine.errors import RunError, StoreError
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder, lock_number, lock_run
-from engine.runs.record.object_commits import slot_place
+from engine.runs.record.ledger.slots import SlottedRecords
 from engine.runs.record.records import Attempt
 from engine.storage.objects import client
 from engine.storage.objects import path as object_path
@@ -148,15 +148,15 @@ def test_a_sample_that_is_committed_during_the_sweep_is_counted(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orphan = begun(folder)
-    stored = ledger.stored_ids
+    stored = SlottedRecords.stored
 
-    def meanwhile(folder: RunFolder) -> set[str]:
-        found = stored(folder)
+    def meanwhile(records: SlottedRecords) -> set[str]:
+        found = stored(records)
         assert commit(folder, orphan) == ""
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "stored_ids", meanwhile)
+        patch.setattr(SlottedRecords, "stored", meanwhile)
         assert ledger.clear_staging(folder) == {NAME}
     assert is_whole(folder)
 
@@ -165,11 +165,11 @@ def test_claims_pile_up_in_slots_and_count_as_nothing(folder: RunFolder) -> None
     for number in range(3):
         begun(folder)
         ledger.clear_staging(folder)
-        assert slot_place(folder, NAME, number).read_bytes() == b""
+        assert SlottedRecords(folder).slot_place(NAME, number).read_bytes() == b""
         assert ledger.committed_ids(folder) == set()
         assert not is_whole(folder)
     make_rest(folder)
-    assert slot_place(folder, NAME, 3).read_bytes() != b""
+    assert SlottedRecords(folder).slot_place(NAME, 3).read_bytes() != b""
     ledger.delete(folder, NAME)
     assert not is_whole(folder)
     assert ledger.stored_ids(folder) == set()
@@ -181,7 +181,7 @@ def test_names_with_dots_and_digits_keep_apart(folder: RunFolder) -> None:
     for name in names:
         (folder.commits / f"{name}.json").write_text("{}")
     assert ledger.committed_ids(folder) == names
-    slot_place(folder, "a", 1).write_bytes(b"")
+    SlottedRecords(folder).slot_place("a", 1).write_bytes(b"")
     assert ledger.committed_ids(folder) == names - {"a"}
 
 

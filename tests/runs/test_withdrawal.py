@@ -29,6 +29,7 @@ from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import RunIdentity, hash_file, read_identity
+from engine.runs.record.ledger.renamed import RenamedVolumes
 from engine.runs.record.own_files import settle_identity, settle_plan
 from engine.runs.record.patients import find_patient
 from engine.runs.record.plan import PlanRow, iter_plan
@@ -338,13 +339,13 @@ def test_a_withdrawal_while_a_worker_commits_is_seen_by_it(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt, staged, record = _late(made)
-    settle = ledger._settle
+    settle = RenamedVolumes.settle
 
     def slow(*args: Any) -> Any:
         remember(made.folder, "pat7_b")  # and its volumes are looked for before this one is there
         return settle(*args)
 
-    monkeypatch.setattr(ledger, "_settle", slow)
+    monkeypatch.setattr(RenamedVolumes, "settle", slow)
     with pytest.raises(WithdrawnError):
         ledger.commit(made.folder, attempt, staged, hash_tree, record)
     assert ledger.existing(made.folder, "pat7_b-own-r00") is None

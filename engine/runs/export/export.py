@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from engine.config import FrozenConfig
-from engine.errors import ConfigError, RunError, StoreError, printable
+from engine.errors import ConfigError, RunError, StoreError, os_refusal, printable
 from engine.log import get_logger
 from engine.paths import WRITTEN
 from engine.runs.export.known_exports import record_export
@@ -38,6 +38,8 @@ from engine.volumes.nifti import header_notes, remove_parts, write_nifti
 from engine.volumes.store import hash_tree, read_model_mask, read_ome_zarr, seen_label
 
 log = get_logger(__name__)
+
+_MAKE_ROOM = "free disk space, or make the folder writable, and export again: what is there is kept"
 
 _SHOWN = 10
 
@@ -221,15 +223,10 @@ def _export(stored: Place, name: str, target: ExportTarget, files: dict[str, str
     array = read_model_mask(stored) if target.masks == "model" else mask.array
     mask = replace(mask, array=numbers.of(array))
     for path, volume in ((target.mask(name), mask), (target.image(name), image)):
-        try:
+        with os_refusal(StoreError, f"{path}: cannot be written", _MAKE_ROOM):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_parts(path.parent)
             write_nifti(path, volume)
-        except OSError as error:
-            raise StoreError(
-                f"{path}: cannot be written ({error.strerror or error}); free disk space, or make "
-                "the folder writable, and export again: what is there is kept"
-            ) from None
 
 
 def _differs(stored: Place) -> StoreError:

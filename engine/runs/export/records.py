@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import RunError, StoreError
+from engine.errors import RunError, StoreError, os_refusal
 from engine.runs.export.target import DESCRIPTION_NAME
 from engine.storage.checked_files import MAX_LIST_BYTES, parse_json, read_bytes
 from engine.storage.files import append, put, sweep_staged
@@ -105,13 +105,9 @@ class ExportRecords:
             self.drop_description()
 
     def _remove(self, name: str) -> None:
-        try:
+        cannot = f"{self.out / name}: no longer part of the run, and cannot be removed"
+        with os_refusal(StoreError, cannot, "remove it and export again"):
             (self.out / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{self.out / name}: no longer part of the run, and cannot be removed "
-                f"({error.strerror}); remove it and export again"
-            ) from None
 
     def _sweep(self, own: Collection[str]) -> None:
         """Remove what a killed export left half written."""
@@ -143,16 +139,12 @@ def open_records(out: Path, plan: str) -> Iterator[ExportRecords]:
         StoreError: it cannot be written, at first or later.
     """
     with contextlib.ExitStack() as stack:
-        try:
+        with os_refusal(
+            StoreError, f"{out}: cannot be written", "choose another folder with --out"
+        ):
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_only_one(out))
             records = _records_for(out, plan)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(
-                f"{out}: cannot be written ({error.strerror}); choose another folder with --out"
-            ) from None
         try:
             yield records
         except OSError as error:

@@ -288,6 +288,11 @@ class VolumeMaker:
 class RejectedError(RunError):
     """The quality gate refuses a volume for good."""
 
+    @property
+    def remedy(self) -> str:
+        """Another volume of that mask, or this one with a mark."""
+        return "try quality.policy mark to keep such volumes, another informed slice, or a new seed"
+
 
 def _request(plan: PlanRow, case: PreparedCase, source: PreparedCase) -> SampleRequest:
     if plan.informed == "generated":  # drawn by the sampler: by this seed, and without a mask

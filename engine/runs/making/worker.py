@@ -18,7 +18,14 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from engine.errors import EngineError, SamplingError, StoreUnreachableError, WeightsError
+from engine.errors import (
+    EngineError,
+    SamplingError,
+    StoreUnreachableError,
+    WeightsError,
+    fault_of,
+    remedy_of,
+)
 from engine.log import get_logger
 from engine.parallel.rows.nodes import this_process
 from engine.runs.making.progress import write_event
@@ -177,8 +184,15 @@ class _RowHandler:
             if isinstance(error, SamplerStoppedError) and not attempt.alone:
                 ledger.lose(self.folder, attempt, message)
             else:
-                final = isinstance(error, RejectedError)
-                ledger.fail(self.folder, attempt, message, final=final, counted=counted)
+                ledger.fail(
+                    self.folder,
+                    attempt,
+                    message,
+                    fault=fault_of(error),
+                    remedy=remedy_of(error),
+                    final=isinstance(error, RejectedError),
+                    counted=counted,
+                )
             write_event(self.folder.progress, "failed", plan.sample_id)
         except OSError as second:
             status_message = f"{status_message} (nor could this be recorded: {second})"

@@ -1,6 +1,6 @@
 """A run folder: where its files lie, on disk or in an object store, and its lock.
 
-What the files mean is the business of `ledger.py`, `plan.py` and `identity.py`, and of
+What the files mean is the business of `ledger/`, `plan.py` and `identity.py`, and of
 `making/progress.py`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.errors import EngineError, RunError
+from engine.errors import RunError, os_refusal
 from engine.log import get_logger
 from engine.storage.backends.find import storage_at
 from engine.storage.locks.lock_at import Lock, binds_other_machines, last_number, lock_at
@@ -134,15 +134,9 @@ class RunFolder:
             StoreError: the object store cannot be used.
         """
         self.refuse_links()
-        try:
+        cannot = f"{self.root}: cannot make a run folder here"
+        with os_refusal(RunError, cannot, "choose another place with --out"):
             storage_at(self.root).prepare(self._parts())
-        except EngineError:
-            raise  # of the store: says itself what to do
-        except OSError as error:
-            raise RunError(
-                f"{self.root}: cannot make a run folder here ({error.strerror}); "
-                "choose another place with --out"
-            ) from None
         for path in (self.root, *self._parts()):
             if not storage_at(path).is_writable():
                 raise RunError(
@@ -188,6 +182,29 @@ def lock_run(folder: RunFolder) -> Lock:
 def lock_number(folder: RunFolder) -> int:
     """Number of the last holding of a run's lock; 0 where none is known."""
     return last_number(folder.root / _LOCK)
+
+
+def is_taken_over(folder: RunFolder, lock: int) -> bool:
+    """Whether the run's lock has a higher number by now than `lock`; 0 is unknown."""
+    return bool(lock) and lock_number(folder) > lock
+
+
+def refuse_taken_over(folder: RunFolder, lock: int) -> None:
+    """Refuse to work on for a job that has lost the run.
+
+    Args:
+        folder: the run.
+        lock: number of the lock that the job held; 0 is unknown, which is never refused.
+
+    Raises:
+        RunError: the run's lock has a higher number by now.
+    """
+    if is_taken_over(folder, lock):
+        raise RunError(
+            f"{folder.root}: another job took this run over; what is committed stays, and that job "
+            "makes the rest: wait for it",
+            fault="store",
+        )
 
 
 def try_lock_from_here(folder: RunFolder) -> None:

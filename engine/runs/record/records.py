@@ -1,6 +1,6 @@
 """What the ledger writes: commit records and attempt records, and what they hold.
 
-Knows no files; `ledger.py` reads and writes them.
+Knows no files; `ledger/` reads and writes them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ class Attempt(FrozenConfig):
         outcome: None means that nobody reported how it ended; "lost" that its worker was killed
             with others in it; "rejected" that the quality gate refused the volume for good.
         lock: number of the run's lock that the worker's job holds; 0 is unknown.
-        slot: in an object store, of its commit record (see `object_commits.py`).
+        slot: in an object store, of its commit record (see `ledger/slots.py`).
+        killed: it failed because its worker was killed (earlier versions did not say).
     """
 
     sample_id: str
@@ -119,3 +120,9 @@ class Attempt(FrozenConfig):
     error: str | None = None
     lock: int = 0
     slot: int = 0
+    killed: bool = False
+
+    @property
+    def unique_name(self) -> str:
+        """Of the volume that it writes: of no other attempt, whoever made that."""
+        return f"{self.number}.{int(self.started_at * 1e6):x}.ome.zarr"

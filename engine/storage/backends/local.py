@@ -171,6 +171,11 @@ class LocalStorage:
         """See `Storage.children`."""
         return [*sorted(self.place.iterdir())] if self.place.is_dir() else []
 
+    def folder_names(self) -> set[str]:
+        """See `Storage.folder_names`."""
+        with os.scandir(self.place) as entries:
+            return {entry.name for entry in entries if entry.is_dir()}
+
     def named(self, name: str) -> list[Place]:
         """See `Storage.named`."""
         begin = f".{name}."

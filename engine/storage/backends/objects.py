@@ -137,6 +137,10 @@ class ObjectStorage:
         """See `Storage.children`."""
         return [*self.place.iterdir()]
 
+    def folder_names(self) -> set[str]:
+        """One listing: names one level below."""
+        return {place.name for place in self.place.iterdir()}
+
     def named(self, name: str) -> list[Place]:
         """Killed writers leave nothing."""
         return [self.place / name] if (self.place / name).exists() else []

@@ -124,6 +124,9 @@ class Storage(Protocol):
     def children(self) -> list[Place]:
         """One level below, sorted; nothing where there is nothing."""
 
+    def folder_names(self) -> set[str]:
+        """Names of the folders in this one; nothing is looked at more than once."""
+
     def named(self, name: str) -> list[Place]:
         """What has a name in this folder, and what a killed writer of it left beside it."""
 

@@ -87,11 +87,13 @@ def _filesystem(kind: str, url: str) -> Any:
     except ImportError:
         extra = "'gem3d-engine[s3]'" if kind in _S3 else f"fsspec's package for {kind}"
         raise StoreError(
-            f"{url}: this kind of store needs another package; pip install {extra}"
+            f"{url}: this kind of store needs another package; pip install {extra}",
+            fault="machine",
         ) from None
     except ValueError:
         raise StoreError(
-            f"{url}: {kind}:// is no kind of store that fsspec knows; use s3:// or a folder"
+            f"{url}: {kind}:// is no kind of store that fsspec knows; use s3:// or a folder",
+            fault="settings",
         ) from None
     if kind in _S3:
         filesystem.retries = 1
@@ -104,24 +106,27 @@ def _raise_if_final(error: Exception, url: str) -> None:
     name = type(error).__name__
     if code == "NoSuchBucket":
         raise StoreError(
-            f"{url}: there is no such bucket; create it, or correct the address"
+            f"{url}: there is no such bucket; create it, or correct the address", fault="store"
         ) from None
     if isinstance(error, FileNotFoundError | FileExistsError):
         raise error
     if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
         raise StoreError(
             f"{url}: no credentials for this store; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) for the job and for its workers"
+            "AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) for the job and for its workers",
+            fault="store",
         ) from None
     if code == "RequestTimeTooSkewed":
         raise StoreError(
             f"{url}: this machine's clock differs too much from the store's; set it right (NTP) "
-            "and start the job again"
+            "and start the job again",
+            fault="machine",
         ) from None
     if isinstance(error, PermissionError):
         raise StoreError(
             f"{url}: the store refuses these credentials ({_first_line(error)}); check the key and "
-            "that it may list, read, write and delete there"
+            "that it may list, read, write and delete there",
+            fault="store",
         ) from None
     if (
         code == "NotImplemented"
@@ -130,7 +135,8 @@ def _raise_if_final(error: Exception, url: str) -> None:
     ):
         raise StoreError(
             f"{url}: not something this store can do ({name}: {_first_line(error)}); "
-            "correct the address, or use a store that can create objects conditionally"
+            "correct the address, or use a store that can create objects conditionally",
+            fault="settings",
         ) from error
 
 

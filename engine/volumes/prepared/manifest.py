@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from engine.config import FrozenConfig
-from engine.errors import StoreError, StoreUnreachableError
+from engine.errors import StoreError, StoreUnreachableError, os_refusal
 from engine.storage.checked_files import MAX_LIST_BYTES, read_model
 from engine.storage.places import Place
 from engine.volumes.layouts import Split
@@ -81,16 +81,12 @@ def write_manifest(folder: Path, manifest: PreparedManifest) -> None:
     """
     path = folder / MANIFEST_NAME
     staged = folder / f".{MANIFEST_NAME}.{uuid.uuid4().hex[:8]}.part"
-    try:
+    with os_refusal(StoreError, f"{path}: cannot be written", "check free space and permissions"):
         with staged.open("w", encoding="utf-8") as file:
             file.write(manifest.model_dump_json(indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); check free space and permissions"
-        ) from None
 
 
 def read_manifest(folder: Place) -> PreparedManifest:
