@@ -20,7 +20,7 @@ from unittest.mock import patch
 from engine.errors import RunError
 from engine.evaluation.values import VolumeMeasures
 from engine.parallel.rows.pipeline import Pool, Row, run_rows
-from engine.runs.jobs import generate
+from engine.runs.jobs import generate, working
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.making.quality import QualityConfig
 from engine.runs.planning.gate import GateConfig
@@ -115,7 +115,7 @@ def _step(step: str, place: Path, num_handed_out: int) -> None:
     )
     if step == "plan":
         with (
-            patch.object(generate, "run_rows", partial(_some_rows, num_handed_out)),
+            patch.object(working, "run_rows", partial(_some_rows, num_handed_out)),
             patch.object(generate, "with_digests", lambda rows, *_: rows),  # there are no cases
         ):
             try:

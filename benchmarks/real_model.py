@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from engine.parallel.own_process import in_own_process
 from engine.parallel.rows.pipeline import Pool
-from engine.runs.jobs import generate
+from engine.runs.jobs import generate, working
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
@@ -126,7 +126,7 @@ def _run(config: ResampleConfig, num_workers: int) -> Run:
         settle_plan(folder, rows)
         planned.append(time.perf_counter() - started)
 
-    with patch.object(generate, "choose_pool", pool), patch.object(generate, "settle_plan", timed):
+    with patch.object(working, "choose_pool", pool), patch.object(generate, "settle_plan", timed):
         outcome = resample(config)
     assert outcome.summary.failed == 0, "a volume failed"
     return _cost(folder, planned[0] / config.replicas)

@@ -108,7 +108,7 @@ def local_ray(ray_folder: Path) -> None:
 @pytest.fixture(autouse=True)
 def no_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has a process of its own is called here: starting one takes seconds each time."""
-    for module in ("jobs.generate", "jobs.harmonize", "report.page", "planning.precision"):
+    for module in ("jobs.harmonize", "report.page", "planning.precision"):
         monkeypatch.setattr(
             f"engine.runs.{module}.in_own_process", lambda function, *args: function(*args)
         )

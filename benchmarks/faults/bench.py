@@ -22,7 +22,7 @@ import numpy as np
 
 from engine.parallel.rows.pipeline import Pool, Row
 from engine.parallel.start.session import RaySession
-from engine.runs.jobs import generate
+from engine.runs.jobs import working
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.making.worker import ResampleWorker
 from engine.runs.record import ledger, plan
@@ -179,8 +179,8 @@ def _without_ray() -> Iterator[None]:
         return None
 
     with (
-        patch.object(generate, "run_rows", in_turn),
-        patch.object(generate, "node_resources", lambda: [{"CPU": 2.0}]),
+        patch.object(working, "run_rows", in_turn),
+        patch.object(working, "node_resources", lambda: [{"CPU": 2.0}]),
         patch.object(RaySession, "start", nothing),
     ):
         yield

@@ -11,7 +11,7 @@ import pytest
 import engine.preparing.dataset as prepare_module
 from engine.parallel.rows.pipeline import Pool, Row
 from engine.parallel.start.session import RaySession
-from engine.runs.jobs import generate
+from engine.runs.jobs import working
 from engine.runs.making.worker import ResampleWorker
 from tests.hostile.room import Place
 from tests.runs.fakes import LoadFake
@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         made = ResampleWorker(settings["task"], LoadFake()) if is_maker else worker(**settings)
         yield from (made(dict(row)) for row in rows)
 
-    for module in (generate, prepare_module):
+    for module in (working, prepare_module):
         monkeypatch.setattr(module, "run_rows", in_turn)
         monkeypatch.setattr(module, "node_resources", lambda: [{"CPU": 2.0}])
     monkeypatch.setattr(RaySession, "start", lambda *_, **__: place.started.append("Ray"))

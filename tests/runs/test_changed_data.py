@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.runs.audit.verify import VerifyJob, verify_run
-from engine.runs.jobs.generate import Outcome
+from engine.runs.jobs.job import Outcome
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder

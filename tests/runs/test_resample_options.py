@@ -20,7 +20,7 @@ from engine.errors import (
     WeightsError,
 )
 from engine.evaluation.outlines import Outline, fit_into, organs_outside, outline_disagreement
-from engine.runs.jobs import generate
+from engine.runs.jobs import finishing
 from engine.runs.jobs.resample import BrainConfig, ResampleConfig, resample, resample_brain
 from engine.runs.making.quality import QualityConfig
 from engine.runs.planning.gate import GateConfig, as_change
@@ -107,7 +107,7 @@ def test_a_report_that_cannot_be_written_says_why_once(
     def failing(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(generate, "write_report", failing)
+    monkeypatch.setattr(finishing, "write_report", failing)
     with pytest.raises(kind, match=message):
         made(small)
 

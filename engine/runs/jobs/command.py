@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.runs.jobs.generate import Outcome
+from engine.runs.jobs.job import Outcome
 
 
 def tell_outcome(outcome: Outcome, say: Callable[..., None]) -> int:

@@ -8,8 +8,7 @@ mask and slice do not contradict each other. Knows no command line.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +19,14 @@ from engine.errors import ConfigError, RunError, SamplingError
 from engine.log import get_logger
 from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
-from engine.runs.jobs.generate import GenerationConfig, Intent, Outcome, generate
-from engine.runs.jobs.resample import data_digest, make_gate
+from engine.runs.jobs.generate import generate
+from engine.runs.jobs.job import Job, JobCases, Outcome
+from engine.runs.jobs.settings import GenerationConfig
 from engine.runs.making.worker import LoadSampler, load_sampler
+from engine.runs.planning.data_digests import data_digest
+from engine.runs.planning.gate import gate_of
 from engine.runs.planning.inputs import case_facts, find_data, pick_masks, refuse_inside, run_place
-from engine.runs.planning.rows import CaseFacts, FixedSlice, PlanSettings, plan_rows
+from engine.runs.planning.rows import Cases, FixedSlice, PlanSettings, plan_rows
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import hash_file
 from engine.runs.record.plan import PlanRow
@@ -117,62 +119,72 @@ def edit_lesions(config: EditConfig, load: LoadSampler = load_sampler) -> Outcom
         raise ConfigError("no edit; give --shift-mm-zyx, --scale, --remove or --drawn")
     data = find_data(config.data)
     refuse_inside(run_place(config.out), [data])
-    return generate(config, partial(_intent, config, data), load)
+    return generate(EditJob(config, data), load)
 
 
-def _intent(config: EditConfig, data: Place, folder: RunFolder, session: RaySession) -> Intent:
-    manifest = read_manifest(data)
-    facts = case_facts(manifest, data)
-    masks = pick_masks(facts, config.cases, config.splits)
-    digests = data_digest(manifest)
-    if config.drawn is not None:
-        _drawn_classes(config.drawn, config.drawing, data, masks[0], manifest)  # refused early
-        digests["drawn mask"] = hash_file(config.drawn)
-    return Intent(
-        job="edit_lesions",
-        title="Counterfactuals",
-        data=data,
-        manifests={data: manifest},
-        facts=facts,
-        data_sha256=digests,
-        rows=partial(_rows, config, data, folder, manifest, facts, masks),
-        machine=("drawn",),
-    )
+@dataclass(frozen=True)
+class EditJob(Job):
+    """See `EditConfig`."""
 
+    name = "edit_lesions"
+    title = "Counterfactuals"
+    machine_settings = ("drawn",)
+    config: EditConfig
+    data: Place
 
-def _rows(
-    config: EditConfig,
-    data: Place,
-    folder: RunFolder,
-    manifest: PreparedManifest,
-    facts: dict[str, CaseFacts],
-    masks: tuple[str, ...],
-) -> Iterator[PlanRow]:
-    change = _change(config, manifest)
-    check = make_gate(config.gate, folder, data)
-    count = 0
-    for case_id in masks:
-        case = read_prepared(data / f"{case_id}.zarr")
-        drawn = ""
-        try:
-            if config.drawn is not None:
-                drawn, edited = _keep_drawn(config, data, folder, case, manifest)
-            else:
-                edited = _edited(case, change)
-        except SamplingError as error:
-            if config.cases is not None:
-                raise SamplingError(f"{case_id}: {error}") from None
-            log.info("%s left out: %s", case_id, error)
-            continue
-        settings = _settings(config, case, edited, change.classes)
-        for row in plan_rows(facts, [case_id], settings, None, check):
-            count += 1
-            update = {"drawn_mask": drawn} if drawn else {"changes": (*row.changes, change)}
-            yield _renamed(row, "edit").model_copy(update=update)
-            if config.keep_original:
-                yield _renamed(row, "original")
-    if not count:
-        raise RunError(f"{data}: no case has the lesion {_names(change, manifest)}; name --classes")
+    def cases(self, folder: RunFolder, session: RaySession) -> JobCases:
+        """The data's cases; a drawn mask that does not fit is refused here."""
+        config, data = self.config, self.data
+        manifest = read_manifest(data)
+        facts = case_facts(manifest, data)
+        masks = pick_masks(facts, config.cases, config.splits)
+        digests = data_digest(manifest)
+        if config.drawn is not None:
+            _drawn_classes(config.drawn, config.drawing, data, masks[0], manifest)
+            digests["drawn mask"] = hash_file(config.drawn)
+        return JobCases(
+            data=data,
+            manifests={data: manifest},
+            facts=facts,
+            masks=masks,
+            data_sha256=digests,
+        )
+
+    def rows(self, folder: RunFolder, cases: JobCases) -> Iterator[PlanRow]:
+        """The edited mask of each case that has the lesion, and the unedited one where wanted."""
+        config = self.config
+        change = _change(config, cases.manifest)
+        gate = gate_of(config.gate, folder.root, cases.data)
+        count = 0
+        for case_id in cases.masks:
+            case = read_prepared(self.data / f"{case_id}.zarr")
+            try:
+                drawn, edited = self._edit(folder, case, cases.manifest, change)
+            except SamplingError as error:
+                if config.cases is not None:
+                    raise SamplingError(f"{case_id}: {error}") from None
+                log.info("%s left out: %s", case_id, error)
+                continue
+            settings = _settings(config, case, edited, change.classes)
+            lenders = Cases.of(cases.facts, settings)
+            for planned in plan_rows(cases.facts, [case_id], settings):
+                row = gate.judged(planned, lenders)
+                count += 1
+                update = {"drawn_mask": drawn} if drawn else {"changes": (*row.changes, change)}
+                yield _renamed(row, "edit").model_copy(update=update)
+                if config.keep_original:
+                    yield _renamed(row, "original")
+        if not count:
+            names = _names(change, cases.manifest)
+            raise RunError(f"{self.data}: no case has the lesion {names}; name --classes")
+
+    def _edit(
+        self, folder: RunFolder, case: PreparedCase, manifest: PreparedManifest, change: MaskChange
+    ) -> tuple[str, PreparedCase]:
+        """Name of the drawn mask in the run folder, or empty; and the case with its new mask."""
+        if self.config.drawn is not None:
+            return _keep_drawn(self.config, self.data, folder, case, manifest)
+        return "", _edited(case, change)
 
 
 def _renamed(row: PlanRow, what: str) -> PlanRow:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +24,12 @@ from engine.log import get_logger
 from engine.parallel.own_process import in_own_process
 from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
-from engine.runs.jobs.generate import GenerationConfig, Intent, Outcome, generate
-from engine.runs.jobs.resample import cases_digest, data_digest, make_gate
+from engine.runs.jobs.generate import generate
+from engine.runs.jobs.job import Job, JobCases, Outcome
+from engine.runs.jobs.settings import GenerationConfig
 from engine.runs.making.worker import LoadSampler, load_sampler
+from engine.runs.planning.data_digests import cases_digest, data_digest
+from engine.runs.planning.gate import gate_of
 from engine.runs.planning.informed_slices import find_slices
 from engine.runs.planning.inputs import (
     case_facts,
@@ -37,7 +39,14 @@ from engine.runs.planning.inputs import (
     refuse_inside,
     run_place,
 )
-from engine.runs.planning.rows import CaseFacts, FixedSlice, PlanSettings, plan_rows, stored_name
+from engine.runs.planning.rows import (
+    CaseFacts,
+    Cases,
+    FixedSlice,
+    PlanSettings,
+    plan_rows,
+    stored_name,
+)
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import sha256_of
 from engine.runs.record.plan import PlanRow, stored_at
@@ -112,11 +121,7 @@ def harmonize(config: HarmonizeConfig, load: LoadSampler = load_sampler) -> Outc
     """
     sites = read_sites(config)
     refuse_inside(run_place(config.out), sites.manifests)
-
-    def report(folder: RunFolder, intent: Intent) -> None:
-        in_own_process(write_harmonization, folder, intent.data, sites.site_of, config.num_pictured)
-
-    return generate(config, partial(_intent, config, sites), load, report)
+    return generate(HarmonizeJob(config, sites), load)
 
 
 def read_sites(config: HarmonizeConfig) -> Sites:
@@ -219,33 +224,50 @@ def _read_table(path: Path, facts: Mapping[str, CaseFacts]) -> dict[str, str]:
     return site_of
 
 
-def _intent(
-    config: HarmonizeConfig, sites: Sites, folder: RunFolder, session: RaySession
-) -> Intent:
-    some = next(iter(sites.manifests.values()))
-    slices, digests = find_slices(config.slices, sites.facts, folder, some.config)
+@dataclass(frozen=True)
+class HarmonizeJob(Job):
+    """See `HarmonizeConfig`."""
 
-    def rows() -> Iterable[PlanRow]:
-        lenders = config.informed_splits
-        fixed = slices or (find_medoid(folder, sites, config.reference_site, lenders),)
+    name = "harmonize"
+    title = "Harmonized volumes"
+    machine_settings = ("sites", "table")
+    config: HarmonizeConfig
+    sites: Sites
+
+    def cases(self, folder: RunFolder, session: RaySession) -> JobCases:
+        """The cases of all sites."""
+        sites = self.sites
+        some = next(iter(sites.manifests.values()))
+        slices, digests = find_slices(self.config.slices, sites.facts, folder, some.config)
+        return JobCases(
+            data=sites.data,
+            manifests=sites.manifests,
+            facts=sites.facts,
+            masks=tuple(sorted(sites.site_of)),
+            data_sha256={
+                **sites.digests,
+                "sites": sha256_of(dict(sites.site_of)),
+                **{f"slice {name}": d for name, d in digests.items()},
+            },
+            slices=slices,
+        )
+
+    def rows(self, folder: RunFolder, cases: JobCases) -> Iterator[PlanRow]:
+        """Every case with every slice; the medoid's where none was given."""
+        config = self.config
+        fixed = cases.slices or (
+            find_medoid(folder, self.sites, config.reference_site, config.informed_splits),
+        )
         settings = PlanSettings(("fixed",), config.replicas, config.seed, fixed=fixed)
-        check = make_gate(config.gate, folder, sites.data)
-        return plan_rows(sites.facts, sorted(sites.site_of), settings, None, check)
+        lenders = Cases.of(cases.facts, settings)
+        gate = gate_of(config.gate, folder.root, cases.data)
+        for row in plan_rows(cases.facts, cases.masks, settings):
+            yield gate.judged(row, lenders)
 
-    return Intent(
-        job="harmonize",
-        title="Harmonized volumes",
-        data=sites.data,
-        manifests=sites.manifests,
-        facts=sites.facts,
-        data_sha256={
-            **sites.digests,
-            "sites": sha256_of(dict(sites.site_of)),
-            **{f"slice {name}": d for name, d in digests.items()},
-        },
-        rows=rows,
-        machine=("sites", "table"),
-    )
+    def add_to_report(self, folder: RunFolder, cases: JobCases) -> None:
+        """The comparison of the sites, before and after."""
+        site_of, num_pictured = self.sites.site_of, self.config.num_pictured
+        in_own_process(write_harmonization, folder, cases.data, site_of, num_pictured)
 
 
 def find_medoid(

@@ -7,9 +7,8 @@ line and no way to sample; `jobs/` calls it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +18,13 @@ from engine.errors import ConfigError, WeightsError
 from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
 from engine.preparing.demo_cohort import REMARKS, build_demo_cohort
-from engine.runs.jobs.generate import GenerationConfig, Intent, Outcome, generate
+from engine.runs.jobs.generate import generate
+from engine.runs.jobs.job import Job, JobCases, Outcome
+from engine.runs.jobs.settings import GenerationConfig
 from engine.runs.making.worker import LoadSampler, load_sampler
-from engine.runs.planning.gate import Gate, GateConfig, OutlineBook
+from engine.runs.planning.augmenter import Augmenter
+from engine.runs.planning.data_digests import data_digest
+from engine.runs.planning.gate import gate_of
 from engine.runs.planning.informed_slices import find_slices
 from engine.runs.planning.inputs import (
     case_facts,
@@ -32,23 +35,12 @@ from engine.runs.planning.inputs import (
     refuse_inside,
     run_place,
 )
-from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
+from engine.runs.planning.rows import CaseFacts, Cases, PlanSettings, plan_rows
 from engine.runs.record.folder import RunFolder
-from engine.runs.record.identity import sha256_of
-from engine.runs.record.plan import InformedSource, PlanRow, stored_at
+from engine.runs.record.plan import InformedSource, PlanRow
 from engine.storage.backends.find import storage_at
-from engine.storage.places import Place, PlaceField
-from engine.volumes.mask_changes import (
-    ABDOMEN,
-    BRAIN,
-    MaskChange,
-    Triple,
-    draw_change,
-    way_to_centre,
-)
-from engine.volumes.prepared.manifest import PreparedManifest, read_manifest
-from engine.volumes.prepared.store import read_prepared
-from engine.volumes.volume import PreparedCase
+from engine.storage.places import PlaceField
+from engine.volumes.prepared.manifest import read_manifest
 
 __all__ = [
     "BrainConfig",
@@ -125,7 +117,7 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
     """
     if config.data is not None:
         refuse_inside(run_place(config.out), [find_data(config.data)])
-    return generate(config, partial(_intent, config), load)
+    return generate(ResampleJob(config), load)
 
 
 class BrainConfig(ResampleConfig):
@@ -158,39 +150,52 @@ def resample_brain(config: BrainConfig, load: LoadSampler = load_sampler) -> Out
     return resample(config, load)
 
 
-def _intent(config: ResampleConfig, folder: RunFolder, session: RaySession) -> Intent:
-    data = _demo_data(folder, session) if config.data is None else find_data(config.data)
-    manifest = read_manifest(data)
-    facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
-    masks = pick_masks(facts, config.cases, config.splits)
-    if "generated" in config.informed:
-        check_position_model(find_folder(config.weights, "weights", WeightsError))
-    slices, digests = find_slices(config.slices, facts, folder, manifest.config)
-    settings = PlanSettings(
-        informed=config.informed,
-        replicas=config.replicas,
-        seed=config.seed,
-        augmentations=config.augmentations if config.augment else 0,
-        same_patient=config.same_patient,
-        fixed=slices,
-        informed_splits=config.informed_splits,
-    )
+@dataclass(frozen=True)
+class ResampleJob(Job):
+    """See `ResampleConfig`."""
 
-    def rows() -> Iterable[PlanRow]:
-        augment = Augmenter(folder, data, manifest)
-        check = make_gate(config.gate, folder, data)
-        return plan_rows(facts, masks, settings, augment, check)
+    name = "resample"
+    title = "Resampled volumes"
+    config: ResampleConfig
 
-    return Intent(
-        job="resample",
-        title="Resampled volumes",
-        data=data,
-        manifests={data: manifest},
-        facts=facts,
-        data_sha256={**data_digest(manifest), **{f"slice {n}": d for n, d in digests.items()}},
-        rows=rows,
-        remarks=REMARKS if config.data is None else {},
-    )
+    def cases(self, folder: RunFolder, session: RaySession) -> JobCases:
+        """The data's cases, or those of the demo."""
+        config = self.config
+        data = _demo_data(folder, session) if config.data is None else find_data(config.data)
+        manifest = read_manifest(data)
+        facts = _with_patients(case_facts(manifest, data), config.patient_pattern)
+        masks = pick_masks(facts, config.cases, config.splits)
+        if "generated" in config.informed:
+            check_position_model(find_folder(config.weights, "weights", WeightsError))
+        slices, digests = find_slices(config.slices, facts, folder, manifest.config)
+        return JobCases(
+            data=data,
+            manifests={data: manifest},
+            facts=facts,
+            masks=masks,
+            data_sha256={**data_digest(manifest), **{f"slice {n}": d for n, d in digests.items()}},
+            slices=slices,
+            remarks=REMARKS if config.data is None else {},
+        )
+
+    def rows(self, folder: RunFolder, cases: JobCases) -> Iterator[PlanRow]:
+        """Masks x informed slices x augmentations x replicas, each judged by the gate."""
+        config = self.config
+        settings = PlanSettings(
+            informed=config.informed,
+            replicas=config.replicas,
+            seed=config.seed,
+            augmentations=config.augmentations if config.augment else 0,
+            same_patient=config.same_patient,
+            fixed=cases.slices,
+            informed_splits=config.informed_splits,
+        )
+        lenders = Cases.of(cases.facts, settings)
+        augmenter = Augmenter(folder.root, cases.data, cases.manifest)
+        gate = gate_of(config.gate, folder.root, cases.data)
+        for row in plan_rows(cases.facts, cases.masks, settings):
+            planned = augmenter.augmented(row) if config.augment else row
+            yield gate.judged(planned, lenders)
 
 
 def _demo_data(folder: RunFolder, session: RaySession) -> Path:
@@ -201,55 +206,6 @@ def _demo_data(folder: RunFolder, session: RaySession) -> Path:
             "with --out"
         )
     return build_demo_cohort(root / "cohort", session.start)
-
-
-def data_digest(manifest: PreparedManifest) -> dict[str, str]:
-    """What describes a prepared data set in run.yaml."""
-    return {"prepared cases": cases_digest(manifest)}
-
-
-def cases_digest(manifest: PreparedManifest) -> str:
-    """Changes with any prepared case."""
-    return sha256_of({i: c.sha256 for i, c in manifest.cases.items()})
-
-
-def make_gate(
-    config: GateConfig, folder: RunFolder, data: Place
-) -> Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow] | None:
-    """The compatibility gate of a run, or None where it is off."""
-    if config.policy == "off":
-        return None
-    return Gate(config, OutlineBook(partial(stored_at, folder.root, data)))
-
-
-class Augmenter:
-    """Draws the mask augmentation of each row, by the kind of data: brain or abdomen.
-
-    Rows of one case follow each other in a plan, so the last case read is kept.
-    """
-
-    def __init__(self, folder: RunFolder, data: Place, manifest: PreparedManifest) -> None:
-        self._folder, self._data = folder, data
-        self._ranges = BRAIN if manifest.config.contour == "brain" else ABDOMEN
-        contour = manifest.config.contour != "none"
-        self._lesions = tuple(range(1, len(manifest.class_names) + (0 if contour else 1)))
-        self._last: tuple[str, PreparedCase, Triple | None] | None = None
-
-    def __call__(self, row: PlanRow) -> MaskChange:
-        """The change of a row; a mask without lesions stays as it is."""
-        case, towards = self._case(row.mask_source)
-        edge_mm = case.spacing_mm_zyx[2] * case.mask.shape[2]
-        classes = tuple(c for c in self._lesions if (case.mask == c).any())
-        if self._ranges.target == "lesions" and not classes:
-            return MaskChange(purpose="augmentation")
-        return draw_change(self._ranges, row.seed, row.sample_id, classes, edge_mm, towards)
-
-    def _case(self, source: str) -> tuple[PreparedCase, Triple | None]:
-        if self._last is None or self._last[0] != source:
-            case = read_prepared(stored_at(self._folder.root, self._data, source))
-            towards = way_to_centre(case.mask, self._lesions, case.spacing_mm_zyx)
-            self._last = (source, case, towards)
-        return self._last[1], self._last[2]
 
 
 def _with_patients(facts: Mapping[str, CaseFacts], pattern: str | None) -> dict[str, CaseFacts]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from engine.runs.record.plan import PlanRow, in_run, stored_at
-from engine.storage.digests import hash_file
+from engine.storage.digests import hash_file, sha256_of
 from engine.storage.places import Place
+from engine.volumes.prepared.manifest import PreparedManifest
 from engine.volumes.prepared.store import read_prepared_header
 
 
@@ -40,3 +41,13 @@ def with_digests(rows: Iterable[PlanRow], root: Place, data: Place) -> Iterator[
             "drawn_sha256": drawn,
         }
         yield row.model_copy(update=update)
+
+
+def data_digest(manifest: PreparedManifest) -> dict[str, str]:
+    """What describes a prepared data set in run.yaml."""
+    return {"prepared cases": cases_digest(manifest)}
+
+
+def cases_digest(manifest: PreparedManifest) -> str:
+    """Changes with any prepared case."""
+    return sha256_of({i: c.sha256 for i, c in manifest.cases.items()})

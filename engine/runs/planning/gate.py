@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,8 @@ from pydantic import Field
 
 from engine.config import FrozenConfig
 from engine.evaluation.outlines import Fit, Outline, fit_into, judge_drawn, misfit
-from engine.runs.record.plan import GateNote, PlanRow
+from engine.runs.planning.rows import Cases
+from engine.runs.record.plan import GateNote, PlanRow, stored_at
 from engine.storage.places import Place
 from engine.volumes.labels.contour_class import is_organ
 from engine.volumes.mask_changes import MaskChange
@@ -91,7 +93,7 @@ class Gate:
     def __init__(self, config: GateConfig, read: ReadOutline) -> None:
         self._config, self._read = config, read
 
-    def __call__(self, row: PlanRow, redraw: Callable[[int], PlanRow]) -> PlanRow:
+    def judged(self, row: PlanRow, cases: Cases) -> PlanRow:
         """The row with the gate's note, and with another slice or a fit where that was decided.
 
         A generated slice does not exist yet: its row passes unjudged, and `flag_drawn` looks at
@@ -99,9 +101,9 @@ class Gate:
 
         Args:
             row: as planned.
-            redraw: the same row with the informed slice of draw 1, 2, ...
+            cases: from which another informed slice may be drawn.
         """
-        if row.informed == "generated":
+        if row.informed == "generated" or self._config.policy == "off":
             return row
         note = self._judge(row)
         if self._fits(note):
@@ -114,18 +116,13 @@ class Gate:
             changes = (self._fit(row), *row.changes)
             return row.model_copy(update={"gate": note, "changes": changes})
         if policy == "redraw" and row.informed == "cross":
-            return self._redrawn(row, note, redraw)
+            return self._redrawn(row, note, cases)
         return row.model_copy(update={"gate": note.model_copy(update={"verdict": "warned"})})
 
-    def _redrawn(
-        self,
-        row: PlanRow,
-        note: GateNote,
-        redraw: Callable[[int], PlanRow],
-    ) -> PlanRow:
+    def _redrawn(self, row: PlanRow, note: GateNote, cases: Cases) -> PlanRow:
         best, best_note = row, note
         for draw in range(1, self._config.num_draws):
-            other = redraw(draw)
+            other = cases.redrawn(row, draw)
             found = self._judge(other)
             if found.outline + found.organs < best_note.outline + best_note.organs:
                 best, best_note = other, found
@@ -150,6 +147,17 @@ class Gate:
 
     def _fit(self, row: PlanRow) -> MaskChange:
         return as_change(fit_into(*self._outlines(row)))
+
+
+def gate_of(config: GateConfig, root: Place, data: Place) -> Gate:
+    """The compatibility gate of a run.
+
+    Args:
+        config: what it does.
+        root: the run folder.
+        data: folder of prepared cases.
+    """
+    return Gate(config, OutlineBook(partial(stored_at, root, data)))
 
 
 def as_change(fit: Fit | None) -> MaskChange:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from engine.errors import ConfigError, RunError
 from engine.log import get_logger
 from engine.parallel.own_process import in_own_process
 from engine.parallel.start.session import RaySession
+from engine.runs.planning.inputs import check_tensors
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import read_identity
 from engine.sampling.config import SamplingConfig
@@ -28,7 +30,7 @@ _A_LITTLE = 0.01  # of a GPU: enough to see it, and it is free again before work
 
 
 def with_precision(
-    sampling: SamplingConfig, folder: RunFolder, session: RaySession
+    sampling: SamplingConfig, folder: RunFolder, session: RaySession, look: ModelLook
 ) -> SamplingConfig:
     """Settings whose precision is the one of the run.
 
@@ -36,6 +38,7 @@ def with_precision(
         sampling: resolved otherwise (`SamplingConfig.resolved`).
         folder: of the run; one that was begun keeps its precision.
         session: joins the cluster when its machines must be asked.
+        look: what this computer can do, where it is the only machine.
 
     Raises:
         ConfigError: a precision is named that a machine of the run cannot do.
@@ -46,7 +49,7 @@ def with_precision(
     if sampling.precision == "auto" and folder.identity.exists():
         kept = read_identity(folder.identity).settings.get("sampling", {}).get("precision", "auto")
         return sampling.model_copy(update={"precision": kept})
-    machines = _machines(session)
+    machines = _machines(session, look)
     if sampling.precision != "auto":
         _refuse_unable(sampling.precision, machines)
         return sampling
@@ -78,10 +81,43 @@ def local_precisions() -> tuple[str, ...]:
     return device_precisions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _machines(session: RaySession) -> dict[str, tuple[str, ...]]:
+class ModelLook:
+    """A look at weights and device in a process of its own, which imports torch: at most one.
+
+    Args:
+        weights: folder of the model.
+        checks: whether its tensors are looked at, too.
+    """
+
+    def __init__(self, weights: Path, *, checks: bool) -> None:
+        self._weights = weights if checks else None
+        self._found: tuple[str, ...] | None = None
+
+    def precisions(self) -> tuple[str, ...]:
+        """What this computer's device can do.
+
+        Raises:
+            WeightsError: the tensors are not those of the weights' architecture.
+        """
+        if self._found is None:
+            self._found = in_own_process(_look, self._weights)
+        return self._found
+
+    def finish(self) -> None:
+        """Have the tensors looked at, where nobody has asked for anything; raises as above."""
+        self.precisions()
+
+
+def _look(weights: Path | None) -> tuple[str, ...]:
+    if weights is not None:
+        check_tensors(weights)
+    return local_precisions()
+
+
+def _machines(session: RaySession, look: ModelLook) -> dict[str, tuple[str, ...]]:
     """What each kind of machine that will hold a worker can do, by a name for messages."""
     if not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
-        return {"this computer": in_own_process(local_precisions)}
+        return {"this computer": look.precisions()}
     session.start()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     gpus = [n for n in nodes if n["Alive"] and n["Resources"].get("GPU", 0) > 0]

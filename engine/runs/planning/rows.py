@@ -6,7 +6,7 @@ the same order, made one by one. Knows no models, no voxels, no files and no Ray
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import permutations
@@ -15,7 +15,6 @@ from engine.errors import SamplingError
 from engine.runs.record.plan import MAX_SAMPLE_ID, POSITION_MODEL, InformedSource, PlanRow
 from engine.seeds import noise_seed
 from engine.volumes.layouts import Split
-from engine.volumes.mask_changes import MaskChange
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,11 @@ class Cases:
     informed_splits: tuple[Split, ...] = ("train",)
     _own: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
+    @classmethod
+    def of(cls, facts: Mapping[str, CaseFacts], settings: PlanSettings) -> Cases:
+        """The cases as a plan of these settings draws from them."""
+        return cls(facts, settings.same_patient, settings.informed_splits)
+
     @cached_property
     def with_image(self) -> list[str]:
         """Names of the cases that slices can be taken from, sorted."""
@@ -127,6 +131,18 @@ class Cases:
             index += taken <= index
         return self.with_image[index]
 
+    def redrawn(self, row: PlanRow, draw: int) -> PlanRow:
+        """A row with the informed slice of draw 1, 2, ...; only "cross" draws.
+
+        Raises:
+            SamplingError: see `choose_slice`.
+        """
+        if row.informed != "cross":
+            return row
+        other = choose_slice(self, row.case_id, "cross", row.seed, row.sample_id, draw)
+        update = {"informed_case": other.name, "informed_source": other.source}
+        return row.model_copy(update={**update, "informed_z": other.z})
+
     def _patient(self, case_id: str) -> str:
         return case_id if self.same_patient else self.facts[case_id].patient or case_id
 
@@ -137,17 +153,10 @@ class Cases:
         return own or {"": []}
 
 
-Augment = Callable[[PlanRow], MaskChange]
-Check = Callable[[PlanRow, Callable[[int], PlanRow]], PlanRow]
-"""Judges a row (see `gate.py`); may ask for it with the informed slice of draw 1, 2, ..."""
-
-
 def plan_rows(
     cases: Mapping[str, CaseFacts],
     masks: Iterable[str],
     settings: PlanSettings,
-    augment: Augment | None = None,
-    check: Check | None = None,
 ) -> Iterator[PlanRow]:
     """Decide every volume of a run: masks x informed sources x augmentations x replicas.
 
@@ -156,13 +165,11 @@ def plan_rows(
             `settings.informed_splits`.
         masks: the cases whose masks are used.
         settings: what is multiplied.
-        augment: draws the mask augmentation of a row.
-        check: the compatibility gate.
 
     Raises:
         SamplingError: an informed slice does not exist, or two would give volumes one name.
     """
-    arranged = Cases(cases, settings.same_patient, settings.informed_splits)
+    arranged = Cases.of(cases, settings)
     masks = tuple(masks)
     labels = _labels(masks, settings)
     for case_id in masks:
@@ -175,10 +182,7 @@ def plan_rows(
                             f"{name[:60]}...: a name of {len(name)} characters is too long for a "
                             f"file; shorten case ids and slice files ({MAX_SAMPLE_ID} at most)"
                         )
-                    row = _row(arranged, case_id, replica, name, source, fixed, settings.seed)
-                    if augment is not None and settings.augmentations:
-                        row = row.model_copy(update={"changes": (augment(row),)})
-                    yield row if check is None else check(row, _redraw(arranged, row))
+                    yield _row(arranged, case_id, replica, name, source, fixed, settings.seed)
 
 
 def build_plan(
@@ -311,14 +315,3 @@ def choose_slice(
     name = cases.draw_other(case_id, seed, sample_id, draw)
     height = (num_slices // 2) / max(num_slices - 1, 1)
     return FixedSlice(name, cases.source(name), round(height * (cases.facts[name].num_slices - 1)))
-
-
-def _redraw(cases: Cases, row: PlanRow) -> Callable[[int], PlanRow]:
-    def drawn(draw: int) -> PlanRow:
-        if row.informed != "cross":
-            return row
-        other = choose_slice(cases, row.case_id, "cross", row.seed, row.sample_id, draw)
-        update = {"informed_case": other.name, "informed_source": other.source}
-        return row.model_copy(update={**update, "informed_z": other.z})
-
-    return drawn
