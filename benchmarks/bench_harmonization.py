@@ -27,7 +27,8 @@ import numpy as np
 
 from engine.evaluation.harmonization import organ_distances
 from engine.log import show_log
-from engine.preparing.dataset import PrepareJob, run_job
+from engine.preparing.dataset import run_job
+from engine.preparing.settings import PrepareJob
 from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
 from engine.runs.report.harmonization import Harmonization
 from engine.volumes.nifti import read_image

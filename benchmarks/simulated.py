@@ -18,7 +18,7 @@ import numpy as np
 from engine.parallel.rows.pipeline import Pool, run_rows
 from engine.parallel.start.session import RaySession
 from engine.runs.making.quality import QualityConfig
-from engine.runs.making.volume_maker import WorkerTask
+from engine.runs.making.task import WorkerTask
 from engine.runs.making.worker import FullWorker
 from engine.runs.planning.rows import CaseFacts, PlanSettings, plan_rows
 from engine.runs.record.folder import RunFolder

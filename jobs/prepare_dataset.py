@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from engine.command import run_command
 from engine.config import parse_job
-from engine.preparing.dataset import PrepareJob, PrepareSummary, run_job
+from engine.preparing.dataset import PrepareSummary, run_job
+from engine.preparing.settings import PrepareJob
 
 
 def main(args: Sequence[str]) -> int:

@@ -20,7 +20,8 @@ from unittest.mock import patch
 from engine.parallel.rows import pipeline
 from engine.parallel.rows.attended import attended
 from engine.parallel.rows.tries import MAX_TRIES
-from engine.preparing.dataset import DataSource, prepare_dataset
+from engine.preparing.dataset import prepare_dataset
+from engine.preparing.settings import DataSource
 from engine.volumes.prepared.prepare import ABDOMEN_CT
 from faults.bench import DEADLINE_S, ROOT, Bench, Fault, run_job
 from faults.sampler import FakeSampler

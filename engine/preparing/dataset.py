@@ -10,113 +10,38 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from engine.config import FrozenConfig
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError
 from engine.log import get_logger
 from engine.parallel.rows.pipeline import Pool, Row, node_resources, run_rows
 from engine.parallel.rows.tries import TryBook
 from engine.parallel.start.session import RaySession
-from engine.paths import READ, WRITTEN, PathUse, path_to_write, resolve_paths
+from engine.paths import path_to_write, resolve_paths
 from engine.preparing.records import (
     CaseRecord,
-    files_of,
     is_kept,
     open_folder,
     read_records,
     refuse_taken,
     row_of,
-    source_digests,
-    tree_digest,
 )
+from engine.preparing.settings import DataSource, PrepareJob
+from engine.preparing.worker import PrepareWorker
 from engine.storage.files import PRIVATE_UMASK
 from engine.storage.locks.file_lock import FileLock
-from engine.volumes.labels.classes import count_labels, describe_labels
+from engine.volumes.labels.classes import describe_labels
+from engine.volumes.labels.declared import DeclaredLabels
 from engine.volumes.labels.declared_files import labels_of
 from engine.volumes.labels.resolve import resolve_labels
-from engine.volumes.layouts import CaseFiles, Layout, Listing, list_data_set
-from engine.volumes.prepared.class_loss import describe_loss, loss_notes
-from engine.volumes.prepared.grid_loss import grid_loss, refuse_loss
+from engine.volumes.layouts import CaseFiles
+from engine.volumes.prepared.class_loss import describe_loss
 from engine.volumes.prepared.manifest import PreparedEntry, PreparedManifest, write_manifest
-from engine.volumes.prepared.prepare import ABDOMEN_CT, PrepareConfig, prepare_case
-from engine.volumes.prepared.store import write_prepared
-from engine.volumes.reading import read_image, read_labels
+from engine.volumes.prepared.prepare import PrepareConfig
 
 log = get_logger(__name__)
-
-_PART = PathUse(writes=False, below="root")
-
-
-class DataSource(FrozenConfig):
-    """Where raw cases lie.
-
-    Attributes:
-        root: the data set's folder; may be None where `masks` is given.
-        layout: "nnunet", "nnunet_v1", "msd", "folders", "case_folders", "flat", or "auto" to look.
-        images: layout "folders": the folder of images, from the current folder or below `root`.
-        masks: layout "folders": the folder of masks, likewise.
-        channel: which image of a case that has several (`_0000`, `_0001`, or of a 4D file).
-    """
-
-    root: Annotated[Path, READ] | None = None
-    layout: Layout = "auto"
-    images: Annotated[Path, _PART] | None = None
-    masks: Annotated[Path, _PART] | None = None
-    channel: int | None = Field(None, ge=0)
-
-    def listing(self) -> Listing:
-        """The data set's cases, sorted by id, and what is left out (see `list_data_set`)."""
-        return list_data_set(self.root, self.layout, self.images, self.masks, self.channel)
-
-    def name(self, cases: Sequence[CaseFiles]) -> str:
-        """What the data set is called: its folder, or the one around its masks."""
-        folder = self.root if self.root is not None else cases[0].mask.parent.parent
-        return folder.resolve().name
-
-
-class PrepareJob(FrozenConfig):
-    """Settings of the job: where from, where to, and how.
-
-    Attributes:
-        root: the data set's folder; required, unless `masks` is given.
-        out: folder for the prepared cases; required.
-        layout: "nnunet", "nnunet_v1", "msd", "folders", "case_folders" (a folder of each
-            case: BraTS, KiTS, TotalSegmentator), "flat" (images and masks side by side), or "auto"
-            to look.
-        images: layout "folders": the folder of images, from the current folder or below `root`.
-        masks: layout "folders": the folder of masks, likewise.
-        channel: which image of a case that has several: `_0000`, `_0001`, ... or the channel of a
-            4D file; None is nnU-Net's 0 in its layouts, and elsewhere the only one.
-        labels: which raw label is which class, by name: of a public data set (amos, btcv,
-            abdomenct1k, totalsegmentator1, totalsegmentator2, msd_liver, brats2023, ...), or
-            "dataset" for the names in the data set's dataset.json; None takes prepare.label_map.
-        trust_label_map: take the label map even where dataset.json names its labels otherwise.
-        num_workers: processes; None takes all CPUs of the Ray cluster but one.
-        stall_timeout: seconds after which a worker that is stuck in a case is ended, and the case
-            tried again; None only names it.
-        private: whether only you may read what is written (modes 0600 and 0700).
-        prepare: how; a preset's settings.
-    """
-
-    root: Annotated[Path, READ] | None = None
-    out: Annotated[Path, WRITTEN] | None = None
-    layout: Layout = "auto"
-    images: Annotated[Path, _PART] | None = None
-    masks: Annotated[Path, _PART] | None = None
-    channel: int | None = Field(None, ge=0)
-    labels: str | None = None
-    trust_label_map: bool = False
-    num_workers: int | None = Field(None, ge=1)
-    stall_timeout: float | None = Field(None, ge=10)
-    private: bool = False
-    prepare: PrepareConfig = ABDOMEN_CT
 
 
 @dataclass(frozen=True)
@@ -140,57 +65,6 @@ class PrepareSummary:
     failed: dict[str, str]
     labels: tuple[str, ...] = ()
     loss: tuple[str, ...] = ()
-
-
-class PrepareWorker:
-    """Prepares one case a call; every failure comes back as a row, none as an exception."""
-
-    def __init__(self, out: str, config: str) -> None:
-        self._out = Path(out)
-        self._config = PrepareConfig.model_validate_json(config)
-
-    def __call__(self, row: Row) -> Row:
-        """Read, prepare and store the case of `row`; return its status row."""
-        started_s = time.perf_counter()
-        status: Row = {**row, "entry": "", "error": ""}
-        try:
-            status["entry"] = self._prepare(row).model_dump_json()
-        except EngineError as error:
-            status["error"] = str(error)
-        except Exception as error:  # one odd case must not take the others down
-            status["error"] = f"{row['mask']}: {type(error).__name__}: {error}; leave the case out"
-        status["took_s"] = time.perf_counter() - started_s
-        return status
-
-    def given_up(self, row: Row, message: str) -> Row:
-        """The status row of a case that is not tried again."""
-        return {**row, "entry": "", "error": message, "took_s": 0.0}
-
-    def _prepare(self, row: Row) -> PreparedEntry:
-        files, channel = files_of(row)
-        sources: dict[str, str] = {}
-        with suppress(EngineError, OSError):  # reading names what is wrong with a file
-            sources = source_digests(row)  # first, so that a file that changes meanwhile shows
-        image = read_image(files["image"], channel=channel) if "image" in files else None
-        brain = read_labels(files["brain_mask"]) if "brain_mask" in files else None
-        wanted = {*self._config.label_map} if self._config.other_labels == "background" else None
-        labels = read_labels(files["mask"], only=wanted)
-        case = prepare_case(image, labels, self._config, row["case_id"], brain)
-        loss = grid_loss(case)
-        refuse_loss(row["mask"], loss, any_class=self._config.lost_classes == "refuse")
-        path = self._out / f"{case.case_id}.zarr"
-        write_prepared(path, case)
-        return PreparedEntry(
-            dataset=row["dataset"],
-            split=row["split"],
-            sha256=tree_digest(path),
-            size_zyx=case.size_zyx,
-            has_image=case.image is not None,
-            sources=sources,
-            label_voxels=count_labels(labels.array),
-            notes=(*case.notes, *loss_notes(loss)),
-            grid_loss=loss,
-        )
 
 
 def run_job(job: PrepareJob) -> PrepareSummary:
@@ -262,47 +136,82 @@ def prepare_dataset(
     if private:
         os.umask(PRIVATE_UMASK)
     open_folder(out, config)
+    rows = [row_of(case, source.name(cases)) for case in cases]
     with FileLock(out / "lock"):
-        for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
-            shutil.rmtree(torn, ignore_errors=True)
-        rows = [row_of(case, source.name(cases)) for case in cases]
-        before = read_records(out)
-        refuse_taken(out, rows, before)
-        kept = {row["case_id"] for row in rows if is_kept(out, row, before)}
-        todo = [row for row in rows if row["case_id"] not in kept]
-        log.info("%d cases: %d to prepare, %d kept", len(rows), len(todo), len(kept))
-        made, failed = (
-            _run(todo, out, config, num_workers, stall_timeout, private) if todo else ({}, {})
+        manifest, num_made, num_kept = _prepare_rest(
+            rows,
+            found.left_out,
+            out,
+            config,
+            lambda todo: _run(todo, out, config, num_workers, stall_timeout, private),
         )
-        gone = set(failed) | _unlisted(before, found.left_out, source.name(cases))
-        entries = {i: record.entry for i, record in before.items() if i not in gone} | made
-        for case_id in gone:  # made from older files: no longer what the data set says
-            shutil.rmtree(out / f"{case_id}.zarr", ignore_errors=True)
-        failed |= found.left_out
-        manifest = PreparedManifest(
-            config=config,
-            class_names=config.all_class_names,
-            cases=dict(sorted(entries.items())),
-            failed=dict(sorted(failed.items())),
-        )
-        write_manifest(out, manifest)
-    counts = [entries[row["case_id"]].label_voxels for row in rows if row["case_id"] in entries]
-    meanings = tuple(describe_labels(config, declared, counts)) if counts else ()
-    losses = {i: entries[i].grid_loss for row in rows if (i := row["case_id"]) in entries}
+    return _summary(out, rows, manifest, num_made, num_kept, declared)
+
+
+Prepare = Callable[[Sequence[Row]], tuple[dict[str, PreparedEntry], dict[str, str]]]
+
+
+def _prepare_rest(
+    rows: Sequence[Row],
+    left_out: dict[str, str],
+    out: Path,
+    config: PrepareConfig,
+    prepare: Prepare,
+) -> tuple[PreparedManifest, int, int]:
+    """Prepare what is not there yet, and write `dataset.json`. The caller holds the folder's lock.
+
+    Returns:
+        The manifest; how many cases were made, and how many kept.
+    """
+    for torn in out.glob(".*.part"):  # of a killed call; nobody else writes here now
+        shutil.rmtree(torn, ignore_errors=True)
+    before = read_records(out)
+    refuse_taken(out, rows, before)
+    kept = {row["case_id"] for row in rows if is_kept(out, row, before)}
+    todo = [row for row in rows if row["case_id"] not in kept]
+    log.info("%d cases: %d to prepare, %d kept", len(rows), len(todo), len(kept))
+    made, failed = prepare(todo) if todo else ({}, {})
+    gone = set(failed) | _unlisted(before, left_out, {row["dataset"] for row in rows})
+    entries = {i: record.entry for i, record in before.items() if i not in gone} | made
+    for case_id in gone:  # made from older files: no longer what the data set says
+        shutil.rmtree(out / f"{case_id}.zarr", ignore_errors=True)
+    manifest = PreparedManifest(
+        config=config,
+        class_names=config.all_class_names,
+        cases=dict(sorted(entries.items())),
+        failed=dict(sorted((failed | left_out).items())),
+    )
+    write_manifest(out, manifest)
+    return manifest, len(made), len(kept)
+
+
+def _summary(
+    out: Path,
+    rows: Sequence[Row],
+    manifest: PreparedManifest,
+    num_made: int,
+    num_kept: int,
+    declared: DeclaredLabels,
+) -> PrepareSummary:
+    names = [row["case_id"] for row in rows if row["case_id"] in manifest.cases]
+    losses = {name: manifest.cases[name].grid_loss for name in names}
+    counts = [manifest.cases[name].label_voxels for name in names]
     return PrepareSummary(
         out,
         len(rows),
-        len(made),
-        len(kept),
+        num_made,
+        num_kept,
         manifest.failed,
-        meanings,
+        tuple(describe_labels(manifest.config, declared, counts)) if counts else (),
         tuple(describe_loss(losses)),
     )
 
 
-def _unlisted(before: dict[str, CaseRecord], left_out: dict[str, str], dataset: str) -> set[str]:
+def _unlisted(
+    before: dict[str, CaseRecord], left_out: dict[str, str], datasets: set[str]
+) -> set[str]:
     """Cases made before of a data set that now has them in files that are not read."""
-    return {i for i in left_out if i in before and before[i].entry.dataset == dataset}
+    return {i for i in left_out if i in before and before[i].entry.dataset in datasets}
 
 
 def _refuse_source(out: Path, source: DataSource, cases: Sequence[CaseFiles]) -> None:

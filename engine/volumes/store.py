@@ -7,7 +7,7 @@ commit record holds the hash of every file. Knows nothing of runs, commits or re
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,17 +61,8 @@ def write_ome_zarr(
         StoreError: the path exists, the grids differ, an own attribute would be overwritten, or
             the folder cannot be written.
     """
-    if path.exists():
-        raise StoreError(f"{path}: exists already; a torn volume must be deleted, not overwritten")
     masks = {MASK: mask.array} | ({} if model_mask is None else {MODEL_MASK: model_mask})
-    for array in masks.values():
-        if image.size_zyx != array.shape:
-            raise StoreError(
-                f"{path}: image {image.size_zyx} and mask {array.shape} differ in size"
-            )
-    taken = sorted(set(attrs) & set(_OWN_ATTRS))
-    if taken:
-        raise StoreError(f"{path}: attributes {taken} are the store's own; rename them")
+    _refuse_unfit(path, image, masks.values(), attrs)
     spacing = [float(s) for s in image.spacing_mm_zyx]
     sent: dict[str, str] = {}
     with new_group(path, sent) as root:
@@ -90,20 +81,35 @@ def write_ome_zarr(
                 "image-label": {"source": {"image": "../../"}, "colors": _colors(array)},
             }
         labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
-        root.attrs.update(
-            {
-                "synthetic": True,
-                **attrs,
-                "affine": image.affine.tolist(),
-                "units": {"space": "millimeter", "affine": "voxel x y z -> RAS+ mm"},
-                "source": image.source,
-                "ome": {
-                    "version": _OME_VERSION,
-                    "multiscales": [_multiscale("image", image.affine, spacing)],
-                },
-            }
-        )
+        root.attrs.update({"synthetic": True, **attrs, **_own_attributes(image, spacing)})
     return sent
+
+
+def _refuse_unfit(
+    path: Place, image: Volume, masks: Iterable[NDArray[np.uint8]], attrs: Mapping[str, Any]
+) -> None:
+    if path.exists():
+        raise StoreError(f"{path}: exists already; a torn volume must be deleted, not overwritten")
+    for array in masks:
+        if image.size_zyx != array.shape:
+            raise StoreError(
+                f"{path}: image {image.size_zyx} and mask {array.shape} differ in size"
+            )
+    taken = sorted(set(attrs) & set(_OWN_ATTRS))
+    if taken:
+        raise StoreError(f"{path}: attributes {taken} are the store's own; rename them")
+
+
+def _own_attributes(image: Volume, spacing: list[float]) -> dict[str, Any]:
+    return {
+        "affine": image.affine.tolist(),
+        "units": {"space": "millimeter", "affine": "voxel x y z -> RAS+ mm"},
+        "source": image.source,
+        "ome": {
+            "version": _OME_VERSION,
+            "multiscales": [_multiscale("image", image.affine, spacing)],
+        },
+    }
 
 
 def read_ome_zarr(path: Place) -> tuple[Volume, Volume, dict[str, Any]]:

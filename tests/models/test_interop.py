@@ -98,8 +98,7 @@ def test_an_export_is_reloaded_by_diffusers_and_by_us_with_its_scale(tmp_path: P
 
 def ldm_state(mid_attention: bool = True) -> dict[str, Tensor]:
     """Random tensors with the published names of an LDM autoencoder, written out by hand."""
-    generator = torch.Generator().manual_seed(0)
-    shapes: dict[str, tuple[int, ...]] = {}
+    generator, shapes = torch.Generator().manual_seed(0), dict[str, tuple[int, ...]]()
 
     def conv(name: str, c_in: int, c_out: int, kernel: int = 3) -> None:
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (c_out, c_in, kernel, kernel), (c_out,)

@@ -18,14 +18,10 @@ import engine.preparing.dataset as prepare_module
 from engine.errors import ConfigError, EngineError, LayoutError, RunError, StoreError
 from engine.parallel.rows.pipeline import Pool, Row
 from engine.parallel.start.session import RaySession
-from engine.preparing.dataset import (
-    DataSource,
-    PrepareJob,
-    PrepareWorker,
-    prepare_dataset,
-    run_job,
-)
+from engine.preparing.dataset import prepare_dataset, run_job
 from engine.preparing.records import tree_digest
+from engine.preparing.settings import DataSource, PrepareJob
+from engine.preparing.worker import PrepareWorker
 from engine.volumes.nifti import read_image, write_nifti
 from engine.volumes.prepared.manifest import read_manifest
 from engine.volumes.prepared.prepare import ABDOMEN_CT, PrepareConfig

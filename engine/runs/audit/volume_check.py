@@ -6,7 +6,7 @@ Every file is read and hashed again. Changes nothing; what becomes of a finding 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,16 +114,23 @@ def check_volume(
     except OSError as error:
         yield Finding(sample_id, "unreadable volume", str(error))
         return
-    links = set(storage.misplaced_links(commit.files))
+    yield from _other_files(sample_id, path, commit, there)
+    yield from _foreign(folder, sample_id, path, commit)
+    for fault in ome_faults(path):
+        yield Finding(sample_id, "not OME-Zarr 0.5", fault)
+
+
+def _other_files(
+    sample_id: str, path: Place, commit: Commit, there: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Files that are not what the record says: missing, extra, changed, or no files."""
+    links = set(storage_at(path).misplaced_links(commit.files))
     for name in sorted(commit.files.keys() | there.keys() | links):
         kind = _difference(path / name, commit.files.get(name), there.get(name))
         if name in links:
             kind = "link" if _is_link(path / name) else "no regular file"
         if kind:
             yield Finding(sample_id, kind, name)
-    yield from _foreign(folder, sample_id, path, commit)
-    for fault in ome_faults(path):
-        yield Finding(sample_id, "not OME-Zarr 0.5", fault)
 
 
 def _is_link(place: Place) -> bool:

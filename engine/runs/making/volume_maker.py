@@ -13,26 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import RunError, SamplingError
-from engine.evaluation.expectations import CohortStatistics, Expectations
+from engine.evaluation.expectations import Expectations
 from engine.evaluation.quality import judge
 from engine.evaluation.values import VolumeMeasures
 from engine.parallel.rows.pulse import step
-from engine.runs.making.quality import QualityConfig
+from engine.runs.making.task import WorkerTask
 from engine.runs.making.voxel_work import VoxelWork
-from engine.runs.planning.gate import GateConfig, flag_drawn
+from engine.runs.planning.gate import flag_drawn
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import code_commit
 from engine.runs.record.plan import PlanRow, in_run, retry_seed, stored_at
 from engine.runs.record.records import Attempt, Commit, Quality
-from engine.sampling.config import SamplingConfig
 from engine.sampling.request import RealCase, SampledVolume, SampleRequest
 from engine.storage.backends.find import storage_at
 from engine.storage.digests import hash_file
@@ -43,43 +41,6 @@ from engine.volumes.prepared.prepare import mask_to_native, mask_to_prepared
 from engine.volumes.prepared.store import read_prepared, refuse_changed
 from engine.volumes.store import MASK, MODEL_MASK, hash_tree, write_ome_zarr
 from engine.volumes.volume import PreparedCase, Volume
-
-
-@dataclass(frozen=True)
-class WorkerTask:
-    """What all workers of a job share.
-
-    Attributes:
-        root: the run folder.
-        data: folder of prepared cases.
-        weights: folder of the model.
-        sampling: how to sample.
-        settings_sha256: of the settings and data, for the commit records.
-        weights_sha256: of the weights, for the commit records.
-        code: commit of the code, for the provenance.
-        num_threads: threads to compute with.
-        quality: what a volume must be like.
-        cohort: what real volumes are like.
-        gate: what a generated informed slice must be like.
-        rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
-        private: whether only this user may read what is written.
-        lock: number of the run's lock that the job holds; 0 is unknown.
-    """
-
-    root: Place
-    data: Place
-    weights: Path
-    sampling: SamplingConfig
-    settings_sha256: str
-    weights_sha256: str
-    code: str
-    num_threads: int
-    quality: QualityConfig = field(default_factory=QualityConfig)
-    cohort: CohortStatistics = field(default_factory=CohortStatistics)
-    gate: GateConfig = field(default_factory=GateConfig)
-    rows_at_once: int = 1
-    private: bool = False
-    lock: int = 0
 
 
 @dataclass
@@ -223,7 +184,7 @@ class VolumeMaker:
         measures: VolumeMeasures,
         quality: Quality,
     ) -> None:
-        plan, case, clock = work.plan, work.case, work.clock
+        case, clock = work.case, work.clock
         staged = ledger.staging_place(self._folder, work.attempt)
         with clock.stage("write"):
             native = self._voxels.to_native(case, sampled.image)
@@ -240,31 +201,42 @@ class VolumeMaker:
         clock.seconds.update({f"sample/{k}": round(v, 3) for k, v in sampled.timings_s.items()})
 
         def record(files: dict[str, str]) -> Commit:
-            return Commit(
-                sample_id=plan.sample_id,
-                case_id=plan.case_id,
-                informed_case=plan.informed_case,
-                informed_z=plan.informed_z,
-                target_z=work.target_z,
-                seed=work.request.seed,
-                attempt=work.attempt.number,
-                files=files,
-                config_sha256=self._task.settings_sha256,
-                weights_sha256=self._task.weights_sha256,
-                num_windows=sampled.num_windows,
-                joins=sampled.joins,
-                size_zyx=native.size_zyx,
-                timings_s=clock.seconds,
-                peak_memory_mb=peak_memory_mb(),
-                measures=measures,
-                quality=quality,
-                row_sha256=plan.sha256,
-                grid_loss=seen.loss,
-                committed_at=round(time.time(), 3),
-                code=_own_code(),
-            )
+            made = self._record(work, sampled, files, measures, native.size_zyx)
+            return made.model_copy(update={"quality": quality, "grid_loss": seen.loss})
 
         ledger.commit(self._folder, work.attempt, staged, partial(hash_tree, expected=sent), record)
+
+    def _record(
+        self,
+        work: Work,
+        sampled: SampledVolume,
+        files: dict[str, str],
+        measures: VolumeMeasures,
+        size_zyx: tuple[int, int, int],
+    ) -> Commit:
+        """The commit record, but for what was judged."""
+        plan = work.plan
+        return Commit(
+            sample_id=plan.sample_id,
+            case_id=plan.case_id,
+            informed_case=plan.informed_case,
+            informed_z=plan.informed_z,
+            target_z=work.target_z,
+            seed=work.request.seed,
+            attempt=work.attempt.number,
+            files=files,
+            config_sha256=self._task.settings_sha256,
+            weights_sha256=self._task.weights_sha256,
+            num_windows=sampled.num_windows,
+            joins=sampled.joins,
+            size_zyx=size_zyx,
+            timings_s=work.clock.seconds,
+            peak_memory_mb=peak_memory_mb(),
+            measures=measures,
+            row_sha256=plan.sha256,
+            committed_at=round(time.time(), 3),
+            code=_own_code(),
+        )
 
     def _attributes(self, work: Work) -> dict[str, Any]:
         """What travels with the volume: equal for every attempt, and so are its bytes."""

@@ -61,8 +61,7 @@ def find_slices(
     owners = {digest: name for name, fact in facts.items() for digest in fact.sources}
     for text in wanted:
         name, z = _split(text)
-        is_file = split_name(name) is not None
-        if is_file:
+        if split_name(name) is not None:
             path = path_to_read(Path(name))
             if files.setdefault(_stem(path), path) != path:
                 raise ConfigError(
@@ -74,18 +73,24 @@ def find_slices(
                 continue
             found, depth = _from_file(path, folder, config)
             digests[path.name] = hash_file(path)
-        elif name not in facts:
-            raise ConfigError(
-                f"informed slice {text!r}: neither a case of the data nor an image file (.nii.gz); "
-                f"the data holds {', '.join(sorted(facts)[:20])}"
-            )
-        elif not facts[name].has_image:
-            raise ConfigError(f"informed slice {text!r}: this case has no image; name another")
+            of = owners.get(digests[path.name], "")
         else:
-            found, depth = (name, stored_name(facts, name)), facts[name].num_slices
-        of = owners.get(digests[path.name], "") if is_file else ""
+            found, of = _from_case(text, name, facts), ""
+            depth = facts[name].num_slices
         slices.append(FixedSlice(*found, _chosen(text, z, depth), of))
     return tuple(slices), digests
+
+
+def _from_case(text: str, name: str, facts: Mapping[str, CaseFacts]) -> tuple[str, str]:
+    """Name and source of a case of the data."""
+    if name not in facts:
+        raise ConfigError(
+            f"informed slice {text!r}: neither a case of the data nor an image file (.nii.gz); "
+            f"the data holds {', '.join(sorted(facts)[:20])}"
+        )
+    if not facts[name].has_image:
+        raise ConfigError(f"informed slice {text!r}: this case has no image; name another")
+    return name, stored_name(facts, name)
 
 
 def _chosen(text: str, z: int | None, depth: int) -> int:

@@ -61,23 +61,12 @@ def write_report(
         if shown
         else ShownVolumes([], [], "")
     )
-    unit = summary.volumes[0].unit if summary.volumes else ""
     page = _template().render(
+        **_numbers(summary),
         title=title,
-        subtitle=_subtitle(summary),
-        headline=_headline(summary),
-        fidelity_note=_fidelity_note(summary),
-        num_cases=summary.num_cases,
         failures=failures,
         num_failures_left_out=summary.failed - len(failures),
-        columns=columns(summary.volumes),
-        meanings=meanings(unit, by_class=False),
-        class_meanings=meanings(unit, by_class=True),
-        grid_loss=summary.grid_loss,
         evaluation=evaluation_section(folder),
-        lost=[volume for volume in summary.volumes if volume.lost],
-        volumes=summary.volumes,
-        num_unlisted=summary.committed - len(summary.volumes),
         pictured=pictured.keys(),
         window=drawn.window,
         shown=drawn.volumes,
@@ -87,6 +76,24 @@ def write_report(
     )
     put(folder.report, page)
     return folder.report
+
+
+def _numbers(summary: RunSummary) -> dict[str, Any]:
+    """What the page shows of the summary alone."""
+    unit = summary.volumes[0].unit if summary.volumes else ""
+    return {
+        "subtitle": _subtitle(summary),
+        "headline": _headline(summary),
+        "fidelity_note": _fidelity_note(summary),
+        "num_cases": summary.num_cases,
+        "columns": columns(summary.volumes),
+        "meanings": meanings(unit, by_class=False),
+        "class_meanings": meanings(unit, by_class=True),
+        "grid_loss": summary.grid_loss,
+        "lost": [volume for volume in summary.volumes if volume.lost],
+        "volumes": summary.volumes,
+        "num_unlisted": summary.committed - len(summary.volumes),
+    }
 
 
 def _rows_to_show(

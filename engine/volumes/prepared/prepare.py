@@ -65,12 +65,7 @@ def prepare_case(
     Raises:
         VolumeError: image and mask do not fit each other or the preset; names file and remedy.
     """
-    notes = header_notes(labels)
-    if image is not None:
-        check_same_grid(image, labels)
-        _refuse_constant(image)
-    if brain_mask is not None:
-        check_same_grid(labels, brain_mask)
+    notes = _checked_notes(image, labels, brain_mask)
     orientation = Orientation.closest(labels.affine, labels.size_zyx)
     classes = orientation.to_canonical(classes_of(labels, config))
     pixels, background = None, None
@@ -101,6 +96,18 @@ def prepare_case(
         contour=config.contour_name,
         notes=notes,
     )
+
+
+def _checked_notes(
+    image: Volume | None, labels: Volume, brain_mask: Volume | None
+) -> tuple[str, ...]:
+    """What is odd about the labels' header; volumes that do not fit each other are refused."""
+    if image is not None:
+        check_same_grid(image, labels)
+        _refuse_constant(image)
+    if brain_mask is not None:
+        check_same_grid(labels, brain_mask)
+    return header_notes(labels)
 
 
 Regridder = Callable[[NDArray[np.float32], IntensityWindow, list[NDArray[np.float64]]], Array]
