@@ -8,7 +8,7 @@ from engine.errors import ConfigError, RunError
 from engine.parallel.start.session import RaySession
 from engine.runs.jobs.resample import ResampleConfig, resample
 from engine.runs.planning import precision as run_precision
-from engine.runs.planning.precision import common_precision, with_precision
+from engine.runs.planning.precision import ModelLook, common_precision, with_precision
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.identity import read_identity
 from engine.sampling.config import SamplingConfig
@@ -17,6 +17,7 @@ from tests.runs.fakes import LoadFake
 AMPERE = ("bfloat16", "float16", "float32")
 VOLTA = ("float16", "float32")
 CPU = ("float32", "bfloat16")
+NO_LOOK = ModelLook(Path("no weights"), checks=False)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_auto_is_what_the_weakest_machine_can_do(
 
 
 def has_devices(monkeypatch: pytest.MonkeyPatch, able: tuple[str, ...]) -> None:
-    monkeypatch.setattr(run_precision, "_machines", lambda _: {"this computer": able})
+    monkeypatch.setattr(run_precision, "_machines", lambda *_: {"this computer": able})
 
 
 def kept(config: ResampleConfig) -> str:
@@ -78,4 +79,20 @@ def test_a_precision_that_a_machine_cannot_do_is_refused_before_planning(
 def test_float32_asks_no_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_precision, "_machines", lambda _: pytest.fail("asked a machine"))
     named = SamplingConfig(precision="float32")
-    assert with_precision(named, RunFolder(tmp_path), RaySession()) == named
+    assert with_precision(named, RunFolder(tmp_path), RaySession(), NO_LOOK) == named
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_new_run_looks_at_weights_and_device_in_one_process(
+    config: ResampleConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def in_own_process(function: object, *args: object) -> tuple[str, ...]:
+        asked.append(args)
+        return CPU
+
+    monkeypatch.setattr(run_precision, "in_own_process", in_own_process)
+    resample(config, LoadFake())
+    resample(config, LoadFake())
+    assert asked == [(config.weights,)]
