@@ -103,7 +103,8 @@ def test_three_failures_quarantine_a_sample_over_restarts(folder: RunFolder) -> 
 def test_a_machines_fault_is_held_against_nobody(
     folder: RunFolder, number: int, remedy: str
 ) -> None:
-    with pytest.raises(StoreError) as caught, store_writing(folder.root / "x", folder.root / "y"):
+    place = Path(str(folder.root))
+    with pytest.raises(StoreError) as caught, store_writing(place / "x", place / "y"):
         raise OSError(number, "what the system calls it, in whatever language")
     error = caught.value
     for _ in range(5):

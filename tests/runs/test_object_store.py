@@ -558,6 +558,7 @@ def test_a_silent_holder_loses_its_lock_and_notices(
     with lock_run(folder) as first:
         time.sleep(0.5)
         with lock_run(folder) as second:
+            assert isinstance(first, object_lock.ObjectLock)
             first._renew()  # it wakes up
             with pytest.raises(RunError, match="took this run over"):
                 first.check()

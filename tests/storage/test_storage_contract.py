@@ -90,7 +90,8 @@ def test_what_is_not_there_is_not_found(folder: Place) -> None:
     for ask in (lambda: storage.read_bytes(9), storage.open, storage.digest, storage.modified_at):
         with pytest.raises(FileNotFoundError):
             ask()
-    assert storage.appended(9) == storage.children() == []
+    assert storage.appended(9) == []
+    assert storage.children() == []
     assert storage.sizes() == {}
     storage.gather()
     storage.discard()
