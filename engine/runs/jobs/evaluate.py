@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from engine.runs.making.rivals import MAX_TRAINING_CASES, LoadRival
 from engine.runs.planning.inputs import case_facts, find_data
 from engine.runs.planning.method import check_redrawn, training_cases
 from engine.runs.record import ledger
-from engine.runs.record.folder import RunFolder, RunLock
+from engine.runs.record.folder import RunFolder, lock_run
 from engine.runs.record.own_files import check_run
 from engine.runs.record.patients import patient_namer
 from engine.runs.record.plan import PlanRow
@@ -81,7 +80,7 @@ def evaluate_run(job: EvaluateJob) -> tuple[Metrics, Place]:
         raise ConfigError("no real cases; give --against FOLDER, the data that the run was made of")
     data = find_data(job.against, "against")
     identity, manifest = check_run(folder), read_manifest(data)
-    with RunLock(folder) as lock, RaySession() as session:
+    with lock_run(folder) as lock, RaySession() as session:
         whose = patient_namer(identity)
         plans = _plans(folder, data, job.max_volumes)
         names = {plan.sample_id: whose(plan.case_id) for plan in plans}
@@ -305,8 +304,7 @@ def _protocols(job: EvaluateJob, found: _Found, populations: Populations) -> dic
 
 
 def _write(folder: RunFolder, metrics: Metrics) -> None:
-    if isinstance(folder.evaluation, Path):
-        folder.evaluation.mkdir(exist_ok=True)
+    folder.evaluation.mkdir(exist_ok=True)
     plot = in_own_process(draw_tables, metrics.tables)
     if plot:
         put(folder.evaluation / PLOT, plot)
