@@ -12,7 +12,8 @@ in full, so that its quality is known; otherwise a few of its steps are timed an
 line is one JSON object.
 
 With --setting nothing is compared with the reference: each setting is a row, and its volumes are
-sampled together, from a phantom stretched to --num-slices planes that all differ. Seconds of
+sampled together, from a phantom stretched to --num-slices planes that all differ, also from those
+of the volumes beside it (but with replicas=true, where all volumes share one mask). Seconds of
 encode, denoise and decode are the sampler's own; they may overlap. Shares of the peak hold the
 plain networks' arithmetic against a matrix product in the same precision and run, so that work
 saved counts as speed. `first_s` is the first short batch, with what compiling and capturing cost.
@@ -70,7 +71,12 @@ def parse(args: Sequence[str]) -> Namespace:
     add("--quick", action="store_true", help="one case, reference scaled from two steps")
     add("--threads", type=int, default=os.cpu_count() or 1)
     add("--num-slices", type=int, help="stretch the phantom to this many")
-    add("--setting", action="append", type=Setting.parse, help="LABEL [volumes=N] [FIELD=VALUE]")
+    add(
+        "--setting",
+        action="append",
+        type=Setting.parse,
+        help="LABEL [volumes=N] [replicas=true] [FIELD=VALUE]",
+    )
     add("--profile", action="store_true", help="with --setting: look at the GPU's kernels")
     add("--steps", type=int, help="of the engine; default: what the weights recommend")
     add("--solver", help="of the engine; default: what the weights recommend")

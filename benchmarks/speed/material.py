@@ -5,6 +5,7 @@ No plane of a case repeats another, because an engine may encode equal planes on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,14 @@ def stretched_phantom(size_px: int, num_slices: int) -> PreparedCase:
     )
 
 
-def distinct_planes(planes: NDArray[Any]) -> int:
+def marked(mask: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    """The mask with a number in each plane's corner, so that it shares no plane with another's."""
+    made = mask.copy()
+    made[:, 1, :_BITS] = number >> np.arange(_BITS) & 1
+    return made
+
+
+def distinct_planes(planes: Iterable[NDArray[Any]]) -> int:
     """How many planes of `z y x` differ from all others."""
     return len({plane.tobytes() for plane in planes})
 

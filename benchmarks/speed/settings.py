@@ -20,7 +20,7 @@ from engine.volumes.volume import PreparedCase
 from machine import matrix_peak_gflops, synchronize
 from speed.arithmetic import Arithmetic
 from speed.kernels import kernel_times
-from speed.material import SEED, distinct_planes, shortened
+from speed.material import SEED, distinct_planes, marked, shortened
 
 PARTS = ("encode", "denoise", "decode")
 _SHORT = 2.5  # windows of the volume that warms up and is profiled
@@ -34,24 +34,27 @@ class Setting:
     Attributes:
         label: in the table.
         volumes: sampled together.
+        replicas: whether they share one mask; else no two of their planes are equal.
         sampling: fields of `SamplingConfig`.
     """
 
     label: str
     volumes: int
     sampling: Mapping[str, Any]
+    replicas: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Setting:
         """From a command line.
 
-        >>> Setting.parse("half volumes=4 precision=float16 compile=true")
-        Setting(label='half', volumes=4, sampling={'precision': 'float16', 'compile': True})
+        >>> Setting.parse("half volumes=4 precision=float16 compile=true").sampling
+        {'precision': 'float16', 'compile': True}
         """
         label, *pairs = text.split()
         fields = dict(pair.split("=", 1) for pair in pairs)
         volumes = int(fields.pop("volumes", 1))
-        return cls(label, volumes, {name: _value(raw) for name, raw in fields.items()})
+        replicas = bool(_value(fields.pop("replicas", "false")))
+        return cls(label, volumes, {name: _value(raw) for name, raw in fields.items()}, replicas)
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ class Bench:
         sampler = Sampler.load(self.folder, SamplingConfig(**setting.sampling), self.device)
         synchronize(self.device)
         loaded = time.perf_counter() - started
-        short = self._requests(setting.volumes, int(_SHORT * sampler.manifest.preset.window))
+        short = self._requests(setting, int(_SHORT * sampler.manifest.preset.window))
         first = self._timed(sampler, short)[0]
         self._forget_memory()
-        requests = self._requests(setting.volumes, len(self.case.mask))
+        requests = self._requests(setting, len(self.case.mask))
         peak = self._peak(sampler)
         wall, volumes = self._timed(sampler, requests)
         peak = max(peak, self._peak(sampler))
@@ -113,7 +116,8 @@ class Bench:
             "load_s": round(loaded, 2),
             "first_s": round(first, 2),  # compiling, capturing and choosing algorithms included
             **self._memory(),
-            "distinct_masks": distinct_planes(self.case.mask),
+            "replicas": setting.replicas,
+            "distinct_planes": distinct_planes(plane for r in requests for plane in r.mask),
             "finite": all(bool(np.isfinite(v.image).all()) for v in volumes),
             **seen,
         }
@@ -157,13 +161,14 @@ class Bench:
         synchronize(self.device)
         return time.perf_counter() - started, volumes
 
-    def _requests(self, count: int, num_slices: int) -> list[SampleRequest]:
+    def _requests(self, setting: Setting, num_slices: int) -> list[SampleRequest]:
         case = self.case if num_slices >= len(self.case.mask) else shortened(self.case, num_slices)
         assert case.image is not None
-        z = len(case.mask) // 2
+        z = len(self.case.mask) // 2 % len(case.mask)
+        masks = [marked(case.mask, 0 if setting.replicas else i) for i in range(setting.volumes)]
         return [
-            SampleRequest(f"bench{i}", SEED, case.mask, case.image[z], 0.5, case.mask[z])
-            for i in range(count)
+            SampleRequest(f"bench{i}", SEED, mask, case.image[z], 0.5, case.mask[z])
+            for i, mask in enumerate(masks)
         ]
 
     def _peak(self, sampler: Sampler) -> float:

@@ -8,7 +8,7 @@ from models.manifest import Manifest
 from models.presets import PRESETS
 from speed.arithmetic import Arithmetic
 from speed.kernels import covered_s, kind_of, summary
-from speed.material import distinct_planes, stretched_phantom
+from speed.material import distinct_planes, marked, stretched_phantom
 from speed.settings import Setting, table
 
 
@@ -17,6 +17,7 @@ def test_no_plane_of_a_stretched_phantom_repeats_another() -> None:
     assert case.image is not None
     assert case.image.shape == case.mask.shape == (155, 256, 256)
     assert distinct_planes(case.mask) == distinct_planes(case.image) == 155
+    assert distinct_planes([*marked(case.mask, 0), *marked(case.mask, 5)]) == 310
     assert set(np.unique(case.mask)) == set(range(case.num_classes + 1))
     assert case.spacing_mm_zyx[1:] == pytest.approx([GRIDS["abdomen_ct_256"].spacing_mm_yx] * 2)
 
@@ -64,6 +65,7 @@ def test_settings_of_a_command_line() -> None:
     setting = Setting.parse("half volumes=8 precision=float16 max_windows=16")
     assert setting == Setting("half", 8, {"precision": "float16", "max_windows": 16})
     assert Setting.parse("one") == Setting("one", 1, {})
+    assert Setting.parse("many volumes=2 replicas=true") == Setting("many", 2, {}, replicas=True)
 
 
 def test_a_setting_that_failed_stands_in_the_table() -> None:
