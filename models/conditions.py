@@ -128,9 +128,11 @@ class Conditions:
         )
 
     def to(self, device: torch.device) -> Conditions:
-        """The same on a device."""
+        """The same on a device; on the way to a GPU nobody waits for it."""
+        to_gpu = torch.device(device).type == "cuda"
         moved: dict[str, Any] = {
-            name: None if v is None else v.to(device) for name, v in vars(self).items()
+            name: None if v is None else v.to(device, non_blocking=to_gpu)
+            for name, v in vars(self).items()
         }
         return Conditions(**moved)
 

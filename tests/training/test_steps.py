@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from engine.errors import WeightsError
 from engine.sampling.config import SamplingConfig
@@ -44,10 +45,10 @@ class Interrupted(BaseException):
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     end_step = Training._end_step
 
-    def stop(training: Training, loss: float) -> None:
+    def stop(training: Training, loss: Tensor, norm: Tensor) -> None:
         if training.pace.step + 1 == step:
             raise Interrupted
-        end_step(training, loss)
+        end_step(training, loss, norm)
 
     monkeypatch.setattr(Training, "_end_step", stop)
 

@@ -176,4 +176,5 @@ def predicted_x_0(
 
 
 def _per_item(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device, like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+    moved = values.to(like.device, like.dtype, non_blocking=like.is_cuda)
+    return moved.reshape(-1, *([1] * (like.ndim - 1)))

@@ -7,14 +7,15 @@ learns (stages/).
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.training.config import TrainConfig
+from engine.training.examples.ahead import ExamplesAhead
 from engine.training.loop.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -24,8 +25,9 @@ from engine.training.loop.checkpoint import (
 )
 from engine.training.optimisation.batching import resolve_batching
 from engine.training.optimisation.ema import Ema
+from engine.training.optimisation.outcomes import LOOK_EVERY_ON_GPU, Outcomes
 from engine.training.optimisation.pace import Pace, learning_rate_factor
-from engine.training.optimisation.precision import LossScale
+from engine.training.optimisation.precision import LossScale, LossScaleOnGpu
 from engine.training.optimisation.sharding import (
     backward,
     cpu_copy,
@@ -35,6 +37,7 @@ from engine.training.optimisation.sharding import (
     take_step,
 )
 from engine.training.optimisation.workers import Workers
+from engine.training.settings.parts import MachineSettings
 from engine.training.stages.base import StageModel, Survey
 from engine.training.stages.registry import build_stage
 from engine.training.stages.survey import survey
@@ -42,6 +45,8 @@ from engine.training.watch.monitor import Monitor
 from engine.training.weights.export import export_stage, measurements, write_losses
 
 log = get_logger(__name__)
+
+_AHEAD_GPU = 4  # micro-batches, each drawn in a thread: a GPU step may be shorter than one draw
 
 
 def run_stage(
@@ -92,39 +97,40 @@ class Training:
             if config.zero_stage == 0:
                 # after DeepSpeed's broadcast, which wants contiguous weights; ZeRO's flat ones stay
                 self.stage.choose_memory_format()
-        self.ema, self.scale = (
-            Ema(self.stage.net, config.ema_half_life),
-            LossScale(config.precision),
-        )
+        self.ema = Ema(self.stage.net, config.ema_half_life)
+        self.scale = _loss_scale(self.settings.machine, self.stage.device)
         self.pace = Pace(config.num_iterations, config.max_minutes)
         self.losses: list[float] = []
         if found is not None:
             self._resume(found)
         self.writer = CheckpointWriter(config, self.stage.preset)
         self.monitor = Monitor(survey, self.stage, self.batching, shown=rank == 0)
-        self._ahead = ThreadPoolExecutor(1, "examples")
+        on_gpu = self.stage.device.type == "cuda"
+        self.outcomes = Outcomes(
+            LOOK_EVERY_ON_GPU if on_gpu else 1, self._not_finite, skips=self.scale.dynamic
+        )
+        self.examples = ExamplesAhead(
+            self._draw, self.batching.accumulate, _AHEAD_GPU if on_gpu else 1, pinned=on_gpu
+        )
 
     def run(self) -> None:
         """Step until a limit is reached."""
-        if self.pace.done:
-            return
-        batch = self._fetch(self.pace.step, 0)
         while not self.pace.done:
             step = self.pace.step
             self._set_learning_rate()
             self.stage.begin_step(step, self.ema)
-            loss = 0.0
+            losses = []
             for part in range(self.batching.accumulate):
                 with self.monitor.waiting():
-                    examples = batch.result()
-                last = part == self.batching.accumulate - 1
-                batch = self._fetch(step + 1, 0) if last else self._fetch(step, part + 1)
-                loss += self._micro_step(examples)
-            self._end_step(loss / self.batching.accumulate)
+                    examples = self.examples.take(step, part)
+                loss, norm = self._micro_step(examples)
+                losses.append(loss)
+            self._end_step(torch.stack(losses).mean(), norm)
+        self._look()
 
     def close(self) -> None:
         """End the threads; a checkpoint that is being written is finished first."""
-        self._ahead.shutdown(wait=True, cancel_futures=True)
+        self.examples.close()
         self.monitor.close()
         self.writer.close()
 
@@ -142,36 +148,52 @@ class Training:
         self.workers.wait()
         return measured
 
-    def _micro_step(self, examples: Any) -> float:
-        """Forward, backward and, behind the last micro-batch, the optimiser's step; the loss."""
+    def _micro_step(self, examples: Any) -> tuple[Tensor, Tensor]:
+        """Forward, backward and, behind the last micro-batch, the optimiser's step.
+
+        Returns:
+            Loss over all workers and norm of the gradient: scalars that nobody has waited for.
+        """
         with self.monitor.working():
             loss = self.engine(examples)
-        value = self.workers.mean(loss.detach())
-        if value != value or value in (float("inf"), -float("inf")):
-            raise self._not_finite("loss", value)
+        value = self.workers.mean(loss)
         with self.monitor.working():
             backward(self.engine, loss, self.scale)
             norm = take_step(self.engine, self.config.grad_clip, self.scale)
-        if not self.scale.dynamic and (norm != norm or norm == float("inf")):
-            raise self._not_finite("gradient", norm)
-        self.monitor.norm = norm
-        return value
+        return value, norm
 
-    def _end_step(self, loss: float) -> None:
+    def _end_step(self, loss: Tensor, norm: Tensor) -> None:
         self.stage.end_step()
         self.pace.advance()
         self.ema.update(self.stage.net, self.pace.step)
-        self.losses.append(loss)
-        self.pace.agree(self.workers.first(self.pace.elapsed_s))
-        self.monitor.after_step(self.pace, self.losses, self.engine, self.scale)
+        self.outcomes.put(self.pace.step, loss, norm)
+        if self.workers.world == 1 or self.pace.step % self.outcomes.look_every == 0:
+            self.pace.agree(self.workers.first(self.pace.elapsed_s))
+        shown = self.monitor.is_due(self.pace)
+        if shown or self.outcomes.is_due:
+            self._look()
+        if shown:
+            self.monitor.show(self.pace, self.losses, self.engine, self.scale)
         self.monitor.samples(self.pace, self.ema)
         every = self.config.checkpoint_steps
         due = self.pace.since_checkpoint_s > 60.0 * self.config.checkpoint_minutes
         if due or (every is not None and self.pace.step % every == 0):
             self.save()
 
+    def _look(self) -> None:
+        """Wait for the device: what the steps since the last look have come to.
+
+        Raises:
+            TrainingError: a loss, a gradient or the discriminator's gradient was not finite.
+        """
+        self.losses += self.outcomes.look()
+        self.monitor.norm = self.outcomes.norm
+        self.scale.look()
+        self.stage.look()
+
     def save(self) -> None:
         """Copy the whole state and have it written; every worker calls this at the same step."""
+        self._look()
         tensors = gather_state(self.engine, self.stage.net)
         self.pace.checkpointed()
         if self.workers.rank != 0:
@@ -231,10 +253,9 @@ class Training:
         self.stage.trace.take()
         return loss
 
-    def _fetch(self, step: int, part: int) -> Future[Any]:
-        """Draw a micro-batch while the one before is computed."""
-        indices = self.batching.indices(self.workers.rank, part)
-        return self._ahead.submit(self.stage.draw, step, indices)
+    def _draw(self, step: int, part: int) -> Any:
+        """This worker's micro-batch."""
+        return self.stage.draw(step, self.batching.indices(self.workers.rank, part))
 
     def _trial(self, micro: int) -> None:
         """Forward and backward pass of `micro` examples, for batch_size auto."""
@@ -248,12 +269,19 @@ class Training:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
 
-    def _not_finite(self, what: str, value: float) -> TrainingError:
+    def _not_finite(self, what: str, value: float, step: int) -> TrainingError:
         return TrainingError(
-            f"{self.config.stage}: {what} is {value} at step {self.pace.step + 1}; lower "
+            f"{self.config.stage}: {what} is {value} at step {step}; lower "
             f"learning_rate, or look for damaged cases in {self.config.data}; the last checkpoint "
             "is untouched"
         )
+
+
+def _loss_scale(machine: MachineSettings, device: torch.device) -> LossScale:
+    """ZeRO's own books need the scale on the host."""
+    if device.type == "cuda" and machine.precision == "float16" and not machine.zero_stage:
+        return LossScaleOnGpu(device)
+    return LossScale(machine.precision)
 
 
 def _prepare_memory(stage: StageModel, config: TrainConfig) -> None:

@@ -54,6 +54,7 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=learning_rate, betas=(0.5, 0.9), weight_decay=0.0
         )
+        self._largest: Tensor | None = None  # gradient norm since the last look
 
     def generator_loss(
         self, decoded: Tensor, reconstruction: Tensor, last_layer: Tensor, weight: float
@@ -78,20 +79,16 @@ class Adversary:
         ratio = of_image.norm() / (of_patches.norm() + 1e-6)
         return torch.as_tensor(weight * ratio.clamp(max=_LARGEST).detach() * fooled)
 
-    def accumulate(self, real: Tensor, decoded: Tensor, share: float) -> float:
+    def accumulate(self, real: Tensor, decoded: Tensor, share: float) -> Tensor:
         """Add the gradient of its hinge loss on a micro-batch, as `share` of a step; the loss."""
         self.net.requires_grad_(True)
         scores = self.net(real), self.net(decoded.detach())
         loss = torch.relu(1.0 - scores[0]).mean() + torch.relu(1.0 + scores[1]).mean()
         torch.autograd.backward(0.5 * share * loss)
-        return float(loss.detach())
+        return loss.detach()
 
     def step(self) -> None:
-        """Average gradients over the workers, and step.
-
-        Raises:
-            TrainingError: its gradients are not finite.
-        """
+        """Average gradients over the workers, and step."""
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         if not gradients:
             return
@@ -100,13 +97,22 @@ class Adversary:
                 torch.distributed.all_reduce(gradient)
                 gradient.div_(torch.distributed.get_world_size())
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        if not bool(torch.isfinite(norm)):
+        self._largest = norm if self._largest is None else torch.maximum(self._largest, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def look(self) -> None:
+        """Wait for the steps since the last look.
+
+        Raises:
+            TrainingError: their gradients were not finite.
+        """
+        largest, self._largest = self._largest, None
+        if largest is not None and not bool(torch.isfinite(largest)):
             raise TrainingError(
                 "the discriminator's gradients are not finite; lower adversarial_weight or "
                 "learning_rate; the last checkpoint is untouched"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """Network and optimiser as named tensors, for a checkpoint."""

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from engine.sampling.diffusion.schedule import Schedule, predicted_x_0, training_target
 from engine.sampling.diffusion.timesteps import spaced_timesteps
+from engine.training.examples.ahead import on_device
 from engine.training.examples.randomness import below, normal
 from engine.training.examples.windows import DenoiserBatch
 from engine.training.losses.objectives import (
@@ -135,5 +136,5 @@ def _amplitudes(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Te
     alpha, sigma = schedule.alpha_sigma(t.clamp(min=0))
     clean = t < 0
     alpha, sigma = torch.where(clean, 1.0, alpha), torch.where(clean, 0.0, sigma)
-    a, s = (v.to(like.device, torch.float32)[:, None, None, None] for v in (alpha, sigma))
+    a, s = (on_device(v.float(), like.device)[:, None, None, None] for v in (alpha, sigma))
     return a, s

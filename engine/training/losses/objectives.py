@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from engine.sampling.diffusion.schedule import Schedule, add_noise, training_target
+from engine.training.examples.ahead import on_device
 from engine.training.examples.randomness import normal
 from engine.training.examples.windows import DenoiserBatch
 from engine.training.losses.timesteps import TimestepDraw, loss_weights
@@ -101,7 +102,7 @@ def autoencoder_loss(
     """
     grey = images.expand(-1, model.spec.image_channels, -1, -1)
     posterior = model.net.encode(grey).latent_dist
-    noise = normal(posterior.mean.shape, eps).to(posterior.mean)
+    noise = on_device(normal(posterior.mean.shape, eps), posterior.mean)
     decoded = model.net.decode(posterior.mean + posterior.std * noise).sample.float()
     kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
     return F.l1_loss(decoded, grey) + kl_weight * kl, decoded, grey
@@ -125,7 +126,7 @@ def decoder_loss(
     grey = images.expand(-1, model.spec.image_channels, -1, -1)
     with torch.no_grad():
         posterior = model.net.encode(grey).latent_dist
-        noise = normal(posterior.mean.shape, eps).to(posterior.mean)
+        noise = on_device(normal(posterior.mean.shape, eps), posterior.mean)
         latents = posterior.mean + 0.5 * posterior.std * noise
     decoded = model.net.decode(latents).sample.float()
     return F.l1_loss(decoded, grey), decoded, grey
@@ -179,11 +180,12 @@ def make_noisy(
 ) -> NoisyBatch:
     """Noise a batch; known slices stay clean where the model has an input that says so."""
     device = next(model.parameters()).device
-    x_0, eps, given = batch.x_0.to(device), draw.eps.to(device), batch.conditions.to(device)
+    x_0, eps = on_device(batch.x_0, device), on_device(draw.eps, device)
+    given = batch.conditions.to(device)
     known = given.known & model.preset.denoiser.known_slice_input
     shown = replace(given, known=known)
     if bool(draw.drop.any()):
-        shown = shown.without(draw.drop.to(device))
+        shown = shown.without(on_device(draw.drop, device))
     x_t = torch.where(_as_planes(known), x_0, add_noise(schedule, x_0, eps, draw.t))
     return NoisyBatch(x_t, x_0, eps, draw.t, shown, given.mask, batch.num_slices)
 
@@ -191,8 +193,8 @@ def make_noisy(
 def predict(model: Denoiser, schedule: Schedule, noisy: NoisyBatch) -> Tensor:
     """The model's output for a batch as it stands, `m c h w` float32."""
     device = noisy.x_t.device
-    alpha = schedule.alpha_sigma(noisy.t)[0].to(device)
-    t, given = noisy.t.to(device), noisy.conditions
+    alpha = on_device(schedule.alpha_sigma(noisy.t)[0], device)
+    t, given = on_device(noisy.t, device), noisy.conditions
     output, _ = model(noisy.x_t, t, alpha, given, noisy.num_slices)
     return torch.as_tensor(output).float()
 
@@ -222,7 +224,9 @@ def weigh_errors(
     made = (~noisy.known).float()
     errors = errors * made[:, None, None, None]
     if objective.class_weight is not None:
-        weight = class_weight_map(noisy.mask, objective.class_weight.to(errors.device), preset)
+        weight = class_weight_map(
+            noisy.mask, on_device(objective.class_weight, errors.device), preset
+        )
         errors = errors * weight.sqrt()
     n = noisy.num_slices or 1
     squares = rearrange(errors.square().mean(dim=(1, 2, 3)), "(b n) -> b n", n=n).sum(dim=1)
@@ -232,7 +236,7 @@ def weigh_errors(
         each = each + objective.slice_gradient_weight * gradient
     t = noisy.t[::n]
     weights = loss_weights(objective.weighting, objective.min_snr_gamma, schedule, t)
-    return DenoiserLoss((each * weights.to(each.device)).mean(), each.detach(), t)
+    return DenoiserLoss((each * on_device(weights, each.device)).mean(), each.detach(), t)
 
 
 def class_weight_map(mask: Tensor, class_weight: Tensor, preset: Preset) -> Tensor:

@@ -6,6 +6,7 @@ this file knows DeepSpeed's insides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.training.optimisation.batching import Batching
-from engine.training.optimisation.precision import LossScale
+from engine.training.optimisation.precision import LossScale, LossScaleOnGpu
 from engine.training.settings.parts import MachineSettings, OptimiserSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,7 +40,11 @@ def start_deepspeed(
         compatible_ops["deepspeed_shm_comm"] = False
     trained = [p for p in stage.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        trained,
+        lr=settings.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=settings.weight_decay,
+        fused=machine.use_gpu,
     )
     wanted = {
         "train_micro_batch_size_per_gpu": batching.micro,
@@ -64,27 +69,33 @@ def backward(engine: Any, loss: Tensor, scale: LossScale) -> None:
         engine.optimizer.override_loss_scale(scale.scale)
         engine.backward(loss)
     else:
-        engine.backward(loss * scale.scale if scale.dynamic else loss)
+        engine.backward(scale.scaled(loss))
 
 
-def take_step(engine: Any, grad_clip: float, scale: LossScale) -> float:
+def take_step(engine: Any, grad_clip: float, scale: LossScale) -> Tensor:
     """End a micro-batch; at the last one clip and step. An overflow of float16 skips the step.
 
+    Without ZeRO, and but for float16 on a CPU, the host waits for nothing.
+
     Returns:
-        Norm of the unscaled gradient before clipping; NaN when the step was skipped.
+        Norm of the unscaled gradient before clipping, a scalar; not finite when the step was
+        skipped.
     """
     if not engine.is_gradient_accumulation_boundary():
         engine.step()
-        return 0.0
+        return torch.zeros(())
     if engine.zero_optimization():
         engine.step()
         overflow = bool(engine.optimizer.overflow)
-        norm = float("nan") if overflow else float(engine.get_global_grad_norm() or 0.0)
-    else:
-        norm = _unscale_and_clip(engine, grad_clip, scale)
-        overflow = norm != norm
-        engine.step()
-    scale.update(overflow=overflow)
+        norm = torch.as_tensor(math.nan if overflow else engine.get_global_grad_norm() or 0.0)
+        scale.update(overflow=overflow)
+        return norm.float()
+    if isinstance(scale, LossScaleOnGpu):
+        return _step_on_gpu(engine, grad_clip, scale)
+    norm = _unscale_and_clip(engine, grad_clip, scale)
+    engine.step()
+    if scale.dynamic:
+        scale.update(overflow=not bool(torch.isfinite(norm)))
     return norm
 
 
@@ -121,22 +132,31 @@ def scatter_state(engine: Any, net: nn.Module, tensors: Mapping[str, Tensor]) ->
                 safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
         elif moments:
             own = {key: value.to(parameter.device).clone() for key, value in moments.items()}
-            engine.optimizer.state[parameter] = {"step": torch.tensor(step), **own}
+            count = _step_count(engine.optimizer, parameter, step)
+            engine.optimizer.state[parameter] = {"step": count, **own}
 
 
-def _unscale_and_clip(engine: Any, grad_clip: float, scale: LossScale) -> float:
+def _unscale_and_clip(engine: Any, grad_clip: float, scale: LossScale) -> Tensor:
     """Without ZeRO, gradients are whole here and already averaged over the workers."""
     parameters = [p for p in engine.module.parameters() if p.grad is not None]
     if scale.dynamic:
         torch._foreach_mul_([p.grad for p in parameters], 1.0 / scale.scale)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
-    if norm == norm and norm != float("inf"):
-        return norm
-    if not scale.dynamic:
-        return norm  # the loss is not finite either, and ends the training
-    for parameter in parameters:
-        parameter.grad = None  # AdamW then leaves weights and moments alone
-    return float("nan")
+    norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    if scale.dynamic and not bool(torch.isfinite(norm)):
+        for parameter in parameters:
+            parameter.grad = None  # AdamW then leaves weights and moments alone
+    return norm  # where it is not finite otherwise, neither is the loss, which ends the training
+
+
+def _step_on_gpu(engine: Any, grad_clip: float, scale: LossScaleOnGpu) -> Tensor:
+    """Without ZeRO, in float16: the fused AdamW itself skips a step that overflowed."""
+    parameters = [p for p in engine.module.parameters() if p.grad is not None]
+    torch._foreach_mul_([p.grad for p in parameters], scale.inverse)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+    scale.learn(norm)
+    engine.optimizer.found_inf = scale.overflow
+    engine.step()
+    return norm
 
 
 def _trained(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -160,11 +180,17 @@ def _optimizer_step(engine: Any) -> float:
     return float(states[0]["step"]) if states and "step" in states[0] else 0.0
 
 
+def _step_count(optimizer: Any, parameter: Tensor, step: float) -> Tensor:
+    """Where AdamW keeps its count: beside the parameter when it is fused."""
+    fused = bool(optimizer.param_groups[0].get("fused"))
+    return torch.tensor(step, device=parameter.device if fused else "cpu")
+
+
 def _fill_partitions(zero: Any, step: float) -> None:
     """Give each worker's flat partition the states that AdamW makes at its first step."""
     for flat in zero.single_partition_of_fp32_groups:
         zero.optimizer.state[flat] = {
-            "step": torch.tensor(step),
+            "step": _step_count(zero.optimizer, flat, step),
             **{key: torch.zeros_like(flat) for key in MOMENTS},
         }
     zero._lazy_init_hp_params_optimizer_state()

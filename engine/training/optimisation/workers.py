@@ -19,13 +19,13 @@ class Workers:
         grouped = torch.distributed.is_initialized()
         self.world = torch.distributed.get_world_size() if grouped else 1
 
-    def mean(self, value: Tensor) -> float:
-        """Mean of a scalar over all workers."""
-        if self.world == 1:
-            return float(value)
-        total = value.detach().double().clone()
-        torch.distributed.all_reduce(total)
-        return float(total) / self.world
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a scalar over all workers, in float64; nobody waits for it here."""
+        total = value.detach().double()
+        if self.world > 1:
+            total = total.clone()
+            torch.distributed.all_reduce(total)
+        return total / self.world
 
     def first(self, value: float) -> float:
         """The first worker's value, on all of them."""

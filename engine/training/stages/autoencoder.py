@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from engine.errors import TrainingError, WeightsError
 from engine.training.config import TrainSettings
+from engine.training.examples.ahead import on_device
 from engine.training.examples.cache import open_pixels
 from engine.training.examples.randomness import generator_for
 from engine.training.examples.windows import CropDataset
@@ -95,7 +96,7 @@ class AutoencoderStage(StageModel):
     def compute(self, batch: Any) -> Tensor:
         """L1 and KL of a batch of crops, and the other terms where they are asked for."""
         crops, generators, step = batch
-        images = crops.to(self.device)
+        images = on_device(crops, self.device)
         loss, decoded, real = self._reconstruction(images, generators)
         loss = loss + self.own.squared_weight * (decoded - real).square().mean()
         self.trace.parts = {"reconstruction": loss.detach()}
@@ -123,6 +124,11 @@ class AutoencoderStage(StageModel):
         """Let the discriminator learn."""
         if self._adversary is not None:
             self._adversary.step()
+
+    def look(self) -> None:
+        """Whether the discriminator's gradients were finite."""
+        if self._adversary is not None:
+            self._adversary.look()
 
     def extra_state(self) -> dict[str, Tensor]:
         """The discriminator's."""

@@ -54,12 +54,16 @@ class Trace:
         self.each.append(each.detach())
         self.t.append(t)
 
+    def drop(self) -> None:
+        """Forget the passes; nobody looks at them."""
+        self.each, self.t = [], []
+
     def take(self) -> tuple[Tensor, Tensor]:
         """Losses and timesteps of all passes since the last call, on the CPU."""
         if not self.each:
             return torch.zeros(0), torch.zeros(0, dtype=torch.int64)
         each, t = torch.cat(self.each).float().cpu(), torch.cat(self.t)
-        self.each, self.t = [], []
+        self.drop()
         return each, t
 
 
@@ -189,6 +193,13 @@ class StageModel(nn.Module, ABC):
 
     def end_step(self) -> None:
         """Called after each optimiser step."""
+
+    def look(self) -> None:
+        """Called where the host waits for the device anyway, and before each checkpoint.
+
+        Raises:
+            TrainingError: something beside the network went wrong since the last look.
+        """
 
     def extra_state(self) -> dict[str, Tensor]:
         """Tensors beside the network that a checkpoint must hold."""

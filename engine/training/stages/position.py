@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from engine.errors import TrainingError
 from engine.sampling.diffusion.schedule import add_noise, training_target
 from engine.training.config import TrainSettings
+from engine.training.examples.ahead import on_device
 from engine.training.examples.encoding import LatentCase
 from engine.training.examples.randomness import below, normal
 from engine.training.examples.windows import CaseDraw, draw_latent
@@ -95,16 +96,16 @@ class PositionStage(LatentStage):
 
     def compute(self, batch: PositionBatch) -> Tensor:
         """Mean squared error of the prediction."""
-        x_0, eps = batch.x_0.to(self.device), batch.eps.to(self.device)
+        x_0, eps = (on_device(v, self.device) for v in (batch.x_0, batch.eps))
         x_t = add_noise(self.schedule, x_0, eps, batch.t)
-        output = self.net(x_t, batch.t.to(self.device), batch.p.to(self.device))
+        output = self.net(x_t, *(on_device(v, self.device) for v in (batch.t, batch.p)))
         errors = output.float() - training_target(self.schedule, x_0, eps, batch.t)
         each = rearrange(errors.square(), "b c h w -> b (c h w)").mean(dim=1)
         weights = loss_weights(
             self.own.loss_weighting, self.own.min_snr_gamma, self.schedule, batch.t
         )
         self.trace.add(each, batch.t)
-        return torch.as_tensor((each * weights.to(each.device)).mean())
+        return torch.as_tensor((each * on_device(weights, each.device)).mean())
 
     def picture(
         self, state: Mapping[str, Tensor], cases: Sequence[PreparedCase], manifest: Manifest

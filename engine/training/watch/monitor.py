@@ -81,15 +81,19 @@ class Monitor:
         else:
             self._started = time.monotonic()
 
-    def after_step(self, pace: Pace, losses: list[float], engine: Any, scale: LossScale) -> None:
-        """Show where the training stands, when it is time to."""
-        every, now = self.config.log_steps, time.monotonic()
-        due = now - self._logged > LOG_EVERY_S if every is None else pace.step % every == 0
-        if not self.shown or not (due or pace.done):
-            if not self.shown:
-                self.stage.trace.take()
-            return
-        self._logged = now
+    def is_due(self, pace: Pace) -> bool:
+        """Whether this step is to be shown; only the first worker ever shows one."""
+        if not self.shown:
+            self.stage.trace.drop()
+            return False
+        every = self.config.log_steps
+        if every is None:
+            return pace.done or time.monotonic() - self._logged > LOG_EVERY_S
+        return pace.done or pace.step % every == 0
+
+    def show(self, pace: Pace, losses: list[float], engine: Any, scale: LossScale) -> None:
+        """Show where the training stands."""
+        self._logged = time.monotonic()
         values = self._values(pace, losses, engine, scale)
         for tracker in self._trackers:
             tracker.numbers(values, pace.step)
