@@ -12,7 +12,7 @@ from models.presets import Preset
 
 BUSY = 2**27  # values of the widest features of a batch that keep a large GPU busy
 MOST_WINDOWS, FEWEST_WINDOWS = 32, 4
-MOST_SLICES = 64
+MOST_SLICES = 32  # the last batch of a volume is filled up: more would be computed in vain
 PLANES_AT_ONCE = 6  # widest planes that an autoencoder holds at its full resolution
 SHARE, MOST_MB = 0.25, 6500.0  # of free memory, for slices that are encoded or decoded together
 

@@ -6,6 +6,7 @@ keeps nothing of a volume, and its results do not depend on what else is in a ba
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -74,8 +75,8 @@ class LatentModel:
         self.prediction_type = ScheduleConfig.model_validate(manifest.schedule).prediction_type
         check_gpu(device)
         self.dtype = choose_precision(config.precision, device)
-        if device.type == "cuda":  # kernels are chosen by trial, for the few shapes there are
-            torch.backends.cudnn.benchmark = True
+        if device.type == "cuda":
+            gc.collect()  # recordings of a model that is no longer used hold its memory
         self.fast = config.arithmetic == "fast"
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(device)
         self.denoiser = denoiser.eval().requires_grad_(False).to(device)

@@ -33,9 +33,11 @@ def host_room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
     return torch.empty(shape, dtype=dtype)
 
 
-def padded(rows: Tensor, most: int) -> Tensor:
-    """Rows repeated up to a power of two, `most` at most, so that a GPU sees few shapes."""
-    wanted = min(most, 1 << (len(rows) - 1).bit_length())
-    if not rows.is_cuda or wanted <= len(rows):
+def padded(rows: Tensor, num: int) -> Tensor:
+    """At most `num` rows, on a GPU filled up to them by the last one.
+
+    Kernels are chosen, and some compiled, for every new shape: that costs more than rows in vain.
+    """
+    if not rows.is_cuda or len(rows) == num:
         return rows
-    return torch.cat([rows, rows[-1:].expand(wanted - len(rows), *rows.shape[1:])])
+    return torch.cat([rows, rows[-1:].expand(num - len(rows), *rows.shape[1:])])
