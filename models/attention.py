@@ -1,18 +1,19 @@
 """The one place that picks the attention kernel: xformers where it runs, torch SDPA elsewhere.
 
-Knows tensors only. xformers imports beside CPU builds but its kernels raise there, so it is probed
-once on the device and data type at hand before it is used.
+Knows tensors only. xformers imports beside other builds of torch than its own but its kernels raise
+there, so it is asked what it was built for, and probed once on the device and data type at hand.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from models.xformers_fit import fits
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @functools.cache
 def _xformers_runs(head_width: int, dtype: torch.dtype, device_index: int) -> bool:
     """Whether xformers' attention (forward and backward) works here; asked once a setting."""
-    if importlib.util.find_spec("xformers") is None:
+    if not fits():
         return False
     try:
         from xformers.ops import memory_efficient_attention
