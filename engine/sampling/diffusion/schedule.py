@@ -133,7 +133,16 @@ def rescale_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
 
 
 def add_noise(schedule: Schedule, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """x_t of `b c h w` latents at timesteps `b`."""
+    """x_t of `b c h w` latents at timesteps `b`.
+
+    >>> schedule = make_schedule(ScheduleConfig())
+    >>> x_0 = torch.ones(2, 4, 8, 8)
+    >>> x_t = add_noise(schedule, x_0, torch.zeros(2, 4, 8, 8), torch.tensor([0, 999]))
+    >>> x_t.shape
+    torch.Size([2, 4, 8, 8])
+    >>> [round(float(x), 3) for x in x_t[:, 0, 0, 0]]  # what is left of the signal
+    [1.0, 0.068]
+    """
     alpha, sigma = (_per_item(a, x_0) for a in schedule.alpha_sigma(t))
     return alpha * x_0 + sigma * eps
 

@@ -65,6 +65,15 @@ class WindowPlan:
 def plan_windows(num_slices: int, window: int, overlap: int, start: int) -> WindowPlan:
     """Plan the windows of a volume.
 
+    Ten slices in windows of four that share one, the first at slice 3. UP makes 7, 8, 9; DOWN makes
+    2, 1, 0 and knows slice 3.
+
+    >>> plan = plan_windows(num_slices=10, window=4, overlap=1, start=3)
+    >>> [(w.start, w.stop, w.known) for w in plan.windows]
+    [(3, 7, ()), (6, 10, (6,)), (0, 4, (3,))]
+    >>> plan.joins
+    (3, 7)
+
     Args:
         num_slices: Z.
         window: n. Volumes with Z < n are one window of Z slices.

@@ -36,7 +36,20 @@ class Orientation:
 
     @classmethod
     def closest(cls, affine: NDArray[np.float64], size_zyx: tuple[int, int, int]) -> Orientation:
-        """Closest RAS+ axes of an affine (polar decomposition, then the best assignment)."""
+        """Closest RAS+ axes of an affine (polar decomposition, then the best assignment).
+
+        A scan of 5 axial slices, 4 rows and 3 columns, stored towards left and back (LPS): x and y
+        run backwards, and the first canonical voxel is the last of both.
+
+        >>> lps = np.diag([-2.0, -2.0, 5.0, 1.0])
+        >>> orientation = Orientation.closest(lps, (5, 4, 3))
+        >>> orientation.axes, orientation.flips
+        ((0, 1, 2), (True, True, False))
+        >>> orientation.canonical_affine(lps).diagonal().tolist()
+        [2.0, 2.0, 5.0, 1.0]
+        >>> orientation.canonical_affine(lps)[:3, 3].tolist()
+        [-4.0, -6.0, 0.0]
+        """
         left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
         rotation = left @ right  # row: world axis, column: native axis
         _, columns = linear_sum_assignment(-np.abs(rotation))
@@ -90,7 +103,15 @@ class AxisMap:
     canonical_size: int
 
     def to_prepared(self) -> NDArray[np.float64]:
-        """Weights `prepared x canonical`; a row of zeros where the scan does not reach."""
+        """Weights `prepared x canonical`; a row of zeros where the scan does not reach.
+
+        Three prepared voxels, one canonical voxel apart, that begin one before the scan:
+
+        >>> AxisMap(origin=-1.0, ratio=1.0, size=3, canonical_size=2).to_prepared()
+        array([[0., 0.],
+               [1., 0.],
+               [0., 1.]])
+        """
         centres = self.origin + self.ratio * np.arange(self.size, dtype=np.float64)
         return _weights(centres, self.ratio, self.canonical_size)
 
