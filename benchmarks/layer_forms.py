@@ -22,9 +22,9 @@ from models.attention import attend
 from models.autoencoder import Autoencoder
 from models.cuda_layout import PLAIN_FORMS, FastForms, best_forms, lay_out, lay_out_autoencoder
 from models.cuda_layout.attention import mix_slices_by_triton, mix_slices_plainly
-from models.cuda_layout.autoencoder import attend_by_products, attend_widely
 from models.cuda_layout.convolutions import FastConv
 from models.cuda_layout.norm import FusedNorm, add
+from models.cuda_layout.rows import attend_by_products, attend_widely
 from models.denoiser import Denoiser, to_channels_last
 from models.layers import SliceConv
 from models.presets import Preset

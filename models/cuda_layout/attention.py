@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from models.attention import attend
 from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import add
+from models.cuda_layout.rows import layer_norm
 from models.layers import Attention, PseudoAttention, sinusoid
 from models.slice_attention import UnplacedAttention
 
@@ -35,10 +36,10 @@ class FastAttention(nn.Module):
     def __init__(self, block: PseudoAttention, dtype: torch.dtype, forms: FastForms) -> None:
         super().__init__()
         self.forms = forms
-        self.plane = _Part(block.plane, dtype)
+        self.plane = _Part(block.plane, dtype, forms)
         self.slices: _Part | None = None
         if hasattr(block, "slices"):
-            self.slices = _Part(block.slices, dtype, placed=not _is_unplaced(block.slices))
+            self.slices = _Part(block.slices, dtype, forms, placed=not _is_unplaced(block.slices))
 
     def forward(self, x: Tensor, num_slices: int | None) -> Tensor:
         """`(b n) c h w` -> same shape; `num_slices` None leaves the slice attention out."""
@@ -71,12 +72,15 @@ class _Part(nn.Module):
     out_bias: Tensor
     places: Tensor
 
-    def __init__(self, source: Attention, dtype: torch.dtype, *, placed: bool = False) -> None:
+    def __init__(
+        self, source: Attention, dtype: torch.dtype, forms: FastForms, *, placed: bool = False
+    ) -> None:
         super().__init__()
+        self.forms = forms
         self.heads, self.eps = source.heads, source.norm.eps
         keep = self.register_buffer
-        keep("norm_weight", source.norm.weight.detach().to(dtype))
-        keep("norm_bias", source.norm.bias.detach().to(dtype))
+        keep("norm_weight", source.norm.weight.detach().float())
+        keep("norm_bias", source.norm.bias.detach().float())
         keep("qkv", source.qkv.weight.detach().to(dtype))
         keep("out", source.out.weight.detach().to(dtype))
         keep("out_bias", source.out.bias.detach().float()[None])
@@ -90,9 +94,7 @@ class _Part(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """`m c h w` -> queries, keys and values `m (h w) (3 heads c)`."""
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
-        normed = F.layer_norm(
-            tokens, (tokens.shape[-1],), self.norm_weight, self.norm_bias, self.eps
-        )
+        normed = layer_norm(tokens, self.norm_weight, self.norm_bias, self.eps, self.forms)
         return F.linear(normed, self.qkv)
 
     def table(self, num_slices: int) -> Tensor:

@@ -18,6 +18,7 @@ from models.cuda_layout.blocks import FastBlock
 from models.cuda_layout.convolutions import FastConv
 from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import FusedNorm, add
+from models.cuda_layout.rows import attend_by_products, attend_widely
 
 
 class FastCoder(nn.Module):
@@ -156,27 +157,10 @@ class _WideAttention(nn.Module):
         h, w = x.shape[-2:]
         tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         q, k, v = F.linear(tokens, self.qkv, self.qkv_bias).chunk(3, dim=-1)
-        attend = attend_by_products if self.forms.wide_attention == "products" else attend_widely
+        by_products = self.forms.wide_attention == "products"
+        attend = attend_by_products if by_products else attend_widely
         y = F.linear(attend(q, k, v), self.out)
         return add(x, rearrange(y, "m (h w) c -> m c h w", h=h, w=w), self.out_bias, self.forms)
-
-
-def attend_widely(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of one head as wide as the channels, `m t c` each."""
-    mixed = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
-    return mixed[:, 0]
-
-
-def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same with scores and softmax in float32, one image at a time to bound memory."""
-    scale, mixed = q.shape[-1] ** -0.5, []
-    for one_q, one_k, one_v in zip(q, k, v, strict=True):
-        if q.is_cuda and q.dtype != torch.float32:
-            scores = torch.mm(one_q, one_k.T, out_dtype=torch.float32)
-        else:
-            scores = one_q.float() @ one_k.float().T
-        mixed.append((scores * scale).softmax(dim=-1).to(q.dtype) @ one_v)
-    return torch.stack(mixed)
 
 
 def _block(source: Any, dtype: torch.dtype, forms: FastForms) -> FastBlock:

@@ -30,7 +30,7 @@ class FastForms:
 
     norm: Literal["triton", "compiled", "plain"] = "triton"
     slice_attention: Literal["triton", "plain"] = "triton"
-    slice_conv: Literal["plane", "volume"] = "plane"
+    slice_conv: Literal["plane", "volume"] = "volume"
     upsample: Literal["phases", "transposed", "plain"] = "phases"
     wide_attention: Literal["fused", "products"] = "fused"
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from models.cuda_layout.compiling import compiled
 from models.cuda_layout.forms import FastForms
 
-_SUM_ROWS, _TILE_ROWS, _MOST_LANES = 64, 32, 128
+_TILE_ROWS, _MOST_LANES = 32, 128
 _LEAST_CHUNK, _MOST_CHUNKS = 64, 256  # positions of a partial sum; partial sums of an image
 
 
@@ -130,7 +130,7 @@ def norm_by_triton(
         c = x.shape[1]
         lanes = lanes_of(c)
         kernels.moments_kernel[(pieces, m, -(-c // lanes))](
-            x, moments, p, c, total, first, CHUNK=chunk, ROWS=_SUM_ROWS, LANES=lanes
+            x, moments, p, c, total, first, CHUNK=chunk, ROWS=_TILE_ROWS, LANES=lanes
         )
         first += c
     width = total // groups

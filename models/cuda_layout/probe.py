@@ -14,6 +14,7 @@ from models.cuda_layout.attention import mix_slices_by_triton, mix_slices_plainl
 from models.cuda_layout.compiling import keep_on_disk
 from models.cuda_layout.forms import PLAIN_FORMS, FastForms
 from models.cuda_layout.norm import FusedNorm, add
+from models.cuda_layout.rows import attend_by_products, attend_widely, layer_norm
 
 _OLDEST = (8, 0)  # compute capability; Triton dropped Volta (7.0) in 2024
 _MOST = 0.02  # of the range; several times what float16 and bfloat16 round
@@ -35,7 +36,22 @@ def best_forms(
     keep_on_disk()
     works = device.type == "cuda" and kernels_work(device, dtype)
     forms = FastForms() if works else PLAIN_FORMS
+    if works and products_work(device, dtype):
+        forms = replace(forms, wide_attention="products")
     return replace(forms, norm="compiled") if compiled else forms
+
+
+@functools.cache
+def products_work(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether wide attention by products runs (torch 2.8 and newer) and gives what it should."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 70, 64, generator=draw).to(device, dtype) for _ in range(3))
+    try:
+        off = (attend_by_products(q, k, v) - attend_widely(q, k, v)).abs().max()
+    except Exception as error:
+        log.info("wide attention as torch has it: %s", error)
+        return False
+    return float(off) < _MOST
 
 
 @functools.cache
@@ -68,11 +84,15 @@ def _difference(device: torch.device, dtype: torch.dtype) -> float:
         return torch.randn(shape, generator=draw).to(device)
 
     x = drawn(4, 64, 8, 8).to(dtype).contiguous(memory_format=torch.channels_last)
-    rows, table, norm = drawn(4, 64), drawn(2, 64), nn.GroupNorm(16, 64).to(device)
+    added, table, norm = drawn(4, 64), drawn(2, 64), nn.GroupNorm(16, 64).to(device)
+    both = (FastForms(), PLAIN_FORMS)
     pairs = [
-        [FusedNorm(norm, forms)(x, rows=rows, table=table) for forms in (FastForms(), PLAIN_FORMS)],
-        [add(x, x, table, forms) for forms in (FastForms(), PLAIN_FORMS)],
+        [FusedNorm(norm, forms)(x, rows=added, table=table) for forms in both],
+        [add(x, x, table, forms) for forms in both],
     ]
+    weight = drawn(96)
+    rows = drawn(3, 5, 96).to(dtype)
+    pairs.append([layer_norm(rows, weight, weight, 1e-5, forms) for forms in both])
     qkv, places = drawn(8, 5, 3 * 64).to(dtype), drawn(4, 3 * 64)
     pairs.append([mix(qkv, places, 2) for mix in (mix_slices_by_triton, mix_slices_plainly)])
     off = [(fast.float() - plain.float()).abs().max() / plain.abs().max() for fast, plain in pairs]

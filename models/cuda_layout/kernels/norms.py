@@ -24,32 +24,37 @@ def moments_kernel(
     ROWS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Moments of each channel over a chunk of positions; tiles are joined by Chan's rule."""
+    """Moments of each channel over a chunk of positions.
+
+    Sums are of differences to the chunk's first position, so that a large mean costs no digits;
+    they stay in registers until the end.
+    """
     piece = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     lane = tl.program_id(2) * LANES + tl.arange(0, LANES)
+    real = lane < channels
     start = piece * CHUNK
-    count = 0.0
-    mean = tl.zeros((LANES,), tl.float32)
-    spread = tl.zeros((LANES,), tl.float32)
     base = x + image * positions * channels
+    near = tl.load(base + start.to(tl.int64) * channels + lane, mask=real, other=0.0)
+    near = near.to(tl.float32)
+    sums = tl.zeros((ROWS, LANES), tl.float32)
+    squares = tl.zeros((ROWS, LANES), tl.float32)
     for top in range(0, CHUNK, ROWS):
         row = start + top + tl.arange(0, ROWS)
-        inside = (row < positions)[:, None] & (lane < channels)[None, :]
+        inside = (row < positions)[:, None] & real[None, :]
         place = row.to(tl.int64)[:, None] * channels + lane[None, :]
         tile = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
-        more = tl.minimum(tl.maximum(positions - start - top, 0), ROWS).to(tl.float32)
-        new = tl.sum(tile, 0) / tl.maximum(more, 1.0)
-        away = tl.where(inside, tile - new[None, :], 0.0)
-        change = new - mean
-        both = count + more
-        mean += change * (more / both)
-        spread += tl.sum(away * away, 0) + change * change * (count * more / both)
-        count = both
+        away = tl.where(inside, tile - near[None, :], 0.0)
+        sums += away
+        squares += away * away
+    count = tl.minimum(positions - start, CHUNK).to(tl.float32)
+    total_away = tl.sum(sums, 0)
+    mean = near + total_away / count
+    spread = tl.maximum(tl.sum(squares, 0) - total_away * total_away / count, 0.0)
     pieces = tl.num_programs(0)
     out = moments + (image * pieces + piece) * 2 * total + first + lane
-    tl.store(out, mean, mask=lane < channels)
-    tl.store(out + total, spread, mask=lane < channels)
+    tl.store(out, mean, mask=real)
+    tl.store(out + total, spread, mask=real)
 
 
 @triton.jit

@@ -17,6 +17,7 @@ import torch
 from models.cuda_layout.convolutions import interleave
 from models.cuda_layout.forms import PLAIN_FORMS, FastForms
 from models.cuda_layout.norm import FusedNorm, add
+from models.cuda_layout.rows import layer_norm, softmax_by_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = [(torch.float32, 1e-5), (torch.float16, 2e-3)]
@@ -133,3 +134,25 @@ def test_slice_attention(
     qkv, table = draw(2 * slices, positions, wide).to(dtype), draw(slices, wide, seed=1)
     found, wanted = (f(qkv, table, heads) for f in (mix_slices_by_triton, mix_slices_plainly))
     assert (found.float() - wanted.float()).abs().max() < most * wanted.abs().max()
+
+
+@interpreted
+@pytest.mark.parametrize(("dtype", "most"), DTYPES)
+@pytest.mark.parametrize(("rows", "channels"), [(5, 48), (3, 200), (1, 5000)])
+@torch.inference_mode()
+def test_layer_norm(rows: int, channels: int, dtype: torch.dtype, most: float) -> None:
+    x = (2.0 * draw(2, rows, channels) + 3.0).to(dtype)
+    weight, bias = draw(channels, seed=1), draw(channels, seed=2)
+    found, wanted = (
+        layer_norm(x, weight, bias, 1e-5, forms) for forms in (FastForms(), PLAIN_FORMS)
+    )
+    assert (found.float() - wanted.float()).abs().max() < most * wanted.abs().max()
+
+
+@interpreted
+@pytest.mark.parametrize("columns", [1, 70, 128])
+@torch.inference_mode()
+def test_softmax(columns: int) -> None:
+    scores = 5.0 * draw(7, columns)
+    found = softmax_by_triton(scores, 0.5, torch.float32)
+    torch.testing.assert_close(found, (scores * 0.5).softmax(dim=-1))
