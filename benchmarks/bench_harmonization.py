@@ -10,7 +10,13 @@ smaller, and whether each volume is nearer to the true image at the reference si
 was, by the mean distance of organ intensity distributions and by the mean error inside the body.
 Volumes that are not must be among those that the job lists as damaged, or, for their organs, as
 unproven; `missed` are those that it does not list. `estimate_error` is how well the job, which
-does not know the truth, estimates these errors of input and volume by `shifted` and `redrawn`.
+does not know the truth, estimates these errors of input and volume by `shifted` and `redrawn`;
+`verdict` counts how often what it lists is right, missed or a false alarm.
+
+`rivals` are rows without a model, by the same job: identity (the input as it is), quantile matching
+to the slice by class, and painting. `autoencoder` is what the weights' autoencoder alone does to
+the true images at the reference site: no volume of theirs can be nearer.
+
 Patients start at index 1000 of the cohort: none was trained on. JSON at the end.
 """
 
@@ -24,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine.evaluation.harmonization import organ_distances
 from engine.log import show_log
@@ -31,15 +38,20 @@ from engine.preparing.dataset import run_job
 from engine.preparing.settings import PrepareJob
 from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
 from engine.runs.report.harmonization import Harmonization
+from engine.sampling.rivals.methods import MethodName
 from engine.volumes.nifti import read_image
 from engine.volumes.phantoms.cohort import write_cohort
 from engine.volumes.phantoms.phantom import SITES, PhantomConfig
 from engine.volumes.prepare_config import ABDOMEN_CT
+from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Array
+from models.weights import load_autoencoder
+from models.weights import read_manifest as read_weights_manifest
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "demo_abdomen"
 FIRST_INDEX = 1000
+RIVALS: tuple[MethodName, ...] = ("identity", "quantiles", "painting")
 
 
 def main(args: Sequence[str]) -> int:
@@ -57,8 +69,13 @@ def main(args: Sequence[str]) -> int:
     )
     outcome = harmonize(config)
     found = Harmonization.model_validate_json((config.out / "harmonization.json").read_text())
-    rows = [nearness(volume.sample_id, options) for volume in found.volumes]
-    print(json.dumps(summary(found, rows, options)))
+    rows = [nearness(volume.sample_id, options, "run") for volume in found.volumes]
+    result = summary(found, rows, options)
+    result["rivals"] = {
+        name: rival(config, name, options) for name in (() if options.no_rivals else RIVALS)
+    }
+    result["autoencoder"] = autoencoder_error(sites[options.reference], options.weights)
+    print(json.dumps(result))
     return 1 if outcome.summary.failed else 0
 
 
@@ -72,6 +89,7 @@ def parse(args: Sequence[str]) -> Namespace:
     add("--reference", default="A", choices=[site.name for site in SITES])
     add("--num-slices", type=int, default=70, help="of each phantom, at 3 mm")
     add("--seed", type=int, default=0)
+    add("--no-rivals", action="store_true", help="leave out the rows without a model")
     return parser.parse_args(args)
 
 
@@ -84,7 +102,41 @@ def make_site(name: str, options: Namespace) -> Path:
     return prepared
 
 
-def nearness(sample_id: str, options: Namespace) -> dict[str, Any]:
+def rival(config: HarmonizeConfig, name: MethodName, options: Namespace) -> dict[str, float]:
+    """Mean distances of a rival's volumes of the other sites to the truth, in HU."""
+    out = options.out / f"run_{name}"
+    harmonize(config.model_copy(update={"method": name, "out": out, "num_pictured": 0}))
+    found = Harmonization.model_validate_json((out / "harmonization.json").read_text())
+    rows = [nearness(volume.sample_id, options, out.name) for volume in found.volumes]
+    return mean_distances(rows)
+
+
+def mean_distances(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Over the volumes of other sites than the reference's."""
+    told = [row for row in rows if not row["is_truth"]]
+    names = ("organs_before", "organs_after", "body_before", "body_after")
+    return {name: round(float(np.mean([row[name] for row in told])), 2) for name in names}
+
+
+def autoencoder_error(site: Path, weights: Path) -> dict[str, float]:
+    """Of a round trip of the reference site's images through the autoencoder, in HU."""
+    autoencoder = load_autoencoder(weights, read_weights_manifest(weights)).eval()
+    organs, body = [], []
+    for path in sorted(site.glob("*.zarr")):
+        case = read_prepared(path)
+        assert case.image is not None
+        with torch.no_grad():
+            slices = torch.split(torch.from_numpy(case.image)[:, None], 8)
+            parts = [autoencoder.decode(autoencoder.encode(s).mean) for s in slices]
+        back = case.intensity.to_source(torch.cat(parts)[:, 0].numpy())
+        truth = case.intensity.to_source(case.image)
+        distances = organ_distances(quantiles(back, case.mask), quantiles(truth, case.mask))
+        organs.append(float(np.mean(list(distances.values()))))
+        body.append(float(np.abs(back - truth)[case.mask > 0].mean()))
+    return {"organs": round(float(np.mean(organs)), 2), "body": round(float(np.mean(body)), 2)}
+
+
+def nearness(sample_id: str, options: Namespace, run: str) -> dict[str, Any]:
     """Distances of one volume and of its input to the true image at the reference site, in HU."""
     site, _, rest = sample_id.partition("--")
     case_id = rest.rsplit("-r", 1)[0]
@@ -92,7 +144,7 @@ def nearness(sample_id: str, options: Namespace) -> dict[str, Any]:
         read_image(options.out / f"raw_{name}" / "imagesTr" / f"{case_id}_0000.nii.gz").array
         for name in (site, options.reference)
     )
-    after, mask, _ = read_ome_zarr(options.out / "run" / "volumes" / f"{sample_id}.ome.zarr")
+    after, mask, _ = read_ome_zarr(options.out / run / "volumes" / f"{sample_id}.ome.zarr")
     low, high = ABDOMEN_CT.clip_hu  # a model's volumes hold no more
     truth = truth.clip(low, high)
     found: dict[str, Any] = {"sample_id": sample_id, "is_truth": site == options.reference}
@@ -125,6 +177,17 @@ def estimate_error(found: Harmonization, rows: list[dict[str, Any]]) -> dict[str
     }
 
 
+def verdict(rows: list[dict[str, Any]], measure: str, listed: set[str]) -> dict[str, int]:
+    """How often the job's list agrees with the truth, for volumes of the other sites."""
+    counts = {"right": 0, "missed": 0, "false_alarm": 0}
+    for row in rows:
+        is_farther = row[f"{measure}_after"] >= row[f"{measure}_before"]
+        is_listed = row["sample_id"] in listed
+        kind = "right" if is_farther == is_listed else "missed" if is_farther else "false_alarm"
+        counts[kind] += 1
+    return counts
+
+
 def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace) -> dict[str, Any]:
     """The figures; volumes of the reference site have nothing to come nearer to."""
     rows = [row for row in rows if not row["is_truth"]]
@@ -146,6 +209,8 @@ def summary(found: Harmonization, rows: list[dict[str, Any]], options: Namespace
         "unproven": found.unproven,
         "farther": farther,
         "missed": {m: sorted(set(names) - listed[m]) for m, names in farther.items()},
+        "verdict": {m: verdict(rows, m, listed[m]) for m in ("organs", "body")},
+        "means": mean_distances(rows),
         "estimate_error": estimate_error(found, rows),
         "rows": rows,
         "weights": options.weights.name,

@@ -9,7 +9,8 @@ With random weights of a preset (quality means nothing then) or with real ones, 
 demo weights have never seen, informed by their own middle slice. The reference is DDIM with 200
 steps and eta 1 in float32, one window at a time, in the layers' plain forms. With --weights it runs
 in full, so that its quality is known; otherwise a few of its steps are timed and scaled. The last
-line is one JSON object.
+line is one JSON object. `speedup` compares a few steps with 200; `speedup_per_evaluation` is that
+of one window through the network, `speedup_at_equal_steps` of a volume with 200 on both sides.
 
 With --setting nothing is compared with the reference: each setting is a row, and its volumes are
 sampled together, from a phantom stretched to --num-slices planes that all differ, also from those
@@ -42,9 +43,10 @@ from models.presets import PRESETS
 from models.weights import Manifest, read_manifest
 from speed.arithmetic import Arithmetic
 from speed.material import GRID_OF_SIZE, SEED, random_weights, shortened, stretched_phantom
-from speed.reference import Measured, measured, run, scaled_reference_s
+from speed.reference import Measured, measured, num_windows, run, scaled_reference
 from speed.settings import PARTS, Bench, Setting, table
 
+REFERENCE_STEPS = 200
 _NUM_SLICES = 155  # of a CT of the abdomen on the paper's grid
 
 
@@ -145,14 +147,15 @@ def bench(
     volumes, walls = run(engine, cases)
     peak = max(peak, matrix_peak_gflops(engine.model.dtype, device))
     memory = peak_memory_mb(device)
-    found = measured(cases, volumes, walls, quality=bool(options.weights))
+    evaluations = engine.solver.num_evaluations
+    found = measured(cases, volumes, walls, evaluations, quality=bool(options.weights))
     full = bool(options.weights) and not options.quick
     if full:
         slow = Sampler.load(folder, SamplingConfig(profile="reference"), device)
-        reference = measured(cases, *run(slow, cases), quality=True)
+        slow_runs = run(slow, cases)
+        reference = measured(cases, *slow_runs, slow.solver.num_evaluations, quality=True)
     else:
-        seconds = scaled_reference_s(folder, cases[0], device, options.reference_steps)
-        reference = Measured(seconds, None, None)
+        reference = scaled_reference(folder, cases[0], device, options.reference_steps)
     total = {k: sum(v.timings_s[k] for v in volumes) for k in PARTS}
     arithmetic = Arithmetic.of(manifest)
     slices = [len(case.mask) for case in cases]
@@ -180,6 +183,8 @@ def bench(
         "reference_scaled_from_steps": None if full else options.reference_steps,
         "engine_s_per_volume": round(found.s_per_volume, 3),
         "speedup": round(reference.s_per_volume / found.s_per_volume, 2),
+        "speedup_per_evaluation": round(reference.s_per_evaluation / found.s_per_evaluation, 3),
+        "speedup_at_equal_steps": round(at_equal_steps(found, reference, engine, slices), 3),
         "ms_ssim_reference": reference.ms_ssim,
         "ms_ssim_engine": found.ms_ssim,
         "seam_ratio_reference": reference.seam_ratio,
@@ -191,6 +196,16 @@ def bench(
         "share_other": round(1.0 - sum(total.values()) / wall, 4),
         "seed": SEED,
     }
+
+
+def at_equal_steps(
+    found: Measured, reference: Measured, engine: Sampler, slices: Sequence[int]
+) -> float:
+    """The reference's time over that of the engine with as many evaluations of the network."""
+    window, overlap = engine.manifest.preset.window, engine.config.overlap_slices
+    windows = sum(num_windows(n, window, overlap) for n in slices) / len(slices)
+    more = REFERENCE_STEPS - engine.solver.num_evaluations
+    return reference.s_per_volume / (found.s_per_volume + more * windows * found.s_per_evaluation)
 
 
 def peak_memory_mb(device: str) -> float:

@@ -6,15 +6,18 @@ Pure functions and values; knows no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from engine.config import FrozenConfig
+from engine.evaluation.continuity import roughness
 from engine.evaluation.fidelity import class_means
+from engine.evaluation.texture.mask_truth import interior_detail, outline_gap
 from engine.volumes.volume import IntensityWindow
 
 _DARK = -0.97  # at and below this a voxel is background
@@ -32,6 +35,12 @@ class QualityLimits(FrozenConfig):
         max_organ_deviations: distance of an organ's mean from the cohort's median, in the cohort's
             robust standard deviations.
         min_organ_spread: smallest standard deviation assumed of an organ, as a share of [-1, 1].
+        max_outline_gap: disagreement of the image's outline with the mask's, 1 minus intersection
+            over union; or half as much again as the worst of the cohort's real volumes has.
+        min_detail: detail inside the body, relative to the cohort's median; a painted volume has
+            none.
+        min_roughness: through-plane over in-plane gradient, relative to the cohort's median; one
+            slice repeated has none.
     """
 
     min_range: float = Field(0.1, ge=0.0, le=1.0)
@@ -39,6 +48,9 @@ class QualityLimits(FrozenConfig):
     max_seam_ratio: float = Field(2.0, gt=0.0)
     max_organ_deviations: float = Field(6.0, gt=0.0)
     min_organ_spread: float = Field(0.04, gt=0.0)
+    max_outline_gap: float = Field(0.03, gt=0.0, le=1.0)
+    min_detail: float = Field(0.1, ge=0.0)
+    min_roughness: float = Field(0.2, ge=0.0)
 
 
 class CohortStatistics(FrozenConfig):
@@ -48,11 +60,17 @@ class CohortStatistics(FrozenConfig):
         num_cases: that were looked at.
         foreground: median share of the body's voxels that are brighter than background.
         organs: class name -> (median, robust standard deviation) of its mean, over the cases.
+        outline_gap: largest of a case; None in runs of earlier versions.
+        detail: median; likewise.
+        roughness: median; likewise.
     """
 
     num_cases: int = 0
     foreground: float | None = None
     organs: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    outline_gap: float | None = None
+    detail: float | None = None
+    roughness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,14 +95,21 @@ RealScan = tuple[NDArray[np.float32], NDArray[np.uint8], tuple[str, ...]]
 def cohort_of(scans: Iterable[RealScan]) -> CohortStatistics:
     """Medians and robust deviations over real volumes, which are looked at one at a time."""
     foregrounds, organs = [], dict[str, list[float]]()
+    gaps, details, roughnesses = [], [], []
     for image, mask, class_names in scans:
         foregrounds.append(foreground_share(image, mask))
         for name, mean in class_means(image, mask, class_names).items():
             organs.setdefault(name, []).append(mean)
+        gaps.append(outline_gap(image, mask > 0))
+        details.append(interior_detail(image, mask))
+        roughnesses.append(roughness(image, mask > 0))
     return CohortStatistics(
         num_cases=len(foregrounds),
         foreground=round(float(np.median(foregrounds)), 4) if foregrounds else None,
         organs={name: _robust(means) for name, means in sorted(organs.items())},
+        outline_gap=_told(gaps, np.max),
+        detail=_told(details, np.median),
+        roughness=_told(roughnesses, np.median),
     )
 
 
@@ -92,6 +117,12 @@ def foreground_share(image: NDArray[np.float32], mask: NDArray[np.uint8]) -> flo
     """Share of the mask's body that is brighter than background; NaN without a body."""
     body = mask > 0
     return float((image[body] > _DARK).mean()) if body.any() else math.nan
+
+
+def _told(values: list[float], of: Callable[[list[float]], Any]) -> float | None:
+    """A statistic of the values that have a meaning; None without one."""
+    known = [value for value in values if math.isfinite(value)]
+    return round(float(of(known)), 5) if known else None
 
 
 def _robust(values: list[float]) -> tuple[float, float]:

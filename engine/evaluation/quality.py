@@ -10,7 +10,10 @@ import numpy as np
 from engine.evaluation import measures
 from engine.evaluation.expectations import Expectations, foreground_share
 from engine.evaluation.subject import Scan
+from engine.evaluation.texture.mask_truth import interior_detail, outline_gap
 from engine.evaluation.values import VolumeMeasures
+
+_OUTLINE_MARGIN = 1.5  # of the worst real volume's gap
 
 
 def judge(made: Scan, measured: VolumeMeasures, expected: Expectations) -> tuple[str, ...]:
@@ -22,6 +25,8 @@ def judge(made: Scan, measured: VolumeMeasures, expected: Expectations) -> tuple
         expected: limits, and what real volumes are like.
     """
     flags = _fills_its_body(made, expected)
+    if made.body.any():
+        flags += _is_of_its_mask(made, measured, expected)
     for measure in measures.MEASURES:
         if measure.check is not None:
             flags += measure.check(measured, expected)
@@ -40,4 +45,24 @@ def _fills_its_body(made: Scan, expected: Expectations) -> list[str]:
     share, real = foreground_share(made.image, made.mask), expected.cohort.foreground or 1.0
     if share < limits.min_foreground * real:
         flags.append(f"body filled to {share:.0%} (real: {real:.0%})")
+    return flags
+
+
+def _is_of_its_mask(made: Scan, measured: VolumeMeasures, expected: Expectations) -> list[str]:
+    """Outline, detail and change along z must be those of a volume of this mask.
+
+    Without a cohort that was looked at, only the outline is judged.
+    """
+    limits, cohort, flags = expected.limits, expected.cohort, []
+    gap = outline_gap(made.image, made.body)
+    if gap > max(limits.max_outline_gap, _OUTLINE_MARGIN * (cohort.outline_gap or 0.0)):
+        flags.append(f"outline is {gap:.1%} off the mask's: another patient's, or upside down")
+    detail = interior_detail(made.image, made.mask)
+    if cohort.detail and detail < limits.min_detail * cohort.detail:
+        flags.append(f"detail {detail / cohort.detail:.0%} of the real volumes': painted")
+    rough = measured.number("roughness")
+    if cohort.roughness and rough is not None and rough < limits.min_roughness * cohort.roughness:
+        flags.append(
+            f"changes along z {rough / cohort.roughness:.0%} of the real volumes': slices repeated"
+        )
     return flags

@@ -32,8 +32,9 @@ class SamplingConfig(FrozenConfig):
 
     Attributes:
         profile: `engine`, or `reference`: the slow baseline (DDIM of 200 steps with eta 1, float32,
-            one window at a time, known slices by replacement, the layers' plain forms, decoding at
-            the end) whose settings override the others, but for `guidance_scale`.
+            one window at a time, the layers' plain forms, decoding at the end; known slices as the
+            weights were trained for, the paper's by replacement) whose settings override the
+            others, but for `guidance_scale`.
         solver: `ddpm` (Algorithm 1 of the paper), `ddim` (arXiv:2010.02502), DPM-Solver++ 2M or 3M
             (arXiv:2211.01095), each also with SDE noise, `unipc` (arXiv:2302.04867); `euler` and
             `heun` for flow-matching weights. None takes what the weights recommend (distilled ones
@@ -174,7 +175,7 @@ class SamplingConfig(FrozenConfig):
             guidance_scale=self.guidance_scale,
             eta=1.0,
             overlap=OVERLAP_PAPER,
-            known_slices="replacement",
+            known_slices="auto",  # what the weights were trained for
             precision="float32",
             arithmetic="plain",
             max_windows=1,

@@ -88,6 +88,7 @@ class FakeSampler:
         noise = np.random.default_rng(list(key)).normal(size=request.mask.shape)
         assert request.informed is not None
         image = 0.6 * request.informed + 0.1 * request.mask + 0.05 * noise
+        image[request.mask == 0] = -1.0  # has its mask's outline
         if request.sample_id in self.nan:
             image[0, 0, 0] = np.nan
         return SampledVolume(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.evaluation.comparisons import COMPARISONS
-from engine.evaluation.intervals import estimate
+from engine.evaluation.distribution.intervals import estimate
 from engine.evaluation.measures import Measure
 from engine.runs.evaluating.populations import Populations
 from engine.runs.report.evaluation import Cell, Column, Table

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from engine.evaluation.intervals import MIN_PATIENTS, estimate
+from engine.evaluation.distribution.intervals import MIN_PATIENTS, estimate
 
 
 def test_interval_is_the_percentile_bootstrap_of_scipy() -> None:
