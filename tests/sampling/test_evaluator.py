@@ -11,44 +11,18 @@ import torch
 from torch import Tensor
 
 from engine.sampling.networks.evaluator import Evaluator, Windows
-from engine.sampling.networks.recording import Compute, Outputs
+from engine.sampling.networks.mask_planes import MaskPlanes
+from engine.sampling.networks.slice_batches import SliceBatches
 from engine.sampling.sampler import Sampler, SamplingConfig
 from models.conditions import Conditions
 from models.manifest import Manifest
 from models.weights import write_manifest
 from tests.golden.models import TRAINED
+from tests.sampling.played import FailingRecording, PlayedRecording
 from tests.sampling.test_sample_many import mixed
 from tests.sampling.tiny_model import FAST, WINDOW, write_tiny
 
 SIZES = (1, 2, 4, 8)
-
-
-class PlayedRecording:
-    """A recording without a GPU: calls again, and leaves the result where it was at first."""
-
-    def __init__(self) -> None:
-        self.num_recorded = self.num_replayed = 0
-
-    def record(self, compute: Compute) -> Outputs:
-        self.num_recorded += 1
-        self._compute, self._outputs = compute, tuple(o.clone() for o in compute())
-        return self._outputs
-
-    def replay(self) -> None:
-        self.num_replayed += 1
-        for place, value in zip(self._outputs, self._compute(), strict=True):
-            place.copy_(value)
-
-
-class Failing(PlayedRecording):
-    """Cannot be recorded."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__()
-        self._message = message
-
-    def record(self, compute: Compute) -> Outputs:
-        raise RuntimeError(self._message)
 
 
 class Network:
@@ -171,7 +145,7 @@ def test_what_cannot_be_recorded_is_evaluated_and_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     evaluator = Evaluator(
-        Network(), SIZES, 3, lambda: Failing("operation not permitted"), keeps_deep=True
+        Network(), SIZES, 3, lambda: FailingRecording("operation not permitted"), keeps_deep=True
     )
     for seed in range(3):
         check(evaluator, windows(2, seed=seed))
@@ -179,7 +153,7 @@ def test_what_cannot_be_recorded_is_evaluated_and_told_once(
 
 
 def test_memory_that_runs_out_while_recording_is_told_as_such() -> None:
-    evaluator = Evaluator(Network(), SIZES, 3, lambda: Failing("CUDA out of memory"))
+    evaluator = Evaluator(Network(), SIZES, 3, lambda: FailingRecording("CUDA out of memory"))
     with pytest.raises(torch.OutOfMemoryError):
         evaluator(windows(8))
 
@@ -198,6 +172,8 @@ def recorded(folder: Path, made: list[PlayedRecording] | None, **changes: Any) -
     model = sampler.model
     model.sizes = (1, 2, 4)
     model._evaluator = Evaluator(model._evaluated, SIZES, WINDOW, make, config.reuse_features > 1)
+    model._decoder = SliceBatches(model._decoded, make)
+    model._mask_planes = MaskPlanes(SliceBatches(model._encode_planes, make), model.device)
     return sampler
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.sampling.networks.mask_planes import MaskPlanes
-from engine.sampling.networks.transfers import host_room, padded, to_device
+from engine.sampling.networks.transfers import host_room, to_device
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,7 @@ class Encoder:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, planes: Tensor) -> Tensor:
+    def __call__(self, planes: Tensor, num: int) -> Tensor:
         self.batches.append(len(planes))
         return (
             planes.float()[:, None, ::2, ::2] * 2.0
@@ -31,7 +31,7 @@ def mask(*fillings: int) -> NDArray[np.uint8]:
 
 
 def by_hand(planes: NDArray[np.uint8]) -> Tensor:
-    return Encoder()(torch.from_numpy(planes))
+    return Encoder()(torch.from_numpy(planes), len(planes))
 
 
 def test_equal_planes_are_encoded_once() -> None:
@@ -68,5 +68,3 @@ def test_transfers_on_a_cpu_change_nothing() -> None:
     values = np.arange(12.0, dtype=np.float32).reshape(3, 4)
     assert np.array_equal(to_device(values[:, ::2], CPU).numpy(), values[:, ::2])
     assert host_room((2, 3), torch.float32, CPU).shape == (2, 3)
-    rows = torch.arange(5)
-    assert padded(rows, 8) is rows

@@ -22,9 +22,10 @@ from engine.sampling.networks.batch_sizes import fixed_sizes, slices_at_once, wi
 from engine.sampling.networks.evaluator import Evaluator, Windows, scalars
 from engine.sampling.networks.mask_planes import MaskPlanes
 from engine.sampling.networks.precision import check_gpu, choose_precision
-from engine.sampling.networks.recording import cuda_recordings
+from engine.sampling.networks.recording import Recording, cuda_recordings
+from engine.sampling.networks.slice_batches import SliceBatches
 from engine.sampling.networks.slices import draw_slice
-from engine.sampling.networks.transfers import host_room, padded, to_device
+from engine.sampling.networks.transfers import host_room, to_device
 from engine.sampling.propagation.volume_state import DenoiseItem
 from engine.sampling.request import SampleRequest
 from models.autoencoder import Autoencoder
@@ -90,8 +91,12 @@ class LatentModel:
         self.max_windows = windows_at_once(config, self.preset, device)
         on_gpu = device.type == "cuda" and config.profile == "engine"
         self.sizes = fixed_sizes(self.max_windows) if on_gpu else ()
-        self._evaluator = self._make_evaluator()
-        self._mask_planes = MaskPlanes(self._encode_planes, device)
+        record = cuda_recordings(device) if on_gpu else None
+        self._evaluator = self._make_evaluator(record)
+        self._encoder = SliceBatches(lambda images: self.autoencoder.encode(images).mean, record)
+        self._mask_planes = MaskPlanes(SliceBatches(self._encode_planes, record), device)
+        # beside the others, in a stream and so in memory of its own
+        self._decoder = SliceBatches(self._decoded, cuda_recordings(device) if on_gpu else None)
 
     def _lay_out(self) -> None:
         """Weights and layers as the device computes them fastest; plain forms where asked for."""
@@ -107,13 +112,13 @@ class LatentModel:
             to_channels_last(self.autoencoder)
             freeze_for_cpu(self.denoiser)
 
-    def _make_evaluator(self) -> Evaluator:
+    def _make_evaluator(self, record: Callable[[], Recording] | None) -> Evaluator:
         """On a GPU for a few sizes, recorded; the slow baseline launches as it always did."""
         return Evaluator(
             self._evaluated,
             tuple(size * len(self._deep_names) for size in self.sizes),
             self.preset.window,
-            cuda_recordings(self.device) if self.sizes else None,
+            record,
             self.config.reuse_features > 1,
         )
 
@@ -152,7 +157,7 @@ class LatentModel:
         informed = to_device(request.informed, self.device)[None, None]
         return Conditions.of_volume(
             self._mask_planes.encoded(request.mask, batch or self.slices_at_once),
-            self.autoencoder.encode(informed).mean,
+            self._encoder(informed, 1).clone(),
             request.informed_position,
             self._appearance(request),
             None if self.tower is None else self.tower(informed),
@@ -197,16 +202,17 @@ class LatentModel:
         edge, latents = self.preset.size_px, latents.to(self.device)
         image = host_room((len(latents), edge, edge), torch.float32, self.device)
         for start in range(0, len(latents), batch):
-            part = latents[start : start + batch]
-            room = image[start : start + batch]
-            part = padded(part, batch)
-            if self.fast:
-                part = part.contiguous(memory_format=torch.channels_last)
-            with self._autocast():
-                decoded = self.autoencoder.decode(part)
-            planes = decoded[: len(room), 0].clamp(-1.0, 1.0).float()
-            room.copy_(planes, non_blocking=True)
+            planes = self._decoder(latents[start : start + batch], batch)
+            image[start : start + batch].copy_(planes, non_blocking=True)
         return image
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """`m c h w` -> `m y x` in [-1, 1]."""
+        if self.fast:
+            latents = latents.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            decoded = self.autoencoder.decode(latents)
+        return decoded[:, 0].clamp(-1.0, 1.0).float()
 
     def volume_mb(self, num_slices: int) -> float:
         """Memory that a volume holds from its admission to its image."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.sampling.networks.transfers import padded, to_device
+from engine.sampling.networks.transfers import to_device
 
 KEPT_MB = 512.0
 
@@ -23,13 +23,16 @@ class MaskPlanes:
     """Encoded planes, the last used ones kept.
 
     Args:
-        encode: `b y x` classes to `b k h w` channels.
+        encode: at most `num` planes `b y x` of classes, and `num`, to `b k h w` channels.
         device: where they are needed.
         kept_mb: bound of what is kept, planes and channels counted.
     """
 
     def __init__(
-        self, encode: Callable[[Tensor], Tensor], device: torch.device, kept_mb: float = KEPT_MB
+        self,
+        encode: Callable[[Tensor, int], Tensor],
+        device: torch.device,
+        kept_mb: float = KEPT_MB,
     ) -> None:
         self._encode, self._device, self._room = encode, device, int(kept_mb * 2**20)
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -42,7 +45,7 @@ class MaskPlanes:
         rows = sorted(z for plane, z in missing.items() if plane not in found)
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
-            channels = self._encode(padded(to_device(mask[part], self._device), batch))
+            channels = self._encode(to_device(mask[part], self._device), batch).clone()
             found.update({planes[z]: channels[row] for row, z in enumerate(part)})
         self._keep(found)
         return torch.stack([found[plane] for plane in planes])

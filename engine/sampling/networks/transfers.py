@@ -31,13 +31,3 @@ def host_room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
         except RuntimeError as error:
             log.warning("no pinned memory, so transfers are slower: %s", error)
     return torch.empty(shape, dtype=dtype)
-
-
-def padded(rows: Tensor, num: int) -> Tensor:
-    """At most `num` rows, on a GPU filled up to them by the last one.
-
-    Kernels are chosen, and some compiled, for every new shape: that costs more than rows in vain.
-    """
-    if not rows.is_cuda or len(rows) == num:
-        return rows
-    return torch.cat([rows, rows[-1:].expand(num - len(rows), *rows.shape[1:])])
