@@ -6,7 +6,7 @@
 
 Rates are GFLOP/s, the best of a few rounds, beside the matrix-product peak of the same run; forms
 are timed in turn, so that a busy machine slows all of them. The last line is one JSON object. On a
-GPU every line is one: milliseconds of each form of a layer, beside its floor (layer_forms.py).
+GPU every line is one: milliseconds of each form of a layer, beside its floor (forms/).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from layer_forms import PARTS, run
+from forms.run import PARTS, run
 from machine import matrix_peak_gflops
 from models.attention import attend, attend_plainly
 from models.denoiser import Denoiser, to_channels_last
@@ -44,13 +44,15 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--preset", choices=sorted(PRESETS))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--part", nargs="+", default=[*PARTS][1:-1], choices=PARTS)
     parser.add_argument("--profile", action="store_true", help="also where the time goes (cuda)")
+    parser.add_argument("--trials", action="store_true", help="cuDNN tries its kernels (cuda)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--compile", action="store_true", help="also torch.compile (minutes)")
     options = parser.parse_args(args)
     if options.device == "cuda":
         name = options.preset or "gem3d_512"
+        torch.backends.cudnn.benchmark = options.trials
         return run(PRESETS[name], options.dtype, options.part, options.profile)
     torch.set_num_threads(options.threads)
     preset = PRESETS[options.preset or "gem3d_256"]

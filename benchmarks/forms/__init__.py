@@ -1,0 +1,1 @@
+"""What bench_layers.py measures on a GPU."""
