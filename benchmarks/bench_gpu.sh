@@ -30,14 +30,14 @@ sampling() { local name=$1 seconds=$2; shift 2; step "$name" "$seconds" "$here/b
 for part in ${parts//,/ }; do
   case $part in
     fast)  # the paper's size: one volume, and as many as keep the card full
-      sampling gem3d_512 100 --preset gem3d_512 --profile \
+      sampling gem3d_512 100 --preset gem3d_512 \
         --setting "half_one precision=float16 num_inference_steps=5" \
-        --setting "half_many volumes=6 precision=float16 num_inference_steps=5" \
+        --setting "half_many volumes=6 precision=float16 num_inference_steps=5 profile=true" \
         --setting "bfloat_many volumes=6 precision=bfloat16 num_inference_steps=5" ;;
     small)
-      sampling gem3d_256 60 --preset gem3d_256 --profile \
+      sampling gem3d_256 60 --preset gem3d_256 \
         --setting "bfloat_one precision=bfloat16 num_inference_steps=5" \
-        --setting "bfloat_many volumes=48 precision=bfloat16 num_inference_steps=5" \
+        --setting "bfloat_many volumes=48 precision=bfloat16 num_inference_steps=5 profile=true" \
         --setting "half_many volumes=48 precision=float16 num_inference_steps=5" ;;
     peers) step peers 75 "$here/bench_peers.py" --device cuda ;;
     job) step job 90 "$here/bench_job.py" ;;

@@ -41,9 +41,14 @@ def main(args: Sequence[str]) -> int:
     """Measure, print, return 0."""
     options = parse(args)
     rows = []
-    with tempfile.TemporaryDirectory(dir=options.place) as place:
+    with tempfile.TemporaryDirectory() as temporary:
+        place = options.place or Path(temporary)
+        if options.prepare_only:
+            for name in options.preset:
+                prepare(place / name, name, options.num_slices)
+            return 0
         for index, name in enumerate(options.preset):
-            rows.append(measure(Path(place) / name, name, index, options))
+            rows.append(measure(place / name, name, index, options))
             print(json.dumps(rows[-1]), flush=True)
     print(table(rows), flush=True)
     found = {"bench": "job", **in_own_process(device_facts), "quick": options.quick, "rows": rows}
@@ -65,7 +70,8 @@ def parse(args: Sequence[str]) -> Namespace:
     add("--precision", default="auto")
     add("--rows-at-once", type=int, help="volumes in the worker at once; default: the job's own")
     add("--quick", action="store_true", help="the demo's preset, 4 volumes of 20 slices, one step")
-    add("--place", type=Path, help="for data and runs; a temporary folder otherwise")
+    add("--place", type=Path, help="for weights, data and runs, and kept; else a temporary folder")
+    add("--prepare-only", action="store_true", help="with --place: make weights and data")
     add("--out", type=Path, help="also write the JSON object there")
     options = parser.parse_args(args)
     if options.quick:
@@ -80,7 +86,8 @@ def measure(place: Path, name: str, index: int, options: Namespace) -> dict[str,
     preset = PRESETS[name]
     volumes = options.volumes[index] if options.volumes else _VOLUMES[preset.size_px]
     started = time.perf_counter()
-    in_own_process(prepare, place, name, options.num_slices)
+    if not (place / "data").is_dir():
+        in_own_process(prepare, place, name, options.num_slices)
     prepared = time.perf_counter() - started
     sampling = SamplingConfig(num_inference_steps=options.steps, precision=options.precision)
     plain = in_own_process(alone, place / "data", place / "weights", sampling, volumes)

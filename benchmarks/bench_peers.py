@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,11 +28,9 @@ import torch
 from machine import about_device
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS
-from models.weights import read_manifest
 from peers.kl_f8 import decode_as_shipped
 from peers.maisi import FULL, SMALL, measure_maisi
-from speed.arithmetic import Arithmetic
-from speed.material import SEED, random_weights, stretched_phantom
+from speed.material import SEED
 from speed.settings import Bench, Setting, table
 
 _PARTS = ("maisi", "kl_f8", "engine")
@@ -98,14 +95,10 @@ def engine(options: Namespace) -> dict[str, Any]:
         Setting("many", options.volumes, {"num_inference_steps": few, "precision": precision}),
         Setting("equal_steps", 1, {"num_inference_steps": many, "precision": precision}),
     ]
-    with tempfile.TemporaryDirectory() as place:
-        folder = random_weights(Path(place), preset)
-        arithmetic = Arithmetic.of(read_manifest(folder))
-        case = stretched_phantom(preset.size_px, 20 if options.quick else _NUM_SLICES)
-        bench = Bench(folder, case, options.device, arithmetic)
-        rows = {setting.label: bench.try_to_measure(setting) for setting in settings}
-    print(table([{"preset": preset.name, **row} for row in rows.values()]), flush=True)
-    return rows
+    bench = Bench.of(preset, None, 20 if options.quick else _NUM_SLICES, options.device)
+    rows = bench.rows(settings)
+    print(table(rows), flush=True)
+    return {row["label"]: row for row in rows}
 
 
 def compared(found: dict[str, Any]) -> dict[str, float]:

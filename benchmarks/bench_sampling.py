@@ -2,8 +2,8 @@
 """The engine against the reference profile in one run: speed, quality, where the time goes.
 
     python benchmarks/bench_sampling.py [--preset gem3d_256] [--weights FOLDER] [--quick]
-    python benchmarks/bench_sampling.py --device cuda --preset gem3d_512 gem3d_256 --profile \
-        --setting one --setting "many volumes=8 precision=float16"
+    python benchmarks/bench_sampling.py --device cuda --preset gem3d_512 gem3d_256 \
+        --setting one --setting "many volumes=8 precision=float16 profile=true"
 
 With random weights of a preset (quality means nothing then) or with real ones, on phantoms that the
 demo weights have never seen, informed by their own middle slice. The reference is DDIM with 200
@@ -26,6 +26,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def main(args: Sequence[str]) -> int:
     options = parse(args)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:
-        result = rows(Path(place), options) if options.setting else compare(Path(place), options)
+        result = rows(options) if options.setting else compare(Path(place), options)
     text = json.dumps(result)
     if options.out is not None:
         options.out.write_text(text + "\n", encoding="utf-8")
@@ -77,9 +78,8 @@ def parse(args: Sequence[str]) -> Namespace:
         "--setting",
         action="append",
         type=Setting.parse,
-        help="LABEL [volumes=N] [replicas=true] [FIELD=VALUE]",
+        help="LABEL [volumes=N] [replicas=true] [profile=true] [FIELD=VALUE]",
     )
-    add("--profile", action="store_true", help="with --setting: look at the GPU's kernels")
     add("--steps", type=int, help="of the engine; default: what the weights recommend")
     add("--solver", help="of the engine; default: what the weights recommend")
     add("--precision", default="auto")
@@ -89,23 +89,19 @@ def parse(args: Sequence[str]) -> Namespace:
     add("--out", type=Path, help="also write the JSON object there")
     options = parser.parse_args(args)
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not options.setting and len(options.preset) > 1:
-        parser.error("several presets need --setting")
+    if len(options.preset) > 1 and (options.weights or not options.setting):
+        parser.error("several presets need --setting, and no --weights")
     return options
 
 
-def rows(place: Path, options: Namespace) -> dict[str, Any]:
+def rows(options: Namespace) -> dict[str, Any]:
     """A row a preset and setting, printed as it is measured, and a table last."""
     found: list[dict[str, Any]] = []
-    for name in options.preset if options.weights is None else [options.weights.name]:
-        folder = options.weights or random_weights(place / name, PRESETS[name])
-        manifest = read_manifest(folder)
-        case = stretched_phantom(manifest.preset.size_px, options.num_slices or _NUM_SLICES)
-        bench = Bench(folder, case, options.device, Arithmetic.of(manifest), options.profile)
-        for setting in options.setting:
-            row = {"preset": name, **bench.try_to_measure(setting)}
-            print(json.dumps({k: v for k, v in row.items() if k != "kernels"}), flush=True)
-            found.append(row)
+    for name in options.preset:
+        started, length = time.perf_counter(), options.num_slices or _NUM_SLICES
+        bench = Bench.of(PRESETS[name], options.weights, length, options.device)
+        print(f"{name}: case and arithmetic in {time.perf_counter() - started:.1f} s", flush=True)
+        found += bench.rows(options.setting)
     print(table(found), flush=True)
     return {"bench": "sampling", **about_device(options.device), "seed": SEED, "rows": found}
 
@@ -171,7 +167,7 @@ def bench(
         "weights": options.weights.name if options.weights else "random",
         "num_slices": slices,
         "precision": str(engine.model.dtype).removeprefix("torch."),
-        "params_m": round(sum(p.numel() for p in engine.model.denoiser.parameters()) / 1e6, 2),
+        "params_m": round(arithmetic.params, 2),
         "solver": engine.config.solver,
         "num_inference_steps": engine.config.num_inference_steps,
         "overlap": engine.config.overlap,

@@ -25,12 +25,14 @@ class Arithmetic:
         window_step: of one evaluation of the denoiser for a whole window.
         encode_slice: of one slice encoded.
         decode_slice: of one slice decoded.
+        params: of the denoiser, in 10^6.
         encoded_mask: whether masks are encoded by the autoencoder, or only the informed slice.
     """
 
     window_step: float
     encode_slice: float
     decode_slice: float
+    params: float
     encoded_mask: bool
 
     @classmethod
@@ -53,10 +55,13 @@ class Arithmetic:
             )
             Autoencoder(preset.autoencoder).decode(latent)
 
+        with torch.device("meta"):
+            params = sum(p.numel() for p in Denoiser(preset, manifest.num_classes).parameters())
         return cls(
             _tflop(evaluate),
             _tflop(encode),
             _tflop(decode),
+            params / 1e6,
             preset.denoiser.mask_encoding == "grey_vae",
         )
 

@@ -32,9 +32,18 @@ _BITS = 12  # of the plane's number, which stands in its corner: some small plan
 
 def random_weights(folder: Path, preset: Preset) -> Path:
     """A weights folder as training would leave it, from a fixed seed."""
-    torch.manual_seed(SEED)
+    manifest = random_manifest(preset)
+    autoencoder, denoiser = random_networks(manifest)
+    save_weights(folder / AUTOENCODER, autoencoder.state_dict())
+    save_weights(folder / DENOISER, denoiser.state_dict())
+    write_manifest(folder, manifest)
+    return folder
+
+
+def random_manifest(preset: Preset) -> Manifest:
+    """What such a folder says of itself."""
     names = (*GRIDS["abdomen_ct"].class_names, "body")
-    manifest = Manifest(
+    return Manifest(
         preset=preset,
         num_classes=len(names),
         class_names=names,
@@ -42,14 +51,17 @@ def random_weights(folder: Path, preset: Preset) -> Path:
         spacing_mm_yx=GRIDS[GRID_OF_SIZE[preset.size_px]].spacing_mm_yx,
         modality="ct",
     )
-    denoiser = Denoiser(preset, len(names))
-    with torch.no_grad():  # layers that are zero at birth would be skipped by nothing, but say so
+
+
+def random_networks(manifest: Manifest, device: str = "cpu") -> tuple[Autoencoder, Denoiser]:
+    """Its networks, made where they are to be: a GPU makes 10^9 weights at once."""
+    torch.manual_seed(SEED)
+    with torch.device(device), torch.no_grad():
+        denoiser = Denoiser(manifest.preset, manifest.num_classes)
+        # layers that are zero at birth would be skipped by nothing, but say so
         for parameter in denoiser.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape))
-    save_weights(folder / AUTOENCODER, Autoencoder(preset.autoencoder).state_dict())
-    save_weights(folder / DENOISER, denoiser.state_dict())
-    write_manifest(folder, manifest)
-    return folder
+        return Autoencoder(manifest.preset.autoencoder), denoiser
 
 
 def stretched_phantom(size_px: int, num_slices: int) -> PreparedCase:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,23 @@ import numpy as np
 import torch
 
 from engine.runs.making.volume_maker import peak_memory_mb as process_peak_memory_mb
+from engine.sampling.networks.precision import exact_float32
 from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest, SamplingConfig
 from engine.volumes.volume import PreparedCase
 from machine import matrix_peak_gflops, synchronize
+from models.presets import Preset
+from models.weights import Manifest, read_manifest
 from speed.arithmetic import Arithmetic
 from speed.kernels import kernel_times
-from speed.material import SEED, distinct_planes, marked, shortened
+from speed.material import (
+    SEED,
+    distinct_planes,
+    marked,
+    random_manifest,
+    random_networks,
+    shortened,
+    stretched_phantom,
+)
 
 PARTS = ("encode", "denoise", "decode")
 _SHORT = 2.5  # windows of the volume that warms up and is profiled
@@ -35,6 +46,7 @@ class Setting:
         label: in the table.
         volumes: sampled together.
         replicas: whether they share one mask; else no two of their planes are equal.
+        profile: whether the profiler looks at the kernels; on a GPU only.
         sampling: fields of `SamplingConfig`.
     """
 
@@ -42,6 +54,7 @@ class Setting:
     volumes: int
     sampling: Mapping[str, Any]
     replicas: bool = False
+    profile: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Setting:
@@ -53,8 +66,8 @@ class Setting:
         label, *pairs = text.split()
         fields = dict(pair.split("=", 1) for pair in pairs)
         volumes = int(fields.pop("volumes", 1))
-        replicas = bool(_value(fields.pop("replicas", "false")))
-        return cls(label, volumes, {name: _value(raw) for name, raw in fields.items()}, replicas)
+        flags = {n: bool(_value(fields.pop(n, "false"))) for n in ("replicas", "profile")}
+        return cls(label, volumes, {n: _value(raw) for n, raw in fields.items()}, **flags)
 
 
 @dataclass(frozen=True)
@@ -62,18 +75,34 @@ class Bench:
     """Where settings are measured.
 
     Attributes:
-        folder: weights.
+        folder: weights; None makes random ones for each setting.
+        manifest: of the weights.
         case: what is sampled.
         device: "cpu" or "cuda".
         arithmetic: of the networks.
-        profile: whether the profiler looks at the kernels; CUDA only.
     """
 
-    folder: Path
+    folder: Path | None
+    manifest: Manifest
     case: PreparedCase
     device: str
     arithmetic: Arithmetic
-    profile: bool = False
+
+    @classmethod
+    def of(cls, preset: Preset, folder: Path | None, num_slices: int, device: str) -> Bench:
+        """Of a preset with random weights, or of the weights of a folder."""
+        manifest = random_manifest(preset) if folder is None else read_manifest(folder)
+        case = stretched_phantom(manifest.preset.size_px, num_slices)
+        return cls(folder, manifest, case, device, Arithmetic.of(manifest))
+
+    def rows(self, settings: Sequence[Setting]) -> list[dict[str, Any]]:
+        """A row a setting, each printed as soon as it is known."""
+        found = []
+        for setting in settings:
+            row = {"preset": self.manifest.preset.name, **self.try_to_measure(setting)}
+            print(json.dumps({k: v for k, v in row.items() if k != "kernels"}), flush=True)
+            found.append(row)
+        return found
 
     def try_to_measure(self, setting: Setting) -> dict[str, Any]:
         """`measure`; a setting that fails is told, and does not end the bench."""
@@ -88,18 +117,20 @@ class Bench:
     def measure(self, setting: Setting) -> dict[str, Any]:
         """Load, warm up, sample `setting.volumes` volumes together, look at the kernels."""
         started = time.perf_counter()
-        sampler = Sampler.load(self.folder, SamplingConfig(**setting.sampling), self.device)
+        sampler = self._sampler(SamplingConfig(**setting.sampling))
         synchronize(self.device)
         loaded = time.perf_counter() - started
         short = self._requests(setting, int(_SHORT * sampler.manifest.preset.window))
         first = self._timed(sampler, short)[0]
+        self._timed(sampler, self._requests(setting, len(self.case.mask))[:1])
         self._forget_memory()
         requests = self._requests(setting, len(self.case.mask))
         peak = self._peak(sampler)
         wall, volumes = self._timed(sampler, requests)
         peak = max(peak, self._peak(sampler))
         seen: dict[str, Any] = {}
-        if self.profile and self.device == "cuda":
+        if setting.profile and self.device == "cuda":
+            print(f"{setting.label}: {wall / len(volumes):.3f} s a volume; profiling", flush=True)
             times = kernel_times(lambda: self._timed(sampler, short))
             seen = {
                 "kernels": asdict(times),
@@ -107,7 +138,6 @@ class Bench:
             }
         return {
             "label": setting.label,
-            "preset": sampler.manifest.preset.name,
             "settings": dict(setting.sampling),
             "precision": str(sampler.model.dtype).removeprefix("torch."),
             "solver": sampler.config.solver,
@@ -151,6 +181,13 @@ class Bench:
             },
             "share_of_peak_volume": round(sum(tflop.values()) * n / wall / peak, 4),
         }
+
+    def _sampler(self, config: SamplingConfig) -> Sampler:
+        if self.folder is not None:
+            return Sampler.load(self.folder, config, self.device)
+        exact_float32()
+        networks = random_networks(self.manifest, self.device)
+        return Sampler(self.manifest, *networks, config, self.device)
 
     def _timed(
         self, sampler: Sampler, requests: list[SampleRequest]
