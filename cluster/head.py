@@ -1,4 +1,4 @@
-"""Starts and stops one Ray head on 127.0.0.1, and remembers it in a folder.
+"""Starts and stops one Ray head on 127.0.0.1, and keeps its record in a folder.
 
 The folder is private to the user and short (Ray's sockets live in it, and a socket's path may have
 107 characters). It holds the token that every client must show, Ray's own temporary files, the log
@@ -86,7 +86,7 @@ def default_folder() -> Path:
 
 
 def find(folder: Path) -> Head | None:
-    """The head that `folder` remembers, if it is still running."""
+    """The head that `folder` has a record of, if it is still running."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         raw = json.loads((folder / "head.json").read_text(encoding="utf-8"))
         head = Head(**{**raw, "folder": folder})

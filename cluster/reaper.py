@@ -42,7 +42,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def run(command: Sequence[str], *, owner: int | None = None) -> int:
-    """Run `command` until it ends, we are told to stop, or the process `owner` is gone.
+    """Run `command` until it ends, this process is to stop, or the process `owner` is gone.
 
     SIGINT is left to the command: a terminal sends it to the whole process group. SIGTERM and
     SIGHUP are passed on as SIGTERM. Whatever is alive afterwards gets SIGTERM, then SIGKILL.

@@ -98,7 +98,7 @@ class LimitedStream:
 
 @contextmanager
 def open_limited(path: Path) -> Iterator[LimitedStream]:
-    """Open a file and read its head; what goes wrong inside is told as a VolumeError.
+    """Open a file and read its head; what goes wrong inside becomes a VolumeError.
 
     Raises:
         VolumeError: missing, empty, unreadable, named .gz without being gzip or the reverse, or

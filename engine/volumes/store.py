@@ -55,7 +55,7 @@ def write_ome_zarr(
 
     Returns:
         What `hash_tree` must find there: sha256 of every object that was sent to an object store;
-        nothing on disk, where only reading back tells.
+        nothing on disk, where only reading back shows it.
 
     Raises:
         StoreError: the path exists, the grids differ, an own attribute would be overwritten, or

@@ -62,7 +62,7 @@ class RunSummary(Measured):
         losing: existing volumes whose mask loses a class, or more than half of one, on the model's
             grid.
         grid_loss: what the model's grid loses of the masks, by class, over the existing volumes.
-        num_cases: masks behind the volumes, so that nobody takes replicas for patients.
+        num_cases: masks behind the volumes, so that replicas are not taken for patients.
         wall_s: of the job that wrote this, start to end.
         stage_s: sums over volumes, over all jobs of this run.
         peak_memory_mb: largest of any worker, and of the driver.

@@ -210,7 +210,7 @@ def _best_offset(values: Values) -> int | None:
 
 
 def _air_peak(air: Values, num_values: int) -> tuple[float, bool]:
-    """Where air lies, and whether that is measured air: not a floor it was clipped to."""
+    """Intensity of air, and whether it was measured: a floor that values were clipped to is not."""
     distinct, counts = np.unique(air, return_counts=True)
     spike = float(distinct[counts.argmax()])
     if counts.max() < 0.2 * air.size:

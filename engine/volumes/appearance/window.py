@@ -67,7 +67,7 @@ def darkened(
         classes: on the same grid; only what has none is changed.
         background: of the pixels.
         window: of the volume.
-        config: whether a contour tells the patient from what lies around him.
+        config: whether a contour separates the patient from the background.
     """
     if background is None or (config.contour == "none" and not window.masked):
         return pixels

@@ -46,7 +46,7 @@ class Placing:
 
 
 def find_placing(image: Volume, mask: Volume) -> Placing | None:
-    """Which placing of a mask fits its image clearly best; None where that cannot be told.
+    """Which placing of a mask fits its image clearly best; None where none is clearly best.
 
     Args:
         image: intensities on their grid.

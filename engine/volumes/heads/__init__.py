@@ -1,7 +1,7 @@
 """Head cohorts: MR-like images from label maps of real heads, with the truth of every case.
 
 `label map -> Anatomy -> signal at 1 mm (contrast, individual, lesions) -> image of a site`.
-The model and what gives its images away is told in `docs/heads.md`. Knows no network.
+`docs/heads.md` describes the model and how its images differ from real ones. Knows no network.
 """
 
 from engine.volumes.heads.anatomy import (

@@ -1,7 +1,7 @@
 """Signal of each tissue in T1-, T2- and FLAIR-like images, and how much individuals differ.
 
 The numbers are relative: T1's white matter is 1. They are chosen after what such images look like
-at 1.5 and 3 T, not derived from relaxation times: an enhancing tumour is told from its
+at 1.5 and 3 T, not derived from relaxation times: an enhancing tumour is distinguished from its
 surroundings in none of the three as clearly as after a contrast agent. Knows no image.
 """
 

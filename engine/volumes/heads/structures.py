@@ -1,7 +1,7 @@
 """Structures of the head label maps: which number is which tissue.
 
 Numbers below 200 are FreeSurfer's; those from 502 on are SynthSeg's for what lies outside the
-brain, told here by where they lie in the maps. Left and right are one tissue. Knows no image.
+brain, distinguished here by their place in the maps. Left and right are one tissue. Knows no image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OTHER_TISSUES: dict[str, tuple[int, ...]] = {
     "csf": (24,),  # sulci, cisterns, spinal canal
     "vessel": (502,),
     "eye": (506,),
-    "soft_tissue": (507,),  # fat and muscle, not told apart
+    "soft_tissue": (507,),  # fat and muscle, not distinguished
     "orbit": (508,),  # muscles behind the eye
     "mucosa": (509,),
     "skin": (511,),

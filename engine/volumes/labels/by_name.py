@@ -79,7 +79,7 @@ def _organ_around(
 ) -> int | None:
     """The class of the organ that a lesion lies in, if a label of its own draws that organ."""
     if not structure(name).name and len({structure(organ).name for organ in organs}) > 1:
-        return None  # in which of them it lies is not said
+        return None  # the data set does not say in which of them
     for number, class_name in enumerate(class_names, start=1):
         drawn = any(
             found[raw] == number and not structure(other).lesion for raw, other in names.items()

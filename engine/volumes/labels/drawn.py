@@ -1,8 +1,9 @@
 """A mask drawn by hand -> the whole mask of a case, in class numbers, on the case's own grid.
 
-A drawing tool's label 1 is whatever its user meant. A drawing of one structure is told by its class
-and laid over the case's own mask; anything else must be a whole mask, in the data set's raw labels
-or in class numbers. A part of a mask that would make organs vanish is refused. Knows no job.
+A drawing tool's label 1 is whatever its user meant. A drawing of one structure comes with the name
+of its class and is laid over the case's own mask; anything else must be a whole mask, in the data
+set's raw labels or in class numbers. A part of a mask that would make organs vanish is refused.
+Knows no job.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def _is_organ_name(name: str) -> bool:
 def drawn_meaning(
     case: PreparedCase, drawn: Volume, config: PrepareConfig, drawing: Drawing
 ) -> str:
-    """What the drawn labels are taken for, to be told."""
+    """What the drawn labels are taken for, as a sentence for the log."""
     if drawing.class_name is not None:
         return f"all that is drawn is {drawing.class_name}, over the mask of {case.case_id}"
     numbering = drawing.numbering

@@ -1,6 +1,6 @@
 """Images and masks in one folder: of one case each (BraTS, KiTS, TotalSegmentator), or of all.
 
-A mask is told by a word in its name: `segmentation-3` beside `volume-3` in LiTS, `ID-seg` beside
+A mask is known by a word in its name: `segmentation-3` beside `volume-3` in LiTS, `ID-seg` beside
 `ID-t2f` in BraTS, `segmentation` beside `imaging` in KiTS. TotalSegmentator has a folder
 `segmentations` with a file for each structure instead. Several images of a case are told apart by
 the ends of their names.
@@ -40,7 +40,7 @@ def read_case_folders(root: Path, channel: int | None) -> Listing:
 
     Args:
         root: the data set's folder.
-        channel: which of a case's images, in the order of what tells their names apart.
+        channel: which of a case's images, in the order of the words by which their names differ.
 
     Raises:
         LayoutError: several masks or images of a case and none chosen, or a name that is refused.

@@ -1,4 +1,4 @@
-"""What of a grid other readers take otherwise than this engine does; told, never refused.
+"""What other readers take otherwise than this engine does; a note in the log, never a refusal.
 
 This engine and nibabel take the sform. ITK (SimpleITK, so nnU-Net and TotalSegmentator) takes its
 spacing from pixdim and knows no shear.

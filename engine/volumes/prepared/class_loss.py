@@ -1,4 +1,4 @@
-"""The record of what a grid loses of a mask, class by class, and how a person is told.
+"""The record of what a grid loses of a mask, class by class, and its sentence for a person.
 
 Numbers only: `grid_loss.py` counts them.
 """

@@ -52,7 +52,7 @@ PARTS_OF_BRAIN_TUMORS = {
     ),
     "necrosis": ("necrosis core", "necrosis tumor", "necrosis tumor core", "necrosis center"),
     "non enhancing tumor": ("non enhancing",),
-    "non enhancing core": (  # necrosis, or tumour that takes no contrast agent: not told apart
+    "non enhancing core": (  # necrosis, or tumour that takes no contrast agent: not distinguished
         "non enhancing tumor core", "necrosis non enhancing", "necrosis non enhancing tumor",
         "necrosis non enhancing core", "necrosis non enhancing tumor core",
         "necrosis tumor non enhancing tumor", "necrosis core non enhancing tumor",
