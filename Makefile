@@ -16,8 +16,8 @@ LOCKS := requirements-torch.lock requirements.lock
 KEY := $(shell cat $(LOCKS) pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/.installed-$(KEY)
 DEMO_OUT ?= runs/demo
-# Two processes; each file of tests stays in one of them.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Three processes for two cores, for tests that start Ray mostly wait; each file of tests stays in one of them.
+PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Ends what the command leaves behind, above all Ray's processes.
 TIDY := $(BIN)/python -m cluster.reaper --
 

@@ -58,6 +58,25 @@ def own_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray take minutes and mostly wait: each is followed by one that does not.
+
+    So they begin early, none is left for the end, and while one waits another computes. Needs
+    `--no-loadscope-reorder`, or pytest-xdist begins with the files of most tests.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    starts_ray = {
+        path for path, own in files.items() if any(i.get_closest_marker("ray") for i in own)
+    }
+    waiting = [path for path in files if path in starts_ray]
+    working = [path for path in files if path not in starts_ray]
+    order = [path for pair in zip(waiting, working, strict=False) for path in pair]
+    order += waiting[len(working) :] + working[len(waiting) :]
+    items[:] = [item for path in order for item in files[path]]
+
+
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
     """A job that a test runs in this process shows its log; the next test starts without."""
