@@ -12,7 +12,7 @@ import torch
 
 from engine.errors import ConfigError
 from engine.sampling.config import SamplingConfig
-from engine.sampling.networks.precision import choose_precision, device_precisions
+from engine.sampling.networks.precision import choose_precision, device_precisions, own_device
 from engine.sampling.sampler import Sampler
 from tests.sampling.tiny_model import FAST, request
 
@@ -104,5 +104,24 @@ def test_a_driver_that_does_not_fit_is_named(
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).")
 
     monkeypatch.setattr("engine.sampling.networks.precision._begin", too_old)
-    with pytest.raises(ConfigError, match=r"torch .* cannot use a GPU here: .*driver.*12040.*cpu"):
+    message = r"torch .* cannot use a GPU here: .*driver.*12040.*CUDA_VISIBLE_DEVICES=-1"
+    with pytest.raises(ConfigError, match=message):
         Sampler.load(weights, FAST, device="cuda")
+    with pytest.raises(ConfigError, match=message):
+        own_device()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+        "No CUDA GPUs are available",
+        "Torch not compiled with CUDA enabled",
+    ],
+)
+def test_a_computer_without_a_gpu_is_a_cpu(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    def without() -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("engine.sampling.networks.precision._begin", without)
+    assert own_device() == "cpu"

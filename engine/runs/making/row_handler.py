@@ -36,12 +36,14 @@ class RowHandler:
     def __init__(self, task: WorkerTask, load: LoadSampler) -> None:
         import torch  # not at the top: the driver names workers, and shall not load it
 
+        from engine.sampling.networks.precision import own_device
+
         if task.private:
             os.umask(PRIVATE_UMASK)
 
         self.num_threads = max(1, min(task.num_threads, os.cpu_count() or 1))
         torch.set_num_threads(self.num_threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own_device()
         self.folder = RunFolder(task.root)
         try_lock_from_here(self.folder)
         self.lock = task.lock

@@ -76,9 +76,9 @@ def local_precisions() -> tuple[str, ...]:
     """What this computer's device can do; imports torch: a driver calls it `in_own_process`."""
     import torch
 
-    from engine.sampling.networks.precision import device_precisions
+    from engine.sampling.networks.precision import device_precisions, own_device
 
-    return device_precisions(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return device_precisions(torch.device(own_device()))
 
 
 class ModelLook:

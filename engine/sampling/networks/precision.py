@@ -14,11 +14,27 @@ import torch
 from engine.errors import ConfigError
 
 _begin: Callable[[], None] = torch.cuda.init  # torch leaves it untyped
+_ABSENT = ("No CUDA GPUs are available", "no NVIDIA driver", "not compiled with CUDA")
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+def own_device() -> str:
+    """Where this process computes: `cuda` where torch can use a GPU, else `cpu`.
+
+    Raises:
+        ConfigError: there is a GPU whose driver does not fit this torch; computing on the CPU
+            instead would take hours without a word.
+    """
+    if torch.cuda.is_available():
+        return "cuda"
+    reason = _why_unusable()
+    if any(absent in reason for absent in _ABSENT):
+        return "cpu"
+    raise ConfigError(_cannot_use(reason))
 
 
 def check_gpu(device: torch.device) -> None:
@@ -27,16 +43,23 @@ def check_gpu(device: torch.device) -> None:
     Raises:
         ConfigError: names torch, its CUDA and what the driver says.
     """
-    if device.type != "cuda" or torch.cuda.is_available():
-        return
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(_cannot_use(_why_unusable()))
+
+
+def _why_unusable() -> str:
     try:
         _begin()
-        reason = "no GPU is visible"
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-    raise ConfigError(
-        f"device {device}: torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use a GPU "
-        f"here: {reason}; install the torch that fits the driver (cluster/README.md), or use cpu"
+        return str(error).splitlines()[0]
+    return _ABSENT[0]
+
+
+def _cannot_use(reason: str) -> str:
+    return (
+        f"torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use a GPU here: {reason}; "
+        "install the torch that fits the driver (cluster/README.md), or hide the GPU with "
+        "CUDA_VISIBLE_DEVICES=-1"
     )
 
 
