@@ -10,10 +10,10 @@ import torch
 from engine.evaluation.measures import measure_volume
 from engine.evaluation.subject import Subject
 from engine.evaluation.values import Value, VolumeMeasures
-from engine.runs.making import voxel_work
-from engine.runs.making.device_scans import beside_sampling, regridder
-from engine.runs.making.measure import subject_of
-from engine.runs.making.voxel_work import VoxelWork
+from engine.runs.making.voxels import work as voxel_work
+from engine.runs.making.voxels.on_gpu import beside_sampling, regridder
+from engine.runs.making.voxels.subjects import subject_of
+from engine.runs.making.voxels.work import VoxelWork
 from engine.volumes.geometry.grids import AxisMap
 from engine.volumes.prepared.grid_loss import model_mask
 from engine.volumes.prepared.prepare import regrid_source, to_native
@@ -157,7 +157,7 @@ def test_a_full_gpu_gives_the_work_to_the_cpu(
     def full(_: str) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("engine.runs.making.device_scans.beside_sampling", full)
+    monkeypatch.setattr("engine.runs.making.voxels.on_gpu.beside_sampling", full)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     work = VoxelWork("cuda")
     for _ in range(2):

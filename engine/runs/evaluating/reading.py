@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from engine.errors import RunError, SamplingError, StoreError
 from engine.evaluation.subject import Scan, Subject
-from engine.runs.making.measure import subject_of
 from engine.runs.making.rivals import LoadRival
 from engine.runs.making.task import WorkerTask
 from engine.runs.making.volume_maker import VolumeMaker, Work
+from engine.runs.making.voxels.subjects import subject_of
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
 from engine.runs.record.plan import PlanRow, stored_at

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from engine.config import FrozenConfig
 from engine.paths import READ, WRITTEN
 from engine.runs.making.quality import QualityConfig
+from engine.runs.making.voxels.stored import Stored
 from engine.runs.planning.gate import GateConfig
 from engine.runs.planning.method import redrawn_digest
 from engine.runs.record.identity import RunIdentity, code_commit, code_versions, hash_weights
@@ -23,7 +24,8 @@ from engine.volumes.layouts import Split
 _PLACES = ("data", "weights", "out", "redrawn")
 # absent at their default: older runs have none
 _LATER: dict[str, Any] = {
-    "splits": ["train"], "informed_splits": ["train"], "method": "model", "redrawn": None
+    "splits": ["train"], "informed_splits": ["train"], "method": "model", "redrawn": None,
+    "stored": "float32",
 }  # fmt: skip
 _MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout", "private")
 
@@ -51,6 +53,9 @@ class GenerationConfig(FrozenConfig):
         redrawn: for "redrawn": prepared cases of the same names with another draw of texture and
             noise.
         sampling: how volumes are sampled.
+        stored: how intensities are kept. "int16": rounded to whole units, as scanners do, in a
+            quarter of the bytes: HU, and other units where the window is at least 1,000 of them
+            wide (else float32).
         splits: cases of these are sampled where none are named: "train", "test". Test masks stay
             test masks in an export.
         informed_splits: cases of these lend their appearance, and say what real volumes are like.
@@ -70,6 +75,7 @@ class GenerationConfig(FrozenConfig):
     private: bool = False
     method: MethodName = "model"
     redrawn: Annotated[PlaceField, READ] | None = None
+    stored: Stored = "float32"
     splits: tuple[Split, ...] = Field(("train",), min_length=1)
     informed_splits: tuple[Split, ...] = Field(("train",), min_length=1)
     sampling: SamplingConfig = SamplingConfig()

@@ -72,6 +72,7 @@ def worker_task(
         quality=config.quality,
         cohort=cohort_of(folder, cases, config.quality, config.informed_splits),
         gate=config.gate,
+        stored=config.stored,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.evaluation.expectations import CohortStatistics
 from engine.runs.making.quality import QualityConfig
+from engine.runs.making.voxels.stored import Stored
 from engine.runs.planning.gate import GateConfig
 from engine.sampling.config import SamplingConfig
 from engine.storage.places import Place
@@ -29,6 +30,7 @@ class WorkerTask:
         cohort: what real volumes are like.
         gate: what a generated informed slice must be like.
         rows_at_once: rows a worker holds, so that its batch stays full; bounds its memory.
+        stored: how intensities are kept.
         private: whether only this user may read what is written.
         lock: number of the run's lock that the job holds; 0 is unknown.
     """
@@ -45,5 +47,6 @@ class WorkerTask:
     cohort: CohortStatistics = field(default_factory=CohortStatistics)
     gate: GateConfig = field(default_factory=GateConfig)
     rows_at_once: int = 1
+    stored: Stored = "float32"
     private: bool = False
     lock: int = 0

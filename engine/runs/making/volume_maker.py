@@ -24,7 +24,8 @@ from engine.evaluation.quality import judge
 from engine.evaluation.values import VolumeMeasures
 from engine.parallel.rows.pulse import step
 from engine.runs.making.task import WorkerTask
-from engine.runs.making.voxel_work import VoxelWork
+from engine.runs.making.voxels.stored import as_stored
+from engine.runs.making.voxels.work import VoxelWork
 from engine.runs.planning.gate import flag_drawn
 from engine.runs.record import ledger
 from engine.runs.record.folder import RunFolder
@@ -188,6 +189,7 @@ class VolumeMaker:
         staged = ledger.staging_place(self._folder, work.attempt)
         with clock.stage("write"):
             native = self._voxels.to_native(case, sampled.image)
+            native = as_stored(native, case.intensity, self._task.stored)
             mask = Volume(case.native_mask, case.native.affine, case.case_id)
             seen = self._voxels.seen(case)
             attributes = {

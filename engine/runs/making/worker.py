@@ -85,7 +85,8 @@ class FullWorker:
         self._sampling = SamplingThread(
             many.sample_many, self._handler.tell_window, self._handler.num_threads
         )
-        self._threads = ThreadPoolExecutor(_IO_THREADS, "volumes")
+        num_threads = max(_IO_THREADS, min(task.num_threads, task.rows_at_once))
+        self._threads = ThreadPoolExecutor(num_threads, "volumes")
         self._sharing = _SharedOrAlone()
         self._may_share = task.rows_at_once > 1
         self._room = asyncio.Semaphore(max(1, task.rows_at_once))

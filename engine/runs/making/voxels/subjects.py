@@ -41,6 +41,6 @@ def subject_of(
 def _kinds(device: str) -> tuple[type[Subject], Callable[..., Scan]]:
     if not device:
         return Subject, Scan
-    from engine.runs.making.device_scans import DeviceScan, DeviceSubject  # which load torch
+    from engine.runs.making.voxels.on_gpu import DeviceScan, DeviceSubject  # which load torch
 
     return DeviceSubject, partial(DeviceScan, device=device)

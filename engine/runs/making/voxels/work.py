@@ -21,7 +21,7 @@ from engine.evaluation.measures import measure_volume
 from engine.evaluation.subject import Subject
 from engine.evaluation.values import VolumeMeasures
 from engine.log import get_logger
-from engine.runs.making.measure import subject_of
+from engine.runs.making.voxels.subjects import subject_of
 from engine.volumes.prepared.class_loss import ClassLoss
 from engine.volumes.prepared.grid_loss import grid_loss, model_mask
 from engine.volumes.prepared.prepare import to_native
@@ -83,7 +83,7 @@ class VoxelWork:
         def brought(device: str) -> Volume:
             if not device:
                 return to_native(case, image)
-            from engine.runs.making.device_scans import regridder
+            from engine.runs.making.voxels.on_gpu import regridder
 
             return to_native(case, image, regridder(device))
 
@@ -113,7 +113,7 @@ class VoxelWork:
             return work("")
         import torch  # not at the top: the driver names workers, and shall not load it
 
-        from engine.runs.making.device_scans import beside_sampling
+        from engine.runs.making.voxels.on_gpu import beside_sampling
 
         try:
             with self._gpu, beside_sampling(self._device):  # one volume at a time: bounded memory
