@@ -12,9 +12,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from unittest import mock
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -37,60 +36,9 @@ from engine.runs.record.plan import PlanRow, iter_plan, write_plan
 from engine.runs.record.records import Attempt, Commit
 from engine.runs.record.status import RunState, read_state
 from engine.runs.record.withdrawal import WithdrawnError, remember
-from engine.storage.disk_files import sync_folder
-from engine.storage.files import append, put
 from engine.volumes.store import hash_tree
+from tests.runs.deadly_disk import Disk, KilledError
 from tests.runs.test_ledger import MEASURES
-
-
-class KilledError(BaseException):
-    """The process is gone: nothing after this line runs, no `except Exception` sees it."""
-
-
-class Disk:
-    """Counts the steps that touch the disk, and kills before the one that is due."""
-
-    def __init__(self) -> None:
-        self.due: int | None = None
-
-    def step(self) -> None:
-        if self.due is None:
-            return
-        self.due -= 1
-        if self.due < 0:
-            self.due = None
-            raise KilledError
-
-    @contextmanager
-    def dies_at(self, due: int | None) -> Iterator[None]:
-        rename = Path.rename
-
-        def stepped_put(path: Path, text: str) -> None:
-            self.step()
-            put(path, text)
-
-        def stepped_append(path: Path, line: str) -> None:
-            self.step()
-            append(path, line)
-
-        def stepped_rename(path: Path, target: Path) -> Path:
-            self.step()
-            return rename(path, target)
-
-        def stepped_sync(path: Path) -> None:
-            self.step()
-            sync_folder(path)
-
-        self.due = due
-        with (
-            mock.patch.object(ledger, "put", stepped_put),
-            mock.patch.object(ledger, "append", stepped_append),
-            mock.patch.object(ledger, "sync_folder", stepped_sync),
-            mock.patch.object(Path, "rename", stepped_rename),
-        ):
-            yield
-        self.due = None
-
 
 NEVER = st.none()
 SOON = st.one_of(NEVER, st.integers(0, 9))
