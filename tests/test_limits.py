@@ -1,4 +1,4 @@
-"""The house keeps small: files, functions and rooms within the limits of CONTRIBUTING."""
+"""Files, functions and rooms stay within the limits of CONTRIBUTING.md."""
 
 from __future__ import annotations
 
