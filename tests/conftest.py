@@ -58,6 +58,11 @@ def own_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+SLOW = {ROOT / name for name in (ROOT / "tests" / "slow_files.txt").read_text().split()}
+"""Files with tests of many seconds, as measured with `--durations`; all of theirs are `slow`."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start Ray take minutes and mostly wait: each is followed by one that does not.
 
@@ -67,6 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
+        if item.path in SLOW:
+            item.add_marker("slow")
     starts_ray = {
         path for path, own in files.items() if any(i.get_closest_marker("ray") for i in own)
     }
