@@ -29,6 +29,7 @@ _QUICK = "--sampling.num-inference-steps 1 --gate.policy off --quality.policy of
 SHORTER = {
     "jobs/train_model.py": "--num-iterations 1 --denoiser base_channels 32 --checkpoint-minutes 60",
     "jobs/resample_abdomen.py": f"--cases phantom0000 phantom0001 {_QUICK}",
+    "jobs/evaluate_run.py": "--metrics fidelity --max-volumes 1 --rivals painting",
     "jobs/resample_brain.py": f"--cases case0 {_QUICK}",
     "jobs/harmonize_sites.py": _QUICK,
     "jobs/edit_lesions.py": _QUICK,

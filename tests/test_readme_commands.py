@@ -58,6 +58,8 @@ def test_your_own_data_from_nifti_to_nnunet(joined: Checkout) -> None:
     patient = a_patient_of_some(root / "runs" / "mine" / "plan.jsonl")
     output = joined.type(shortened(block("verify_run.py")).replace("pat7", patient))
     assert "4 planned, 4 committed, 4 sound" in output
+    joined.type(shortened(block("evaluate_run.py")))
+    assert (root / "runs" / "mine" / "evaluation" / "metrics.json").is_file()
     joined.type(shortened(block("export_volumes.py")))
     images = list((root / "Dataset901_Mine" / "imagesTr").glob("*_0000.nii.gz"))
     assert 0 < len(images) < 4, "withdrawn volumes are not exported"
@@ -95,6 +97,7 @@ TYPED = (
     "train_model.py",
     "resample_abdomen.py --data",
     "verify_run.py",
+    "evaluate_run.py",
     "export_volumes.py",
     "resample_brain.py",
     "bench_sampling.py",
