@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,19 @@ log = logging.getLogger(__name__)
 
 
 def keep_on_disk() -> Path:
-    """Have compilers keep what they make in the user's cache folder, unless told where already."""
+    """Have compilers keep what they make in the user's cache folder, unless told where already.
+
+    Returns:
+        The folder; where the user's cannot be written, one of this user among temporary files.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gem3d-engine"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        writable = os.access(home, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        home = Path(tempfile.gettempdir()) / f"gem3d-engine-{os.getuid()}"
     for name, part in _FOLDERS.items():
         os.environ.setdefault(name, str(home / part))
     return home

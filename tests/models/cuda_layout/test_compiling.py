@@ -70,6 +70,16 @@ def test_compilers_keep_what_they_make_in_the_users_cache(
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path)
 
 
+def test_a_home_that_cannot_be_written_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "kept")
+    assert not keep_on_disk().is_relative_to(tmp_path)
+
+
 @torch.inference_mode()
 def test_the_form_for_the_compiler_equals_the_plain_one() -> None:
     draw = torch.Generator().manual_seed(0)
