@@ -118,22 +118,11 @@ def norm_by_triton(
 
     parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
     m, p = len(parts[0]), parts[0].shape[2] * parts[0].shape[3]
-    total = sum(part.shape[1] for part in parts)
     chunk = max(_LEAST_CHUNK, _power(-(-p // _MOST_CHUNKS)))
-    pieces = -(-p // chunk)
-    new = parts[0].new_empty
-    moments = new((m, pieces, 2, total), dtype=torch.float32)
-    affine = new((m, 2, total), dtype=torch.float32)
-    out = torch.empty_like(parts[0]) if len(parts) == 1 else _empty_last(parts[0], total)
-    first = 0
-    for x in parts:
-        c = x.shape[1]
-        lanes = lanes_of(c)
-        kernels.moments_kernel[(pieces, m, -(-c // lanes))](
-            x, moments, p, c, total, first, CHUNK=chunk, ROWS=_TILE_ROWS, LANES=lanes
-        )
-        first += c
+    moments = _moments(parts, chunk)
+    total = moments.shape[-1]
     width = total // groups
+    affine = moments.new_empty((m, 2, total))
     kernels.affine_kernel[(groups, m)](
         moments,
         weight,
@@ -142,7 +131,7 @@ def norm_by_triton(
         0 if rows is None else rows.stride(0),
         weight if table is None else table,
         affine,
-        pieces,
+        moments.shape[1],
         p,
         total,
         width,
@@ -152,14 +141,39 @@ def norm_by_triton(
         HAS_ROWS=rows is not None,
         HAS_TABLE=table is not None,
         CHUNK=chunk,
-        PIECES=_power(pieces),
+        PIECES=_power(moments.shape[1]),
         WIDTH=_power(width),
     )
-    first = 0
+    return _applied(parts, affine, silu)
+
+
+def _moments(parts: Sequence[Tensor], chunk: int) -> Tensor:
+    """Mean and sum of squares about it, of every channel in every chunk: `m chunks 2 c`."""
+    from models.cuda_layout.kernels.norms import moments_kernel
+
+    m, p = len(parts[0]), parts[0].shape[2] * parts[0].shape[3]
+    total, pieces, first = sum(part.shape[1] for part in parts), -(-p // chunk), 0
+    moments = parts[0].new_empty((m, pieces, 2, total), dtype=torch.float32)
     for x in parts:
         c = x.shape[1]
         lanes = lanes_of(c)
-        kernels.apply_kernel[(-(-p // _TILE_ROWS), m, -(-c // lanes))](
+        moments_kernel[(pieces, m, -(-c // lanes))](
+            x, moments, p, c, total, first, CHUNK=chunk, ROWS=_TILE_ROWS, LANES=lanes
+        )
+        first += c
+    return moments
+
+
+def _applied(parts: Sequence[Tensor], affine: Tensor, silu: bool) -> Tensor:
+    """The concatenation times scale plus shift (`m 2 c`), with SiLU where asked for."""
+    from models.cuda_layout.kernels.norms import apply_kernel
+
+    m, p, total = len(parts[0]), parts[0].shape[2] * parts[0].shape[3], affine.shape[-1]
+    out, first = _empty_last(parts[0], total), 0
+    for x in parts:
+        c = x.shape[1]
+        lanes = lanes_of(c)
+        apply_kernel[(-(-p // _TILE_ROWS), m, -(-c // lanes))](
             x, affine, out, p, c, total, first, SILU=silu, ROWS=_TILE_ROWS, LANES=lanes
         )
         first += c
