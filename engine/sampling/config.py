@@ -65,7 +65,7 @@ class SamplingConfig(FrozenConfig):
         arithmetic: `fast` lays weights out channels-last and fuses attention and slice
             convolutions; `plain` computes the same in the paper's form.
         compile: torch.compile the denoiser; costs minutes, once for each number of slices a batch.
-            On a GPU, norms and sums alone, in place of kernels of our own: seconds, once a kind of shape.
+            On a GPU norms and sums alone, in place of own kernels: seconds, once a kind of shape.
         reuse_features: keep the denoiser's deep features for this many steps (1: compute them at
             every step; arXiv:2312.00858). Saves time, costs quality (benchmarks/results).
         max_windows: most windows a batch; None is 2 on a CPU, and on a GPU as many as keep it busy
