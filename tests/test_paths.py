@@ -77,6 +77,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "table": {"data": "here"},
     "data": {"table": "here"},
     "drawn": {"cases": ["pat2"]},
+    "redrawn": {"method": "redrawn"},
 }
 
 
