@@ -67,9 +67,19 @@ class Manifest(BaseModel):
     @property
     def condition_dropout(self) -> float:
         """Share of the denoiser's last training examples that had no conditions; 0 if unknown."""
-        last = next((s for s in ("distill", "volume", "slice") if s in self.stages), None)
-        share = self.stages[last].get("condition_dropout") if last else None
+        share = self._last_denoiser_stage.get("condition_dropout")
         return float(share) if isinstance(share, int | float) else 0.0
+
+    @property
+    def pins_informed(self) -> bool:
+        """Whether windows that hold the informed slice as a known one were trained on."""
+        share = self._last_denoiser_stage.get("pinned_share")
+        return isinstance(share, int | float) and share > 0.0
+
+    @property
+    def _last_denoiser_stage(self) -> dict[str, Any]:
+        last = next((s for s in ("distill", "volume", "slice") if s in self.stages), None)
+        return self.stages[last] if last else {}
 
 
 def read_manifest(folder: Path) -> Manifest:

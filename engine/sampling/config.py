@@ -59,6 +59,9 @@ class SamplingConfig(FrozenConfig):
             newest known slice instead (line 18 of Algorithm 1), and image tokens of that slice,
             decoded, where the model attends to some; `auto` takes the first for models that are
             told where the informed slice lies.
+        pin_informed: whether an informed slice that is a slice of the very volume (informed `own`)
+            is known from the beginning at its own place, so that the volume holds it; `auto` does
+            so where the weights were trained for it.
         precision: of the networks. `auto` is chosen once a run, for the weakest machine that
             works on it: float32 on CPUs (where bfloat16 would make other volumes on another
             machine), bfloat16 on GPUs that have it, float16 on older ones.
@@ -87,6 +90,7 @@ class SamplingConfig(FrozenConfig):
     num_resamples: int = Field(1, ge=1)
     jump_length: int = Field(10, ge=1)
     informed_follows: Literal["auto", "patient", "chain"] = "auto"
+    pin_informed: Literal["auto", "yes", "no"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     arithmetic: Literal["fast", "plain"] = "fast"
     compile: bool = False
@@ -140,6 +144,9 @@ class SamplingConfig(FrozenConfig):
             known = "replacement" if base.num_resamples > 1 else known
         if follows == "auto":
             follows = "patient" if spec.position_embedding else "chain"
+        pin = base.pin_informed
+        if pin == "auto":
+            pin = "yes" if manifest.pins_informed and known == "conditioned" else "no"
         overlap = OVERLAP_CONDITIONED if spec.known_slice_input else OVERLAP_PAPER
         chosen = {
             "solver": base.solver or recommended_solver(manifest),
@@ -147,6 +154,7 @@ class SamplingConfig(FrozenConfig):
             "overlap": base.overlap or min(overlap, manifest.preset.window - 1),
             "known_slices": known,
             "informed_follows": follows,
+            "pin_informed": pin,
         }
         where = "sampling with these weights"
         result = validate(SamplingConfig, {**base.model_dump(), **chosen}, where=where)

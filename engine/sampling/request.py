@@ -43,6 +43,8 @@ class SampleRequest:
         informed_position: height of that slice in its own volume, 0 to 1.
         start: z where the first window starts; None puts the window around the informed height.
         real: the mask's own case, for rivals only.
+        pinned: z of the slice of this volume that the informed slice is: it is known before the
+            others are made (`SamplingConfig.pin_informed`). None when it is of another patient.
     """
 
     sample_id: str
@@ -53,6 +55,7 @@ class SampleRequest:
     informed_mask: NDArray[np.uint8] | None = None
     start: int | None = None
     real: RealCase | None = None
+    pinned: int | None = None
 
     @classmethod
     def own(cls, case: PreparedCase, seed: int) -> SampleRequest:
@@ -65,7 +68,7 @@ class SampleRequest:
             raise SamplingError(f"{case.case_id}: has no image to take an informed slice from")
         z = len(case.image) // 2
         height = z / max(len(case.image) - 1, 1)
-        return cls(case.case_id, seed, case.mask, case.image[z], height, case.mask[z])
+        return cls(case.case_id, seed, case.mask, case.image[z], height, case.mask[z], pinned=z)
 
     def check(self, manifest: Manifest) -> None:
         """Refuse what the model cannot take.
@@ -90,6 +93,13 @@ class SampleRequest:
         if given is None and self.informed_mask is not None:
             raise SamplingError(
                 f"{name}: a slice that is yet to be drawn has no mask; leave it out"
+            )
+        if self.pinned is not None and not (
+            given is not None and 0 <= self.pinned < len(self.mask)
+        ):
+            raise SamplingError(
+                f"{name}: slice {self.pinned} cannot be pinned; give the informed slice, and its z "
+                f"from 0 to {len(self.mask) - 1}"
             )
         if self.informed_mask is not None and self.informed_mask.shape != (edge, edge):
             raise SamplingError(f"{name}: the informed slice's mask must be {edge} x {edge}")

@@ -69,3 +69,15 @@ def test_a_shifted_tail_window_pins_every_known_slice_at_its_true_place() -> Non
 def test_impossible_settings_are_refused(slices: int, window: int, overlap: int) -> None:
     with pytest.raises(ConfigError):
         plan_windows(slices, window, overlap, 0)
+
+
+@given(st.integers(1, 70), st.integers(2, 20), st.integers(1, 19), st.integers(-5, 70), st.data())
+def test_given_slices_are_known_to_every_window_that_holds_them(
+    num_slices: int, window: int, overlap: int, start: int, data: st.DataObject
+) -> None:
+    z = data.draw(st.integers(0, num_slices - 1))
+    plan = plan_windows(num_slices, window, min(overlap, window - 1), start, {z})
+    made = [m for w in plan.windows for m in w.made]
+    assert sorted([*made, z]) == list(range(num_slices)), "all others are made once"
+    assert all(z in w.known for w in plan.windows if w.start <= z < w.stop)
+    assert all(1 <= join < num_slices for join in plan.joins)

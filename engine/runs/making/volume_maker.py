@@ -286,7 +286,14 @@ def _request(plan: PlanRow, case: PreparedCase, source: PreparedCase) -> SampleR
         informed=image[plan.informed_z],
         informed_mask=source.mask[plan.informed_z] if known else None,
         informed_position=plan.informed_z / max(1, len(image) - 1),
+        pinned=plan.informed_z if _is_own_slice(plan) else None,
     )
+
+
+def _is_own_slice(plan: PlanRow) -> bool:
+    """Whether the informed slice is a slice of the very volume: same case, its mask unchanged."""
+    unchanged = not plan.changes and not plan.drawn_mask
+    return plan.informed_source == plan.mask_source and unchanged
 
 
 def _real(original: PreparedCase, case: PreparedCase) -> RealCase:

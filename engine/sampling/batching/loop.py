@@ -115,8 +115,9 @@ class VolumeLoop:
             self._failed.append(Outcome(name, error=error))
             return
         num_slices, edge = len(request.mask), preset.latent_px
+        given = self._given(request, conditions)
         plan = plan_windows(
-            num_slices, preset.window, config.overlap_slices, _start(request, preset.window)
+            num_slices, preset.window, config.overlap_slices, _start(request, preset.window), given
         )
         self._num_taken += 1
         key = self._num_taken
@@ -129,6 +130,7 @@ class VolumeLoop:
             config.informed_follows == "chain",
             self._model.device,
             self._thread,
+            given,
         )
         drawn = complete.informed if request.informed is None else None
         self._volumes[key] = _Volume(request, plan, conditions, state, watch, drawn)
@@ -139,6 +141,12 @@ class VolumeLoop:
             self._model.volume_mb(num_slices),
             config.profile == "engine",
         )
+
+    def _given(self, request: SampleRequest, conditions: Conditions) -> dict[int, Tensor]:
+        """The informed slice at its own place, where it is this volume's and shall stay."""
+        if request.pinned is None or self._config.pin_informed != "yes":
+            return {}
+        return {request.pinned: conditions.informed[:1]}
 
     def turn(self) -> None:
         """Run one batch; on a GPU, send it off."""

@@ -9,7 +9,7 @@ and `accept_all` do so for the windows of a whole batch (flight.py).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from engine.sampling.propagation.flight import (
 )
 from engine.sampling.propagation.inpainting import KnownSlices, renoise
 from engine.sampling.propagation.slice_noise import SliceNoise
-from engine.sampling.propagation.windows import Window
+from engine.sampling.propagation.windows import Window, runs
 from engine.sampling.solvers.state import SolverState
 
 __all__ = ["DenoiseItem", "Denoising", "Place", "VolumeState", "accept_all", "show_all"]
@@ -48,6 +48,7 @@ class VolumeState:
             instead of the patient's.
         device: where latents live; noise is drawn on the CPU.
         thread: draws noise ahead; None draws it when it is needed.
+        given: latents `1 c h w` of slices that are known from the beginning, by z.
     """
 
     def __init__(
@@ -60,10 +61,13 @@ class VolumeState:
         chained: bool = False,
         device: torch.device | str = "cpu",
         thread: Executor | None = None,
+        given: Mapping[int, Tensor] | None = None,
     ) -> None:
         self.key, self.sample_id = key, sample_id
         self.how, self._chained, self._device = denoising, chained, torch.device(device)
         self.latents = torch.full(shape, torch.nan, device=self._device)
+        for z, latent in (given or {}).items():
+            self.latents[z] = latent[0]
         self.flights: dict[Window, Flight] = {}
         self._noise = SliceNoise(shape[1:], seed, sample_id, self._device, thread)
         self._start: Tensor | None = None
@@ -96,8 +100,8 @@ class VolumeState:
     def take_off(self, window: Window) -> None:
         """Begin a window."""
         flags = torch.zeros(window.size, dtype=torch.bool, device=self._device)
-        if window.known:
-            flags[window.known_rows[0] : window.known_rows[-1] + 1] = True
+        for low, high in runs(window.known_rows):
+            flags[low:high] = True
         given = torch.nan_to_num(self.latents[window.start : window.stop])
         known = KnownSlices(flags, given, self.how.conditioned)
         fixed = None
@@ -129,9 +133,8 @@ class VolumeState:
 
     def land(self, window: Window, x: Tensor) -> None:
         """End a window: its slices are whole."""
-        made = window.made  # known slices stand at the edges
-        rows = slice(made[0] - window.start, made[-1] - window.start + 1)
-        self.latents[made[0] : made[-1] + 1] = x[rows]
+        for low, high in runs(window.made):
+            self.latents[low:high] = x[low - window.start : high - window.start]
         del self.flights[window]
 
     def _start_noise(self, window: Window) -> Tensor:

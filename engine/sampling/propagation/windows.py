@@ -1,12 +1,14 @@
 """Which slices are made together, and which are known by then.
 
 The first window holds the start; chain UP continues behind its last slice, chain DOWN before its
-first. Every slice is made exactly once, for every Z, n, h and start. Pure integers: no torch.
+first. Every slice is made exactly once, for every Z, n, h and start, but for those that are given
+from the beginning. Pure integers: no torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from engine.errors import ConfigError
 
@@ -18,7 +20,8 @@ class Window:
     Attributes:
         start: first z.
         stop: one past the last z.
-        known: z of every slice that an earlier window of the chain has made, at its true place.
+        known: z of every slice that is given, or that an earlier window of the chain has made, at
+            its true place.
     """
 
     start: int
@@ -58,11 +61,14 @@ class WindowPlan:
     @property
     def joins(self) -> tuple[int, ...]:
         """Z such that slices z - 1 and z were made in different windows."""
-        ends = {min(w.made) for w in self.up} | {max(w.made) + 1 for w in self.down}
+        up, down = ([w.made for w in chain if w.made] for chain in (self.up, self.down))
+        ends = {min(made) for made in up} | {max(made) + 1 for made in down}
         return tuple(sorted(ends))
 
 
-def plan_windows(num_slices: int, window: int, overlap: int, start: int) -> WindowPlan:
+def plan_windows(
+    num_slices: int, window: int, overlap: int, start: int, given: Collection[int] = ()
+) -> WindowPlan:
     """Plan the windows of a volume.
 
     Ten slices in windows of four that share one, the first at slice 3. UP makes 7, 8, 9; DOWN makes
@@ -80,6 +86,7 @@ def plan_windows(num_slices: int, window: int, overlap: int, start: int) -> Wind
         overlap: h, known slices at a window's edge; a window shifted back at the volume's end has
             more, and pins every one of them.
         start: z where the first window should start; moved inwards where it does not fit.
+        given: z of slices that are known from the beginning; no window makes them.
 
     Raises:
         ConfigError: Z below 1, n below 2, h below 1 or not below n.
@@ -91,11 +98,30 @@ def plan_windows(num_slices: int, window: int, overlap: int, start: int) -> Wind
     size = min(window, num_slices)
     low = max(0, min(start, num_slices - size))
     first = Window(low, low + size)
-    return WindowPlan(
-        first,
-        _chain_up(first.stop, num_slices, size, overlap),
-        _chain_down(low, size, overlap, num_slices),
-    )
+    up = _chain_up(first.stop, num_slices, size, overlap)
+    down = _chain_down(low, size, overlap, num_slices)
+    chains = (tuple(_with_given(window, given) for window in chain) for chain in (up, down))
+    return WindowPlan(_with_given(first, given), *chains)
+
+
+def _with_given(window: Window, given: Collection[int]) -> Window:
+    inside = {z for z in given if window.start <= z < window.stop}
+    return replace(window, known=tuple(sorted(inside | {*window.known}))) if inside else window
+
+
+def runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Increasing integers as ranges.
+
+    >>> runs((2, 3, 4, 9))
+    [(2, 5), (9, 10)]
+    """
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and found[-1][1] == place:
+            found[-1] = (found[-1][0], place + 1)
+        else:
+            found.append((place, place + 1))
+    return found
 
 
 def _chain_up(end: int, num_slices: int, size: int, overlap: int) -> tuple[Window, ...]:
