@@ -290,7 +290,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# Beside the paper's: a factor of 4 and 8 channels keep texture, and what is known enters as such.
+# Beside the paper's (docs/presets.md): latents that keep texture, and what is known enters as such.
 _PLUS_F4 = AutoencoderSpec(
     image_channels=1,
     latent_channels=8,
@@ -299,25 +299,30 @@ _PLUS_F4 = AutoencoderSpec(
     mid_attention=False,
     norm_groups=8,
 )
-PRESETS["gem3d_plus_128"] = Preset(
-    name="gem3d_plus_128",
-    size_px=128,
-    window=16,
-    autoencoder=_PLUS_F4,
-    denoiser=DenoiserSpec(
-        base_channels=64,
-        multipliers=(1, 2, 2),
-        num_res_blocks=1,
-        attention_px=(16, 8),
-        head_width=32,
-        mask_encoding="one_hot",
-        mask_subpixels=4,
-        known_slice_input=True,
-        position_embedding=True,
-        style_embedding=True,
-        class_intensity_input=True,
-    ),
+_PLUS_F8 = _PLUS_F4.model_copy(update={"latent_channels": 16, "block_channels": (32, 64, 64, 128)})
+_PLUS = DenoiserSpec(
+    base_channels=64,
+    multipliers=(1, 2, 2),
+    num_res_blocks=1,
+    attention_px=(16, 8),
+    head_width=32,
+    mask_encoding="one_hot",
+    mask_subpixels=4,
+    known_slice_input=True,
+    position_embedding=True,
+    style_embedding=True,
+    class_intensity_input=True,
 )
+_PLUS_256 = _PLUS.model_copy(update={"multipliers": (1, 2, 3, 3)})
+_PLUS_512 = _PLUS.model_copy(update={"base_channels": 96, "multipliers": (1, 2, 3, 4)})
+PRESETS |= {
+    name: Preset(name=name, size_px=size, window=16, autoencoder=autoencoder, denoiser=denoiser)
+    for name, size, autoencoder, denoiser in (
+        ("gem3d_plus_128", 128, _PLUS_F4, _PLUS),
+        ("gem3d_plus_256", 256, _PLUS_F4, _PLUS_256),
+        ("gem3d_plus_512", 512, _PLUS_F8, _PLUS_512),
+    )
+}
 
 # The paper's model with the attention block of its public weights (models/public_weights.py).
 _PAPER = PRESETS["gem3d_512"]
