@@ -14,7 +14,7 @@ def decoding_flops(name: str) -> int:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         edge, channels = preset.latent_px, preset.autoencoder.latent_channels
         Autoencoder(preset.autoencoder).decode(torch.zeros(1, channels, edge, edge))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def test_decoding_at_512_px_costs_a_twentieth_of_the_papers() -> None:

@@ -23,7 +23,10 @@ def informed_again(sampler: Sampler) -> np.ndarray[tuple[int, ...], np.dtype[np.
     informed = pinned_request().informed
     assert informed is not None
     latent = sampler.model.autoencoder.encode(torch.from_numpy(informed)[None, None]).mean
-    return np.asarray(sampler.model.decode(latent, 1))[0]
+    planes: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = np.asarray(
+        sampler.model.decode(latent, 1), np.float32
+    )
+    return np.asarray(planes[0])
 
 
 def test_a_pinned_slice_is_in_the_volume_and_changes_its_neighbours(tmp_path: Path) -> None:
