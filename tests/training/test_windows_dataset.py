@@ -102,3 +102,27 @@ def test_moved_copies_have_the_weight_of_their_case() -> None:
 def test_windows_of_three_have_no_known_slices() -> None:
     batch = LatentDataset([case("a", 9)], 3, 4, {}).batch(numbers(0, 50))
     assert not batch.conditions.known.any()
+
+
+def test_a_pinned_window_holds_its_informed_slice_as_the_known_one() -> None:
+    data = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={}, pinned_share=1.0)
+    rows = set()
+    for step in range(100):
+        batch = data.batch(numbers(step, 1))
+        known = batch.conditions.known
+        assert known.sum() == 1
+        row = int(known.nonzero())
+        rows.add(row)
+        assert torch.equal(batch.x_0[row], batch.conditions.informed[row])
+    assert rows == set(range(8)), "anywhere in the window"
+
+
+def test_without_pinning_the_draws_are_as_they_were() -> None:
+    plain = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={})
+    none = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={}, pinned_share=0.0)
+    some = LatentDataset([case("a", 30)], window=8, max_overlap=3, weight={}, pinned_share=0.5)
+    first, second, third = (d.batch(numbers(0, 4)).x_0 for d in (plain, none, some))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+    slices = LatentDataset([case("a", 5)], window=1, max_overlap=3, weight={}, pinned_share=0.5)
+    assert not slices.batch(numbers(0, 6)).conditions.known.any()

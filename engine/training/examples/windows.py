@@ -86,11 +86,17 @@ class LatentDataset:
 
     The informed slice comes from anywhere in the same volume, so that the model learns to carry a
     patient's appearance over a distance. Known slices lie at one end of a window, at both, or
-    nowhere, as they do in propagation.
+    nowhere, as they do in propagation; in a share of the windows the informed slice itself is
+    known, at its place, as in the first window of a volume with an own slice.
     """
 
     def __init__(
-        self, cases: list[LatentCase], window: int, max_overlap: int, weight: Mapping[str, float]
+        self,
+        cases: list[LatentCase],
+        window: int,
+        max_overlap: int,
+        weight: Mapping[str, float],
+        pinned_share: float = 0.0,
     ) -> None:
         self.cases = [case for case in cases if case.num_slices >= window]
         self.num_skipped = len(cases) - len(self.cases)
@@ -100,6 +106,7 @@ class LatentDataset:
                 "give longer volumes or a preset with a shorter window"
             )
         self.window, self.max_overlap = window, max_overlap
+        self.pinned_share = pinned_share if window > 1 else 0.0
         self.draw = CaseDraw([case.case_id for case in self.cases], weight)
 
     @property
@@ -117,11 +124,19 @@ class LatentDataset:
         case = self.cases[self.draw.case(generator)]
         start = below(case.num_slices - self.window + 1, generator)
         source = below(case.num_slices, generator)
+        pinned = self.pinned_share > 0.0 and _chance(self.pinned_share, generator)
+        if pinned:
+            low, high = max(0, source - self.window + 1), min(source, case.num_slices - self.window)
+            start = low + below(high - low + 1, generator)
         here, there = slice(start, start + self.window), slice(source, source + 1)
         informed = draw_latent(case, there, generator)
         volume = case.conditions(source, informed, classes_known=below(10, generator) > 0)
         x_0 = draw_latent(case, here, generator)
-        return x_0, volume.window(here.start, here.stop, self._known(generator))
+        known = self._known(generator)
+        if pinned:
+            known = torch.arange(start, start + self.window) == source
+            x_0[source - start] = informed[0]
+        return x_0, volume.window(here.start, here.stop, known)
 
     def _known(self, generator: Generator) -> Tensor:
         known = torch.zeros(self.window, dtype=torch.bool)
@@ -134,6 +149,10 @@ class LatentDataset:
         if where >= 6:
             known[-overlap:] = True
         return known
+
+
+def _chance(share: float, generator: Generator) -> bool:
+    return float(torch.rand(1, generator=generator)) < share
 
 
 def draw_latent(case: LatentCase, z: slice, generator: Generator) -> Tensor:

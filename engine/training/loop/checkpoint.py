@@ -40,6 +40,8 @@ _FREE = {
     "zero_stage", "activation_checkpointing", "threads", "checkpoint_minutes", "checkpoint_steps",
     "export", "log_steps", "sample_steps", "trackers", "peak_tflops", "work", "about", "private",
 }  # fmt: skip
+# Settings that older checkpoints do not name, and what they were then.
+_LATER: dict[str, Any] = {"splits": ["train"], "pinned_share": 0.0, "texture_weight": 0.0}
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,9 @@ def checkpoint_root(config: TrainConfig) -> Path:
 def stage_identity(config: TrainConfig, preset: Preset) -> dict[str, Any]:
     """What decides what is learnt: settings, and the architecture under its name."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
-    if config.splits == ("train",):  # older checkpoints have no such setting
-        del settings["splits"]
+    for name, usual in _LATER.items():
+        if settings[name] == usual:
+            del settings[name]
     architecture = hashlib.sha256(preset.model_dump_json().encode()).hexdigest()[:16]
     return {**settings, "architecture": architecture}
 

@@ -50,6 +50,8 @@ class PixelFields(StageFields):
         perceptual: autoencoder: file of an ImageNet AlexNet or VGG16 trunk (safetensors, or a .pth
             of plain tensors) for a feature loss; None leaves it out.
         perceptual_weight: of that loss.
+        texture_weight: autoencoder and decoder: of the difference in the local strength of fine
+            detail (losses/texture.py), without which tissue comes out smooth; 0 leaves it out.
         adversarial_weight: autoencoder: of a patch discriminator's loss, relative to the gradient
             of the reconstruction; 0 leaves it out.
         adversarial_start: steps before the discriminator takes part.
@@ -62,6 +64,7 @@ class PixelFields(StageFields):
     squared_weight: float = Field(0.0, ge=0)
     perceptual: Annotated[Path, READ] | None = None
     perceptual_weight: float = Field(0.1, gt=0)
+    texture_weight: float = Field(0.0, ge=0)
     adversarial_weight: float = Field(0.0, ge=0)
     adversarial_start: int = Field(1000, ge=0)
 
@@ -95,6 +98,9 @@ class DenoiserFields(StageFields):
         class_weight: denoiser stages: extra weight in the loss of positions inside a class, by
             its name (one-hot masks only); small organs need it to get their intensity right.
         max_overlap: volume: most known slices at either end of a training window.
+        pinned_share: volume: share of windows that hold their informed slice as a known one, for
+            presets with `known_slice_input`; weights trained so keep an own slice at its place
+            (`SamplingConfig.pin_informed`).
         slice_gradient_weight: `volume` only: weight of the error in differences of neighbouring
             slices, known ones included; errors then change slowly along z, and joins close.
     """
@@ -104,6 +110,7 @@ class DenoiserFields(StageFields):
     condition_dropout: float = Field(0.0, ge=0.0, le=1.0)
     class_weight: dict[str, float] = Field(default_factory=dict)
     max_overlap: int = Field(4, ge=1)
+    pinned_share: float = Field(0.0, ge=0.0, le=1.0)
     slice_gradient_weight: float = Field(0.0, ge=0.0)
 
 

@@ -22,6 +22,7 @@ from engine.training.examples.windows import CropDataset
 from engine.training.losses.adversarial import Adversary
 from engine.training.losses.objectives import autoencoder_loss, decoder_loss
 from engine.training.losses.perceptual import FeatureLoss, load_feature_loss
+from engine.training.losses.texture import texture_loss
 from engine.training.optimisation.ema import Ema
 from engine.training.settings.stages import PixelFields
 from engine.training.stages.base import StageModel, Survey, own_settings
@@ -104,6 +105,10 @@ class AutoencoderStage(StageModel):
             distance = features.to(self.device)(decoded, real)
             self.trace.parts["perceptual"] = distance.detach()
             loss = loss + self.own.perceptual_weight * distance
+        if self.own.texture_weight > 0.0:
+            texture = texture_loss(decoded, real)
+            self.trace.parts["texture"] = texture.detach()
+            loss = loss + self.own.texture_weight * texture
         if self._takes_part(step):
             loss = loss + self._judge(decoded, real, loss)
         self.trace.add(loss.detach().reshape(1), torch.zeros(1, dtype=torch.int64))

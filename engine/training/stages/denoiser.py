@@ -55,7 +55,9 @@ class DenoiserStage(LatentStage):
         self.own = own = own_settings(settings, DenoiserSettings)
         self.net, self.schedule = net, latents.schedule
         window, overlap = self.num_slices(net), own.max_overlap
-        self.data = LatentDataset(latents.cases, window, overlap, settings.data.case_weight)
+        pinned = own.pinned_share if net.preset.denoiser.known_slice_input else 0.0
+        weight = settings.data.case_weight
+        self.data = LatentDataset(latents.cases, window, overlap, weight, pinned)
         probe = [case for case in latents.held_out if case.num_slices >= window]
         self.probe = LatentDataset(probe, window, overlap, {}) if probe else self.data
         self.num_cases, self.num_skipped = self.data.num_cases, self.data.num_skipped
@@ -122,8 +124,11 @@ class DenoiserStage(LatentStage):
         return keep_tower(self.settings.model, manifest, self.settings.folders.weights)
 
     def record(self) -> dict[str, Any]:
-        """Whether the denoiser has learnt to do without its conditions."""
-        return {"condition_dropout": self.own.condition_dropout}
+        """Whether it has learnt to do without its conditions, and with its slice in a window."""
+        return {
+            "condition_dropout": self.own.condition_dropout,
+            "pinned_share": self.data.pinned_share,
+        }
 
     def _sampled(
         self, net: Denoiser, case: PreparedCase, manifest: Manifest

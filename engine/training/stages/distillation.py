@@ -123,7 +123,7 @@ class DistillStage(DenoiserStage):
 
     def record(self) -> dict[str, Any]:
         """A student always sees its conditions."""
-        return {"condition_dropout": 0.0}
+        return {**super().record(), "condition_dropout": 0.0}
 
     def recommended(self, iterations: int) -> dict[str, Any]:
         """The steps that the student has learnt."""
