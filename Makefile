@@ -68,7 +68,7 @@ fix: setup  ## format, and repair what ruff can repair
 # Versions already pinned stay; `uv` is not among them (pip install uv). The override leaves torch to its own lock.
 lock:  ## pin the packages again, with hashes, after a change of pyproject.toml (needs uv)
 	header="$$(grep '^#' requirements.lock)"; \
-	uv pip compile pyproject.toml --extra eval --extra s3 --group dev --python-version 3.11 \
+	uv pip compile pyproject.toml --extra eval --extra itk --extra s3 --group dev --python-version 3.11 \
 	  --override <(echo 'torch ; python_version < "3"') --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --quiet --output-file requirements.lock; \
 	printf '%s\n%s\n' "$$header" "$$(cat requirements.lock)" > requirements.lock
