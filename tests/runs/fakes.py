@@ -17,6 +17,7 @@ import torch
 from engine.parallel.rows.pipeline import Pool, Row
 from engine.parallel.start.session import RaySession
 from engine.runs.jobs import harmonize, working
+from engine.runs.jobs import resample as resample_job
 from engine.runs.making.worker import ResampleWorker, WorkerTask
 from engine.runs.planning import precision as run_precision
 from engine.runs.planning.rows import CaseFacts, build_plan
@@ -122,7 +123,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
     def here(do: Callable[..., Any], *args: Any) -> Any:
         return do(*args)
 
-    for module in (harmonize, report, run_precision):
+    for module in (harmonize, report, resample_job, run_precision):
         patch.setattr(module, "in_own_process", here)
     patch.setattr(working, "run_rows", in_turn)
     patch.setattr(working, "node_resources", lambda: [{"CPU": 2.0}])

@@ -86,3 +86,10 @@ def _commit(config: ResampleConfig, sample_id: str) -> Commit:
     commit = ledger.read_commit(RunFolder(config.out), sample_id)
     assert commit is not None and np.isfinite(commit.timings_s["sample"])
     return commit
+
+
+def test_replicas_that_are_copies_are_warned_about(
+    rival: ResampleConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    resample(rival.model_copy(update={"replicas": 2}))  # painting knows no seed
+    assert "replicas of 3 of 3 masks that were looked at are near copies" in caplog.text

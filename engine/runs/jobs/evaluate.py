@@ -19,6 +19,7 @@ from engine.parallel.own_process import in_own_process
 from engine.parallel.rows.pipeline import choose_pool, node_resources, run_rows
 from engine.parallel.start.session import RaySession
 from engine.runs.audit.verify import open_run
+from engine.runs.evaluating.near_copies import replicas_of
 from engine.runs.evaluating.plots import draw_tables
 from engine.runs.evaluating.populations import Populations
 from engine.runs.evaluating.reading import OWN_ROW
@@ -145,17 +146,13 @@ def _rows(job: EvaluateJob, plans: Sequence[PlanRow], real: Sequence[str]) -> It
     for plan in plans:
         yield _row("volume", plan.sample_id, [plan])
     if "diversity" in job.metrics:
-        groups: dict[str, list[PlanRow]] = {}
         masks: dict[str, dict[str, PlanRow]] = {}
         for plan in plans:
-            asked = plan.model_dump_json(exclude={"sample_id", "replica", "seed", "gate"})
-            groups.setdefault(asked, []).append(plan)
             if not plan.changes and not plan.drawn_mask:
                 shown = f"{plan.informed_source}:{plan.informed_z}"
                 masks.setdefault(plan.mask_source, {}).setdefault(shown, plan)
-        for group in groups.values():
-            if len(group) > 1:
-                yield _row("replicas", group[0].sample_id, group[:_MOST_REPLICAS])
+        for group in replicas_of(list(plans)):
+            yield _row("replicas", group[0].sample_id, group[:_MOST_REPLICAS])
         for found in masks.values():
             if len(found) > 1:
                 pair = sorted(found.values(), key=lambda p: p.informed != "own")[:2]

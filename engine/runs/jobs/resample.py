@@ -15,9 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import ConfigError, WeightsError
+from engine.log import get_logger
+from engine.parallel.own_process import in_own_process
 from engine.parallel.start.session import RaySession
 from engine.paths import READ, WRITTEN
 from engine.preparing.demo_cohort import REMARKS, build_demo_cohort
+from engine.runs.evaluating.near_copies import near_copies
 from engine.runs.jobs.generate import generate
 from engine.runs.jobs.job import Job, JobCases, Outcome
 from engine.runs.jobs.settings import GenerationConfig
@@ -50,6 +53,9 @@ __all__ = [
     "resample_brain",
     "run_place",
 ]
+
+
+log = get_logger(__name__)
 
 
 class ResampleConfig(GenerationConfig):
@@ -117,7 +123,24 @@ def resample(config: ResampleConfig, load: LoadSampler = load_sampler) -> Outcom
     """
     if config.data is not None:
         refuse_inside(run_place(config.out), [find_data(config.data)])
-    return generate(ResampleJob(config), load)
+    outcome = generate(ResampleJob(config), load)
+    if config.replicas > 1 and outcome.worked:
+        _warn_of_copies(config)
+    return outcome
+
+
+def _warn_of_copies(config: ResampleConfig) -> None:
+    """Say so when replicas were hardly worth making."""
+    root = run_place(config.out)
+    data = root / "cohort" / "prepared" if config.data is None else find_data(config.data)
+    found, looked = in_own_process(near_copies, root, data)
+    if found:
+        log.warning(
+            "replicas of %d of %d masks that were looked at are near copies of each other: they "
+            "add little to a data set; jobs/evaluate_run.py --metrics diversity looks at all",
+            found,
+            looked,
+        )
 
 
 class BrainConfig(ResampleConfig):
