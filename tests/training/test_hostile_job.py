@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ import yaml
 import jobs.train_model as job
 from engine.parallel.start.session import RaySession
 from engine.training.config import TrainConfig
-from engine.training.loop import ray_train
+from engine.training.loop import check
 from engine.training.loop.checkpoint import newest_checkpoint
-from engine.training.loop.training import run_stage
+from engine.training.loop.here import train_here
+from engine.training.stages.base import Survey
 from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.volume import PreparedCase
 from models.weights import CONFIG
@@ -29,10 +31,15 @@ Ended = Callable[[TrainConfig | Path], str]
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stages run in this process; tells whether Ray would have been started."""
+    """Tells whether a stage was begun; Ray must not be."""
     started: list[str] = []
-    monkeypatch.setattr(RaySession, "start", lambda *_, **__: started.append("Ray"))
-    monkeypatch.setattr(job, "train_stage", run_stage)
+
+    def begin(found: Survey) -> dict[str, Any]:
+        started.append(found.config.stage)
+        return train_here(found)
+
+    monkeypatch.setattr(RaySession, "start", lambda *_, **__: pytest.fail("Ray was started"))
+    monkeypatch.setattr(job, "train_here", begin)
     return started
 
 
@@ -188,11 +195,11 @@ def _found(told: str, line: str) -> bool:
 def test_private_folders_are_their_users_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_train, "survey", lambda config: config)
+    monkeypatch.setattr(check, "survey", lambda config: config)
     before = os.umask(0o022)
     try:
         places = {"work": tmp_path / "work", "weights": tmp_path / "weights"}
-        ray_train.check_stage(TrainConfig(data=tmp_path, private=True, **places))
+        check.check_stage(TrainConfig(data=tmp_path, private=True, **places))
         assert not [place for place in places.values() if place.stat().st_mode & 0o077]
     finally:
         os.umask(before)

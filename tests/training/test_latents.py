@@ -15,10 +15,10 @@ from engine.training.examples.augment import InPlaneMove, apply_move, plan_move
 from engine.training.examples.cache import (
     CachePlan,
     fill_here,
-    fill_on_ray,
     open_latents,
     open_pixels,
 )
+from engine.training.loop.ray_cache import fill_on_ray
 from engine.training.stages.survey import survey
 from engine.volumes.prepared.store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder

@@ -14,7 +14,6 @@ from engine.parallel.start.session import RaySession
 from engine.training.config import TrainConfig, TrainSettings
 from engine.training.examples import cases as cases_module
 from engine.training.loop.checkpoint import stage_identity
-from engine.training.loop.training import run_stage
 from engine.training.settings.stages import STAGE_SETTINGS, Stage
 from engine.training.stages import survey as survey_module
 from engine.training.stages.registry import STAGES
@@ -79,8 +78,7 @@ def test_a_job_looks_at_its_cases_once(
         return cases_module.find_cases(config, held_out=held_out)
 
     monkeypatch.setattr(survey_module, "find_cases", counted)
-    monkeypatch.setattr(RaySession, "start", lambda *_, **__: None)
-    monkeypatch.setattr(job, "train_stage", run_stage)
+    monkeypatch.setattr(RaySession, "start", lambda *_, **__: pytest.fail("Ray was started"))
     path = tmp_path / "train.yaml"
     path.write_text(_yaml(config))
     assert job.main(["--config", str(path)]) == 0

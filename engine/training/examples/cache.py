@@ -2,7 +2,7 @@
 
 A folder in a cache is named by the architecture and autoencoder it was made with, and belongs to
 the bytes of one prepared case; it is whole or not there. Missing ones are made in this process, or
-beforehand by a Ray Data job, with the same bytes.
+beforehand by a Ray Data job (loop/ray_cache.py), with the same bytes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from engine.errors import EngineError, TrainingError
+from engine.errors import TrainingError
 from engine.log import get_logger
-from engine.parallel.rows.pipeline import Pool, run_rows
-from engine.parallel.rows.tries import TryBook
 from engine.storage.digests import hash_file
 from engine.storage.zarr_groups.array_store import open_arrays, read_key
 from engine.training.config import TrainSettings
@@ -111,7 +109,7 @@ def open_pixels(plan: CachePlan) -> dict[str, torch.Tensor]:
 def fill_here(plan: CachePlan) -> int:
     """Make what is missing in this process; the number of folders made."""
     missing = plan.missing()
-    encoder = _Encoder(plan)
+    encoder = Encoder(plan)
     for task in missing:
         encoder.make(task)
     if missing:
@@ -119,47 +117,22 @@ def fill_here(plan: CachePlan) -> int:
     return len(missing)
 
 
-def fill_on_ray(plan: CachePlan, num_workers: int, private: bool = False) -> int:
-    """Make what is missing with Ray Data, a case a block; the number of folders made.
+@dataclass
+class Encoder:
+    """Makes folders of one plan; loads the autoencoder when the first is due.
 
     Args:
         plan: what is needed.
-        num_workers: encoders at once; less than all CPUs, which Ray Data's own tasks need.
-        private: whether only this user may read what the workers write.
-
-    Raises:
-        TrainingError: cases that could not be encoded, by name and reason.
+        autoencoder: of the plan's weights, once loaded.
+        tower: vision tower, likewise.
     """
-    missing = plan.missing()
-    if not missing:
-        return 0
-    log.info("making %s of %d cases and copies with Ray Data", plan.kind, len(missing))
-    rows = [{"index": i, "name": task.name, "key": task.key} for i, task in enumerate(missing)]
-    gpus = 1.0 if plan.device == "cuda" else 0.0
-    tries = TryBook(missing[0].target.parent.absolute() / "attempts", "name", "key")
-    tries.forgive()
-    settings = {"plan": plan, "missing": missing}
-    pool = Pool(min(num_workers, len(missing)), 1.0, gpus, 1, tries=tries, private=private)
-    status = list(run_rows(rows, _CacheWorker, settings, pool))
-    tries.close()
-    failed = sorted(f"{row['name']}: {row['error']}" for row in status if row["error"])
-    if failed:
-        raise TrainingError(
-            f"{len(failed)} of {len(missing)} cases cannot be encoded ({'; '.join(failed[:3])}); "
-            "repair or remove them, the others are kept"
-        )
-    return len(missing)
-
-
-@dataclass
-class _Encoder:
-    """Makes folders of one plan; loads the autoencoder when the first is due."""
 
     plan: CachePlan
     autoencoder: Autoencoder | None = None
     tower: ImageTower | None = None
 
     def make(self, task: EncodeTask) -> None:
+        """Make the folder of a task."""
         if self.plan.kind == "pixels":
             write_pixels(task)
             return
@@ -172,25 +145,6 @@ class _Encoder:
                 self.tower = load_image_tower(self.plan.image_encoder).to(self.plan.device)
         preset, num_classes = manifest.preset, manifest.num_classes
         encode_latents(task, self.autoencoder, preset, num_classes, self.tower)
-
-
-class _CacheWorker:
-    """Ray Data's worker: ids in, status rows out; arrays go straight to the disk."""
-
-    def __init__(self, plan: CachePlan, missing: list[EncodeTask]) -> None:
-        self.encoder, self.missing = _Encoder(plan), missing
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        task = self.missing[int(row["index"])]
-        try:
-            self.encoder.make(task)
-        except EngineError as error:
-            return {"name": task.name, "error": str(error)}
-        return {"name": task.name, "error": ""}
-
-    def given_up(self, row: dict[str, Any], message: str) -> dict[str, Any]:
-        """The status row of a case that is not tried again."""
-        return {"name": str(row["name"]), "error": message}
 
 
 def _tasks(

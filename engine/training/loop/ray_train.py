@@ -1,7 +1,7 @@
 """Where training meets the cluster: Ray Train starts the workers and starts lost ones again.
 
 The same stage runs on two CPU cores and on a cluster of GPUs. What a worker then does stands in
-training.py; this is the only Ray importer of the room.
+training.py; a single worker on this computer needs no Ray (here.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from engine.errors import EngineError, TrainingError
 from engine.log import show_log
 from engine.paths import resolve_paths
-from engine.storage.files import PRIVATE_UMASK
 from engine.training.config import TrainConfig
-from engine.training.examples.cache import fill_on_ray
+from engine.training.loop.check import keep_private
 from engine.training.loop.checkpoint import discard_checkpoints
+from engine.training.loop.ray_cache import fill_on_ray
 from engine.training.loop.training import run_stage
 from engine.training.stages.base import Survey
 from engine.training.stages.survey import survey
@@ -48,7 +48,7 @@ def train_stage(start: TrainConfig | Survey) -> dict[str, Any]:
     trainer = _trainer(found)
     config.work.mkdir(parents=True, exist_ok=True)
     _refusal(config).unlink(missing_ok=True)
-    _fill_cache(found)
+    fill_cache(found)
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -57,27 +57,6 @@ def train_stage(start: TrainConfig | Survey) -> dict[str, Any]:
         raise TrainingError(_refusal(config).read_text(encoding="utf-8"))
     discard_checkpoints(config)
     return read_stage_entry(config)
-
-
-def check_stage(config: TrainConfig) -> Survey:
-    """Refuse, before any process starts, what can be seen from settings, cases and folders.
-
-    Returns:
-        What was found, for `train_stage`.
-
-    Raises:
-        TrainingError, WeightsError: see `survey`; or a folder cannot be written.
-    """
-    found = survey(resolve_paths(config))
-    _keep_private(config)
-    for key, place in (("work", config.work), ("weights", config.weights)):
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(
-                f"{place}: cannot be written ({error.strerror}); choose another folder with --{key}"
-            ) from None
-    return found
 
 
 def _trainer(found: Survey) -> TorchTrainer:
@@ -98,7 +77,7 @@ def _trainer(found: Survey) -> TorchTrainer:
     )
 
 
-def _fill_cache(found: Survey) -> None:
+def fill_cache(found: Survey) -> None:
     """Make what the stage trains on before its workers start; a second run makes nothing."""
     plan, use_gpu = found.plan, found.config.use_gpu
     if not plan.missing():
@@ -108,16 +87,11 @@ def _fill_cache(found: Survey) -> None:
     fill_on_ray(plan, count if use_gpu else max(1, count - 1), found.config.private)
 
 
-def _keep_private(config: TrainConfig) -> None:
-    if config.private:
-        os.umask(PRIVATE_UMASK)
-
-
 def _worker(raw: dict[str, Any]) -> None:
     """One Ray Train worker."""
     show_log()
     found: Survey = raw["survey"]
-    _keep_private(found.config)
+    keep_private(found.config)
     context = ray.train.get_context()
     try:
         measured = run_stage(found, context.get_world_rank(), context.get_local_world_size())
