@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Everything that is measured on a GPU, in at most six minutes of it:
 #   benchmarks/bench_gpu.sh OUT [--part NAME[,NAME...]] [--python PATH]
-# Parts, in order of importance (seconds on an H100): fast 75, job 60, training 60, peers 45, small 40,
-# compile 50. Each step has a time limit of its own, its output in OUT, and never ends the others.
+# Parts, in order of importance, with their limits in seconds: fast 70, peers 60, small 50, job 75,
+# training 60, profile 50, compile 2 x 40. Each step has a time limit of its own, its output in OUT, and never ends the others.
 # The table that is printed last is made of what is in OUT, so that parts can be run one by one.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: bench_gpu.sh OUT [--part NAME,...]}; shift
-parts=fast,job,training,peers,small,compile python=${PYTHON:-python3}
+parts=fast,peers,small,job,training,profile,compile python=${PYTHON:-python3}
 while [ $# -gt 0 ]; do
   case $1 in
     --part) parts=$2 ;;
@@ -30,23 +30,26 @@ sampling() { local name=$1 seconds=$2; shift 2; step "$name" "$seconds" "$here/b
 for part in ${parts//,/ }; do
   case $part in
     fast)  # the paper's size: one volume, and as many as keep the card full
-      sampling gem3d_512 100 --preset gem3d_512 \
+      sampling gem3d_512 70 --preset gem3d_512 \
         --setting "half_one precision=float16 num_inference_steps=5" \
-        --setting "half_many volumes=6 precision=float16 num_inference_steps=5 profile=true" \
-        --setting "bfloat_many volumes=6 precision=bfloat16 num_inference_steps=5" ;;
+        --setting "half_many volumes=6 precision=float16 num_inference_steps=5" \
+        --setting "half_replicas volumes=6 replicas=true precision=float16 num_inference_steps=5" ;;
     small)
-      sampling gem3d_256 60 --preset gem3d_256 \
+      sampling gem3d_256 50 --preset gem3d_256 \
         --setting "bfloat_one precision=bfloat16 num_inference_steps=5" \
-        --setting "bfloat_many volumes=48 precision=bfloat16 num_inference_steps=5 profile=true" \
+        --setting "bfloat_many volumes=48 precision=bfloat16 num_inference_steps=5" \
         --setting "half_many volumes=48 precision=float16 num_inference_steps=5" ;;
-    peers) step peers 75 "$here/bench_peers.py" --device cuda ;;
-    job) step job 90 "$here/bench_job.py" ;;
-    training) step training 75 "$here/bench_training.py" --device cuda --preset gem3d_512 ;;
+    peers) step peers 60 "$here/bench_peers.py" --device cuda ;;
+    job) step job 75 "$here/bench_job.py" --preset gem3d_256 gem3d_512 --volumes 48 12 ;;
+    profile)  # of the kernels; the profiler itself takes about ten seconds
+      sampling profile 50 --preset gem3d_512 gem3d_256 \
+        --setting "half_many volumes=4 precision=float16 num_inference_steps=5 profile=true" ;;
+    training) step training 60 "$here/bench_training.py" --device cuda --preset gem3d_512 ;;
     compile)  # twice, the second time from what the first has left on the disk
       cache=$(mktemp -d)
       for turn in cold warm; do
         TORCHINDUCTOR_CACHE_DIR=$cache/inductor TRITON_CACHE_DIR=$cache/triton GEM3D_CACHE=$cache/gem3d \
-          sampling "compile_$turn" 90 --preset gem3d_512 --num-slices 40 \
+          sampling "compile_$turn" 40 --preset gem3d_512 --num-slices 40 \
           --setting "compiled precision=float16 num_inference_steps=2 compile=true"
       done
       rm -rf "$cache" ;;

@@ -6,6 +6,7 @@ No plane of a case repeats another, because an engine may encode equal planes on
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def stretched_phantom(size_px: int, num_slices: int) -> PreparedCase:
     Its 128 px are enlarged without smoothing, and each plane a little more than the one before.
     Painting and preparing a phantom of 155 slices of 512 px would take minutes.
     """
-    base = prepared_phantom(HELD_OUT_INDICES[0], GRIDS["abdomen_ct"])
+    base = _phantom()
     assert base.image is not None
     rows = np.linspace(0, len(base.mask) - 1, num_slices).round().astype(int)
     growth = 1.0 + _GROWTH * np.linspace(0.0, 1.0, num_slices)
@@ -90,6 +91,12 @@ def stretched_phantom(size_px: int, num_slices: int) -> PreparedCase:
             "native_mask": native_mask,
         }
     )
+
+
+@cache
+def _phantom() -> PreparedCase:
+    """Made once a process, which takes seconds."""
+    return prepared_phantom(HELD_OUT_INDICES[0], GRIDS["abdomen_ct"])
 
 
 def marked(mask: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from models.presets import PRESETS
 from speed.arithmetic import Arithmetic
 from speed.kernels import covered_s, kind_of, summary
 from speed.material import distinct_planes, marked, stretched_phantom
-from speed.settings import Setting, table
+from speed.settings import Bench, Setting, table
 
 
 def test_no_plane_of_a_stretched_phantom_repeats_another() -> None:
@@ -59,6 +59,18 @@ def test_kernels_that_overlap_fill_the_time_once() -> None:
 )
 def test_kinds_of_kernels(kernel: str, kind: str) -> None:
     assert kind_of(kernel) == kind
+
+
+def test_what_warms_up_shares_no_plane_with_what_is_timed() -> None:
+    """A sampler keeps the planes that it has encoded."""
+    bench = Bench.of(PRESETS["demo"], None, 20, "cpu")
+    for setting in (Setting("many", 3, {}), Setting("replicas", 3, {}, replicas=True)):
+        turns = [bench._requests(setting, 20, seen) for seen in range(5)]
+        masks = 1 if setting.replicas else 3
+        seen = [{plane.tobytes() for r in turn for plane in r.mask} for turn in turns]
+        assert [len(planes) for planes in seen] == [masks * 20] * 5
+        assert len(set.union(*seen)) == 5 * masks * 20
+        assert len({request.sample_id for turn in turns for request in turn}) == 15
 
 
 def test_settings_of_a_command_line() -> None:
