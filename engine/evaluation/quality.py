@@ -54,7 +54,10 @@ def _is_of_its_mask(made: Scan, measured: VolumeMeasures, expected: Expectations
     Without a cohort that was looked at, only the outline is judged.
     """
     limits, cohort, flags = expected.limits, expected.cohort, []
-    gap = outline_gap(made.image, made.body)
+    image = made.image
+    if made.intensity.masked:  # as it goes out: nothing is left around the brain
+        image = np.where(made.body, image, np.float32(-1.0))
+    gap = outline_gap(image, made.body)
     if gap > max(limits.max_outline_gap, _OUTLINE_MARGIN * (cohort.outline_gap or 0.0)):
         flags.append(f"outline is {gap:.1%} off the mask's: another patient's, or upside down")
     detail = interior_detail(made.image, made.mask)

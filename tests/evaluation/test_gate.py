@@ -77,3 +77,12 @@ def test_without_a_cohort_only_the_outline_is_judged() -> None:
     own = Scan(scan(1), anatomy(1), NAMES, WINDOW)
     assert flags_of(degraded("painted"), own, expected) == ()
     assert flags_of(degraded("other patient"), own, expected)
+
+
+def test_haze_around_a_stripped_brain_does_not_go_out_and_is_not_judged() -> None:
+    expected = Expectations(QualityLimits(), CohortStatistics(), WINDOW)
+    hazy = np.where(anatomy(1) > 0, scan(1), -0.9).astype(np.float32)
+    for masked in (False, True):
+        window = IntensityWindow(0.0, 300.0, "a.u.", 0.0, masked=masked)
+        flags = flags_of(hazy, Scan(hazy, anatomy(1), NAMES, window), expected)
+        assert any("outline" in flag for flag in flags) != masked
