@@ -22,6 +22,7 @@ from tests.readme_checkout import (
     make_small_demo,
     shortened,
 )
+from tests.volumes.heads.small_head import write_label_maps
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = BLOCK.findall(README)
@@ -52,7 +53,7 @@ def test_your_own_data_from_nifti_to_nnunet(joined: Checkout) -> None:
         ".venv/bin/python jobs/make_phantoms.py --out MY_DATASET --num-phantoms 3"
         " --phantom.num-slices 20"
     )
-    for text in ("prepare_dataset.py", "train_model.py", "resample_abdomen.py --data"):
+    for text in ("prepare_abdomen_ct.yaml", "train_model.py", "resample_abdomen.py --data"):
         joined.type(shortened(block(text)))
     assert (root / "runs" / "weights" / "denoiser.safetensors").is_file()
     patient = a_patient_of_some(root / "runs" / "mine" / "plan.jsonl")
@@ -69,10 +70,19 @@ def test_your_own_data_from_nifti_to_nnunet(joined: Checkout) -> None:
 def test_brains_sites_and_counterfactuals(joined: Checkout, tmp_path: Path) -> None:
     brains = copy_checkout(tmp_path / "gem3d-engine")
     make_brain(brains.root)
-    typed = shortened(block("resample_brain.py")).replace("pat2", "case0")
+    typed = shortened(block("resample_brain.py --data")).replace("pat2", "case0")
     Checkout(brains.root, joined.env | {"PYTHONPATH": str(brains.root)}).type(typed)
     assert (brains.root / "runs" / "harmonize_sites" / "harmonization.html").is_file()
     assert len(list((brains.root / "runs" / "edit_lesions" / "commits").iterdir())) == 2
+
+
+def test_heads(joined: Checkout) -> None:
+    root = joined.root
+    write_label_maps(root / "MAPS")
+    short = "--data prepared/heads --splits test --replicas 1 --sampling.num-inference-steps 1"
+    typed = block("make_phantoms.py --out heads").replace("--data prepared/heads", short)
+    output = joined.type(typed)
+    assert "1 of 1 volumes, 0 failed" in output
 
 
 def test_benchmarks(checkout: Checkout) -> None:
@@ -93,13 +103,14 @@ def test_a_cluster_on_this_computer_and_the_demo(tmp_path: Path) -> None:
 
 
 TYPED = (
-    "prepare_dataset.py",
+    "make_phantoms.py --out heads",
+    "prepare_abdomen_ct.yaml",
     "train_model.py",
     "resample_abdomen.py --data",
     "verify_run.py",
     "evaluate_run.py",
     "export_volumes.py",
-    "resample_brain.py",
+    "resample_brain.py --data",
     "bench_sampling.py",
     "cluster.local up",
     "make demo",
