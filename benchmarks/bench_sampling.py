@@ -35,7 +35,7 @@ from typing import Any
 import torch
 
 from engine.runs.making.volume_maker import peak_memory_mb as process_peak_memory_mb
-from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
+from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest, SamplingConfig
 from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.prepare_config import PRESETS as GRIDS
 from engine.volumes.volume import PreparedCase
@@ -152,13 +152,7 @@ def bench(
         reference = measured(cases, *slow_runs, slow.solver.num_evaluations, quality=True)
     else:
         reference = scaled_reference(folder, cases[0], device, options.reference_steps)
-    total = {k: sum(v.timings_s[k] for v in volumes) for k in PARTS}
-    arithmetic = Arithmetic.of(manifest)
     slices = [len(case.mask) for case in cases]
-    steps = sum(v.num_windows for v in volumes) * engine.solver.num_evaluations
-    tflop = arithmetic.denoise(steps)
-    whole = tflop + sum(arithmetic.encode(n) + arithmetic.decode(n) for n in slices)
-    wall = sum(walls)
     return {
         "bench": "sampling",
         "device": device_name(device),
@@ -167,30 +161,53 @@ def bench(
         "weights": options.weights.name if options.weights else "random",
         "num_slices": slices,
         "precision": str(engine.model.dtype).removeprefix("torch."),
-        "params_m": round(arithmetic.params, 2),
         "solver": engine.config.solver,
         "num_inference_steps": engine.config.num_inference_steps,
         "overlap": engine.config.overlap,
-        "gflop_per_window_step": round(1e3 * arithmetic.window_step, 2),
         "peak_gflops": round(peak, 1),
-        "mfu": round(1e3 * tflop / total["denoise"] / peak, 3),
-        "mfu_volume": round(1e3 * whole / wall / peak, 3),
-        "reference_s_per_volume": round(reference.s_per_volume, 2),
         "reference_scaled_from_steps": None if full else options.reference_steps,
+        "peak_memory_mb": memory,
+        "seed": SEED,
+        **_compared(found, reference, at_equal_steps(found, reference, engine, slices)),
+        **_shares(Arithmetic.of(manifest), slices, volumes, sum(walls), evaluations, peak),
+    }
+
+
+def _compared(found: Measured, reference: Measured, equal_steps: float) -> dict[str, Any]:
+    """The engine beside the reference."""
+    per_evaluation = reference.s_per_evaluation / found.s_per_evaluation
+    return {
+        "reference_s_per_volume": round(reference.s_per_volume, 2),
         "engine_s_per_volume": round(found.s_per_volume, 3),
         "speedup": round(reference.s_per_volume / found.s_per_volume, 2),
-        "speedup_per_evaluation": round(reference.s_per_evaluation / found.s_per_evaluation, 3),
-        "speedup_at_equal_steps": round(at_equal_steps(found, reference, engine, slices), 3),
+        "speedup_per_evaluation": round(per_evaluation, 3),
+        "speedup_at_equal_steps": round(equal_steps, 3),
         "ms_ssim_reference": reference.ms_ssim,
         "ms_ssim_engine": found.ms_ssim,
         "seam_ratio_reference": reference.seam_ratio,
         "seam_ratio_engine": found.seam_ratio,
-        "peak_memory_mb": memory,
-        "share_denoise": round(total["denoise"] / wall, 4),
-        "share_decode": round(total["decode"] / wall, 4),
-        "share_encode": round(total["encode"] / wall, 4),
+    }
+
+
+def _shares(
+    arithmetic: Arithmetic,
+    slices: Sequence[int],
+    volumes: Sequence[SampledVolume],
+    wall: float,
+    evaluations: int,
+    peak: float,
+) -> dict[str, Any]:
+    """Arithmetic and time of the parts of sampling; `peak` in GFLOP/s."""
+    total = {k: sum(v.timings_s[k] for v in volumes) for k in PARTS}
+    tflop = arithmetic.denoise(sum(v.num_windows for v in volumes) * evaluations)
+    whole = tflop + sum(arithmetic.encode(n) + arithmetic.decode(n) for n in slices)
+    return {
+        "params_m": round(arithmetic.params, 2),
+        "gflop_per_window_step": round(1e3 * arithmetic.window_step, 2),
+        "mfu": round(1e3 * tflop / total["denoise"] / peak, 3),
+        "mfu_volume": round(1e3 * whole / wall / peak, 3),
+        **{f"share_{part}": round(total[part] / wall, 4) for part in PARTS},
         "share_other": round(1.0 - sum(total.values()) / wall, 4),
-        "seed": SEED,
     }
 
 

@@ -95,16 +95,14 @@ def evaluate_run(job: EvaluateJob) -> tuple[Metrics, Place]:
         task = EvaluateTask(folder.root, data, job, rivals, with_features=enough)
         rows = list(_rows(job, plans, real if enough else []))
         session.start()
-        populations, found = Populations(job.seed), _Found()
         pool = choose_pool(job.num_workers, len(rows), node_resources(), 1)
+        populations, found = Populations(job.seed), _Found()
         for count, status in enumerate(run_rows(rows, EvaluateWorker, {"task": task}, pool), 1):
             lock.check()
             _take(status, found, populations, names, whose)
             if count % _SAY_EVERY == 0 or count == len(rows):
                 log.info("%d of %d looked at", count, len(rows))
-        if not found.samples:
-            reasons = "; ".join(list(found.failed.values())[:3])
-            raise RunError(f"{folder.root}: no volume could be evaluated ({reasons})")
+        _refuse_nothing(folder, found)
         unit = read_prepared_header(data / plans[0].mask_source).unit
         metrics = _metrics(job, found, populations, names, patients, unit)
         metrics = metrics.model_copy(
@@ -117,6 +115,12 @@ def evaluate_run(job: EvaluateJob) -> tuple[Metrics, Place]:
         )
         _write(folder, metrics)
     return metrics, folder.evaluation / METRICS
+
+
+def _refuse_nothing(folder: RunFolder, found: _Found) -> None:
+    if not found.samples:
+        reasons = "; ".join(list(found.failed.values())[:3])
+        raise RunError(f"{folder.root}: no volume could be evaluated ({reasons})")
 
 
 def _plans(folder: RunFolder, data: Place, limit: int | None) -> list[PlanRow]:
