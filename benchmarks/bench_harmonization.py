@@ -46,8 +46,8 @@ from engine.volumes.prepare_config import ABDOMEN_CT
 from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import read_ome_zarr
 from engine.volumes.volume import Array
-from models.weights import load_autoencoder
-from models.weights import read_manifest as read_weights_manifest
+from models.weights.folder import load_autoencoder
+from models.weights.folder import read_manifest as read_weights_manifest
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "demo_abdomen"
 FIRST_INDEX = 1000

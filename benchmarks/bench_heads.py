@@ -34,7 +34,7 @@ from engine.sampling.sampler import Sampler, SamplingConfig
 from engine.volumes.volume import PreparedCase
 from head_cases import load_anatomies, load_case, test_case
 from head_scores import ms_ssim_slices, squared_error, ssim_at, texture_by_class
-from models.weights import load_autoencoder, read_manifest
+from models.weights.folder import load_autoencoder, read_manifest
 
 Volume = NDArray[np.float32]
 SHOWN = 7

@@ -27,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from forms.run import PARTS, run
 from machine import matrix_peak_gflops
-from models.attention import attend, attend_plainly
-from models.denoiser import Denoiser, to_channels_last
-from models.layers import SliceConv, freeze_for_cpu, set_plain
+from models.denoiser.attention import attend, attend_plainly
+from models.denoiser.layers import SliceConv, freeze_for_cpu, set_plain
+from models.denoiser.unet import Denoiser, to_channels_last
 from models.presets import PRESETS, Preset
 from network_input import network_input
 

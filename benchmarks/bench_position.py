@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from engine.sampling.networks.slices import draw_slice
 from engine.volumes.phantoms.cohort import COHORT_SEED, prepared_phantom
 from engine.volumes.volume import PreparedCase
-from models.weights import load_autoencoder, load_position, read_manifest
+from models.weights.folder import load_autoencoder, load_position, read_manifest
 
 mpl.use("agg")
 SEED = 0

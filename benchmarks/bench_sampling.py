@@ -41,7 +41,7 @@ from engine.volumes.prepare_config import PRESETS as GRIDS
 from engine.volumes.volume import PreparedCase
 from machine import about_device, device_name, matrix_peak_gflops
 from models.presets import PRESETS
-from models.weights import Manifest, read_manifest
+from models.weights.folder import Manifest, read_manifest
 from speed.arithmetic import Arithmetic
 from speed.material import GRID_OF_SIZE, SEED, random_weights, shortened, stretched_phantom
 from speed.reference import Measured, measured, num_windows, run, scaled_reference

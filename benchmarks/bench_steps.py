@@ -31,7 +31,7 @@ from engine.sampling.sampler import Sampler, SampleRequest, SamplingConfig
 from engine.sampling.solvers.methods import METHODS
 from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.volume import PreparedCase
-from models.weights import read_manifest
+from models.weights.folder import read_manifest
 
 mpl.use("agg")
 SEED = 0

@@ -42,7 +42,7 @@ from engine.volumes.prepared.store import read_prepared, write_prepared
 from machine import about, about_device, matrix_peak_gflops
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS, Preset
-from models.weights import (
+from models.weights.folder import (
     AUTOENCODER,
     Manifest,
     load_autoencoder,

@@ -39,7 +39,7 @@ from engine.training.loop.ray_train import train_stage
 from engine.training.losses.perceptual import load_feature_loss
 from engine.volumes.prepared.store import read_prepared
 from engine.volumes.volume import PreparedCase
-from models.weights import AUTOENCODER, CONFIG, read_manifest
+from models.weights.folder import AUTOENCODER, CONFIG, read_manifest
 
 mpl.use("agg")
 SEED = 0

@@ -18,7 +18,7 @@ from engine.training.losses.texture import texture_loss
 from head_pool import HeadPool
 from head_recipe import Recipe
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 
 
 class Judge:

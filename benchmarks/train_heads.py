@@ -28,8 +28,8 @@ from head_losses import Judge, Noising, autocast, norm_in_bfloat16, sharpen_post
 from head_pool import HeadPool
 from head_recipe import Recipe
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser, to_channels_last
-from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
+from models.denoiser.unet import Denoiser, to_channels_last
+from models.weights.folder import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
 
 CLASSES = level_config("structures").all_class_names
 ABOUT = (

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import WeightsError
-from models import manifest
 from models.errors import WeightsFileError
-from models.manifest import Manifest
+from models.weights import manifest
+from models.weights.manifest import Manifest
 
 
 @contextmanager

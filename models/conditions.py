@@ -2,8 +2,9 @@
 
     case or request -> Conditions of a volume -> of a window -> of a batch -> Denoiser
 
-The order of channels inside the network is the denoiser's own business (models/packing.py). Knows
-tensors only: what encodes a mask or a slice stands in models/mask_encoding.py.
+The order of channels inside the network is the denoiser's own business
+(models/denoiser/packing.py). Knows tensors only: what encodes a mask or a slice stands in
+models/mask_encoding.py.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import attend
+from models.denoiser.attention import attend
 from models.errors import WeightsFileError
 from models.presets import TowerSpec
-from models.tensor_files import read_tensors, refuse_misfits
+from models.weights.tensor_files import read_tensors, refuse_misfits
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _PREFIX = "vision_model."

@@ -324,7 +324,7 @@ PRESETS |= {
     )
 }
 
-# The paper's model with the attention block of its public weights (models/public_weights.py).
+# The paper's model with the attention block of its public weights (models/weights/public.py).
 _PAPER = PRESETS["gem3d_512"]
 PRESETS["gem3d_512_public"] = _PAPER.model_copy(
     update={

@@ -20,8 +20,8 @@ import torch
 from engine.paths import CHECKOUT
 from engine.volumes.prepare_config import PrepareConfig
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.weights import AUTOENCODER, DENOISER, read_manifest, save_weights, write_manifest
+from models.denoiser.unet import Denoiser
+from models.weights.folder import AUTOENCODER, DENOISER, read_manifest, save_weights, write_manifest
 from tests.runs.fakes import PREPARE, make_data, make_weights
 
 BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from forms.timing import DEVICE, WINDOWS, Forms, Row, drawn
-from models.attention import attend
 from models.cuda_layout import FastForms
 from models.cuda_layout.attention import mix_slices_by_triton, mix_slices_plainly
 from models.cuda_layout.convolutions import FastConv
 from models.cuda_layout.norm import FusedNorm, add
 from models.cuda_layout.rows import attend_by_products, attend_widely, layer_norm
-from models.denoiser import to_channels_last
-from models.layers import SliceConv
+from models.denoiser.attention import attend
+from models.denoiser.layers import SliceConv
+from models.denoiser.unet import to_channels_last
 from models.presets import Preset
 
 _KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)

@@ -11,7 +11,7 @@ from torch import Tensor
 from forms.timing import DEVICE, NUM_CLASSES, SLICES, WINDOWS, Forms, Row
 from models.autoencoder import Autoencoder
 from models.cuda_layout import PLAIN_FORMS, FastForms, best_forms, lay_out, lay_out_autoencoder
-from models.denoiser import Denoiser, to_channels_last
+from models.denoiser.unet import Denoiser, to_channels_last
 from models.presets import Preset
 from network_input import network_input
 

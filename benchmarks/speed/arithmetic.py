@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.weights import Manifest
+from models.denoiser.unet import Denoiser
+from models.weights.folder import Manifest
 from network_input import network_input
 
 

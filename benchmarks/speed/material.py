@@ -20,9 +20,9 @@ from engine.volumes.phantoms.cohort import HELD_OUT_INDICES, prepared_phantom
 from engine.volumes.prepare_config import PRESETS as GRIDS
 from engine.volumes.volume import NativeGrid, PreparedCase, Volume
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import Preset
-from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
+from models.weights.folder import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
 
 SEED = 0
 GRID_OF_SIZE = {128: "abdomen_ct", 256: "abdomen_ct_256", 512: "abdomen_ct_512"}

@@ -20,7 +20,7 @@ from engine.sampling.sampler import SampledVolume, Sampler, SampleRequest, Sampl
 from engine.volumes.volume import PreparedCase
 from machine import matrix_peak_gflops, synchronize
 from models.presets import Preset
-from models.weights import Manifest, read_manifest
+from models.weights.folder import Manifest, read_manifest
 from speed.arithmetic import Arithmetic
 from speed.kernels import kernel_times
 from speed.material import (

@@ -14,7 +14,7 @@ from engine.sampling.diffusion.schedule_config import (
 )
 from engine.sampling.diffusion.spacing import TimestepSpacing, check_spacing, check_steps
 from engine.sampling.solvers.methods import METHODS, SolverName, check_solver, default_solver
-from models.manifest import Manifest
+from models.weights.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.errors import SamplingError
 from engine.volumes.volume import IntensityWindow, PreparedCase
-from models.manifest import Manifest
+from models.weights.manifest import Manifest
 
 
 @dataclass(frozen=True)

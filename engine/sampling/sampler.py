@@ -28,10 +28,9 @@ from engine.sampling.propagation.volume_state import Denoising
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
 from engine.weights import weights_errors
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.image_encoder import ImageTower
-from models.manifest import digest_of, hash_files, refuse_damage
-from models.weights import (
+from models.weights.folder import (
     Manifest,
     check_files,
     load_autoencoder,
@@ -40,6 +39,7 @@ from models.weights import (
     load_tower,
     read_manifest,
 )
+from models.weights.manifest import digest_of, hash_files, refuse_damage
 
 __all__ = ["Outcome", "SampleRequest", "SampledVolume", "Sampler", "SamplingConfig"]
 

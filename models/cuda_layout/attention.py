@@ -13,12 +13,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import attend
 from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import add
 from models.cuda_layout.rows import layer_norm
-from models.layers import Attention, PseudoAttention, sinusoid
-from models.slice_attention import UnplacedAttention
+from models.denoiser.attention import attend
+from models.denoiser.layers import Attention, PseudoAttention, sinusoid
+from models.denoiser.slice_attention import UnplacedAttention
 
 _TILE = 64
 _PLACES = 64  # slices of which places are projected beforehand; windows have 16

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from models.cuda_layout.convolutions import FastConv, fast_pseudo_conv
 from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import FusedNorm, add
-from models.layers import Downsample, ResBlock, Upsample
+from models.denoiser.layers import Downsample, ResBlock, Upsample
 
 
 class FastBlock(nn.Module):

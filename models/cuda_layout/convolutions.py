@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import add, lanes_of
-from models.layers import PseudoConv, SliceConv
+from models.denoiser.layers import PseudoConv, SliceConv
 
 _CHANNELS = 8  # tensor cores read channels in groups of 8; fewer are filled up with zeros
 _ROWS = 32

@@ -13,9 +13,9 @@ from models.cuda_layout.convolutions import fast_pseudo_conv
 from models.cuda_layout.forms import FastForms
 from models.cuda_layout.norm import FusedNorm
 from models.cuda_layout.probe import best_forms
-from models.denoiser import Denoiser, to_channels_last
-from models.layers import Downsample, PseudoAttention, PseudoConv, ResBlock, Upsample
-from models.levels import Level, levels_of
+from models.denoiser.layers import Downsample, PseudoAttention, PseudoConv, ResBlock, Upsample
+from models.denoiser.levels import Level, levels_of
+from models.denoiser.unet import Denoiser, to_channels_last
 
 
 def lay_out(

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from models.errors import WeightsFileError
 from models.extractors.perceptual import ShiftTolerantLpips
 from models.extractors.resnet import ResNet50, own_names
-from models.tensor_files import read_tensors
+from models.weights.tensor_files import read_tensors
 
 ExtractorName = Literal["efficientnet-lite0", "radimagenet-resnet50"]
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from engine.volumes.prepare_config import PRESETS as GRIDS
-from models.manifest import Manifest
 from models.presets import PRESETS
+from models.weights.manifest import Manifest
 from speed.arithmetic import Arithmetic
 from speed.kernels import covered_s, kind_of, summary
 from speed.material import distinct_planes, marked, stretched_phantom

@@ -68,7 +68,7 @@ def test_code_and_weights_arrive_and_data_does_not(sent: Path) -> None:
 def test_what_arrives_is_enough_for_a_job(sent: Path) -> None:
     script = (
         "import sys, engine; sys.path.append('jobs'); import resample_abdomen;"
-        "from models.manifest import read_manifest; from pathlib import Path;"
+        "from models.weights.manifest import read_manifest; from pathlib import Path;"
         "from engine.config import load_config;"
         "from engine.runs.jobs.resample import ResampleConfig;"
         "config = load_config(ResampleConfig, resample_abdomen.DEFAULTS);"

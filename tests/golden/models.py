@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.image_encoder import ImageTower
 from models.presets import PRESETS, DenoiserSpec, Preset, TowerSpec
-from models.weights import (
+from models.weights.folder import (
     AUTOENCODER,
     DENOISER,
     IMAGE_ENCODER,

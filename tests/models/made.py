@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.conditions import Conditions
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import Preset
 
 

@@ -4,8 +4,8 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
+from models.denoiser.packing import fade_noisy, pack_channels
 from models.mask_encoding import class_appearance, encode_mask, paint_mask
-from models.packing import fade_noisy, pack_channels
 from models.presets import PRESETS
 
 DEMO = PRESETS["demo"]

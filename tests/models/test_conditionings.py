@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from models.conditions import Conditions, guided
-from models.denoiser import VOLUMETRIC_MARK, Denoiser
-from models.image_attention import CrossAttention
+from models.denoiser.image_attention import CrossAttention
+from models.denoiser.slice_attention import OpenAIAttention, build_attention
+from models.denoiser.unet import VOLUMETRIC_MARK, Denoiser
 from models.mask_encoding import encode_mask
 from models.presets import PRESETS, DenoiserSpec, Preset
-from models.slice_attention import OpenAIAttention, build_attention
 from tests.models.made import Given, channels_seen, given
 
 CLASSES, TOKENS = 3, 24

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.attention import attend
-from models.denoiser import Denoiser, to_channels_last
-from models.layers import Attention, PseudoAttention, PseudoConv, SliceConv
+from models.denoiser.attention import attend
+from models.denoiser.layers import Attention, PseudoAttention, PseudoConv, SliceConv
+from models.denoiser.unet import Denoiser, to_channels_last
 from models.presets import PRESETS, Preset
 from tests.models.made import Given, given
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.image_encoder import CLIP_MEAN, CLIP_STD, ImageTower, load_image_tower
 from models.presets import TowerSpec
-from models.weights import WeightsFileError
+from models.weights.folder import WeightsFileError
 
 SPEC = {
     "hidden_size": 32,

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.autoencoder import Autoencoder
-from models.interop import (
+from models.presets import PRESETS, AutoencoderSpec
+from models.weights.folder import WeightsFileError
+from models.weights.interop import (
     load_diffusers_autoencoder,
     load_ldm_autoencoder,
     save_diffusers_autoencoder,
 )
-from models.presets import PRESETS, AutoencoderSpec
-from models.weights import WeightsFileError
 
 WIDTHS, LATENT, GROUPS = (16, 32, 32), 4, 8
 

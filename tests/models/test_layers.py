@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.layers import Attention, SliceConv, freeze_for_cpu, set_plain
+from models.denoiser.layers import Attention, SliceConv, freeze_for_cpu, set_plain
 
 
 @pytest.mark.parametrize("num_slices", [1, 2, 5, 16])

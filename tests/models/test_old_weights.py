@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.sampling.sampler import Sampler
-from models.manifest import read_manifest, weights_sha256
-from models.weights import load_position
+from models.weights.folder import load_position
+from models.weights.manifest import read_manifest, weights_sha256
 from tests.sampling.tiny_model import FAST, request
 
 OLD = Path(__file__).parent / "old_weights"

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS
 
 

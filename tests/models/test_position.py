@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.denoiser import VOLUMETRIC_MARK
-from models.position import PositionModel
+from models.denoiser.position import PositionModel
+from models.denoiser.unet import VOLUMETRIC_MARK
 from models.presets import PRESETS, PositionSpec, Preset
-from models.weights import (
+from models.weights.folder import (
     POSITION,
     Manifest,
     WeightsFileError,

@@ -19,15 +19,15 @@ from torch.nn import functional as F
 
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
-from models.denoiser import VOLUMETRIC_MARK, Denoiser
+from models.denoiser.unet import VOLUMETRIC_MARK, Denoiser
 from models.presets import PRESETS, AutoencoderSpec, DenoiserSpec, Preset
-from models.public_weights import (
+from models.weights.folder import WeightsFileError
+from models.weights.public import (
     PUBLIC_LATENT_SCALE,
     PUBLIC_SCHEDULE,
     load_public_checkpoint,
     public_names,
 )
-from models.weights import WeightsFileError
 
 PREFIX = "model.diffusion_model."
 WIDTHS, HEAD = (128, 256), 32

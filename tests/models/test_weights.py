@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.manifest import POSITION, hash_files, refuse_damage
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS
-from models.weights import (
+from models.weights.folder import (
     AUTOENCODER,
     CONFIG,
     DENOISER,
@@ -25,6 +24,7 @@ from models.weights import (
     weights_sha256,
     write_manifest,
 )
+from models.weights.manifest import POSITION, hash_files, refuse_damage
 
 
 @pytest.fixture

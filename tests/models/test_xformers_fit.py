@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import attention, xformers_fit
+from models.denoiser import attention, xformers_fit
 
 BUILT = {"version": {"cuda": 1208, "hip": None, "torch": "2.10.0+cu128", "python": "3.10.19"}}
 

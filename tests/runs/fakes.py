@@ -34,10 +34,10 @@ from engine.volumes.prepared.store import write_prepared
 from engine.volumes.store import hash_tree
 from engine.volumes.volume import Volume
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS
-from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights
-from models.weights import write_manifest as write_weights_manifest
+from models.weights.folder import AUTOENCODER, DENOISER, Manifest, save_weights
+from models.weights.folder import write_manifest as write_weights_manifest
 
 SIZE_PX = 32
 WINDOW = 5

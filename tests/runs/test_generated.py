@@ -18,9 +18,9 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.networks.slices import draw_slice
 from engine.volumes.store import read_informed, read_ome_zarr
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.position import PositionModel
-from models.weights import (
+from models.denoiser.position import PositionModel
+from models.denoiser.unet import Denoiser
+from models.weights.folder import (
     AUTOENCODER,
     DENOISER,
     POSITION,

@@ -14,7 +14,7 @@ from engine.volumes.nifti import check_same_grid
 from engine.volumes.prepared.prepare import to_native
 from engine.volumes.prepared.store import read_prepared
 from engine.volumes.store import hash_tree, read_ome_zarr
-from models.manifest import weights_sha256
+from models.weights.manifest import weights_sha256
 from tests.runs.fakes import FakeSampler, LoadFake, make_data, make_weights, on_disk
 
 

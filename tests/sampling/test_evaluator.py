@@ -15,8 +15,8 @@ from engine.sampling.networks.mask_planes import MaskPlanes
 from engine.sampling.networks.slice_batches import SliceBatches
 from engine.sampling.sampler import Sampler, SamplingConfig
 from models.conditions import Conditions
-from models.manifest import Manifest
-from models.weights import write_manifest
+from models.weights.folder import write_manifest
+from models.weights.manifest import Manifest
 from tests.golden.models import TRAINED
 from tests.sampling.played import FailingRecording, PlayedRecording
 from tests.sampling.test_sample_many import mixed

@@ -16,9 +16,9 @@ from engine.sampling.propagation.windows import Window
 from engine.sampling.sampler import Sampler
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import DenoiserSpec
-from models.weights import Manifest, load_autoencoder, load_denoiser, read_manifest
+from models.weights.folder import Manifest, load_autoencoder, load_denoiser, read_manifest
 from tests.sampling.test_sample_many import mixed
 from tests.sampling.tiny_model import FAST, WINDOW, request
 

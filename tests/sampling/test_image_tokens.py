@@ -13,10 +13,10 @@ from engine.runs.record.identity import hash_weights
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.image_encoder import ImageTower
 from models.presets import DenoiserSpec, TowerSpec
-from models.weights import (
+from models.weights.folder import (
     AUTOENCODER,
     DENOISER,
     IMAGE_ENCODER,

@@ -10,7 +10,7 @@ import torch
 from engine.errors import SamplingError
 from engine.sampling.request import SampleRequest
 from engine.sampling.sampler import Sampler
-from models.weights import read_manifest, write_manifest
+from models.weights.folder import read_manifest, write_manifest
 from tests.sampling.tiny_model import FAST, request, write_tiny
 
 

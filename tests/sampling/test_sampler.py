@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from engine.errors import ConfigError, SamplingError, WeightsError
 from engine.sampling.config import SamplingConfig
 from engine.sampling.sampler import Sampler
-from models.weights import AUTOENCODER, DENOISER, read_manifest, write_manifest
+from models.weights.folder import AUTOENCODER, DENOISER, read_manifest, write_manifest
 from tests.sampling.tiny_model import EDGE, FAST, WINDOW, request, tiny
 
 

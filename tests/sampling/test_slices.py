@@ -13,10 +13,10 @@ from engine.sampling.diffusion.schedule import make_schedule
 from engine.sampling.networks.slices import draw_slice, sample_slices
 from engine.sampling.sampler import Sampler
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.position import PositionModel
+from models.denoiser.position import PositionModel
+from models.denoiser.unet import Denoiser
 from models.presets import PositionSpec
-from models.weights import POSITION, Manifest, read_manifest, save_weights, write_manifest
+from models.weights.folder import POSITION, Manifest, read_manifest, save_weights, write_manifest
 from tests.sampling.tiny_model import EDGE, FAST, request, write_tiny
 
 SMALL_POSITION = PositionSpec(

@@ -10,9 +10,9 @@ from engine.sampling.config import SamplingConfig
 from engine.sampling.diffusion.schedule import ScheduleConfig
 from engine.sampling.request import SampleRequest
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS, Preset
-from models.weights import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
+from models.weights.folder import AUTOENCODER, DENOISER, Manifest, save_weights, write_manifest
 
 EDGE, WINDOW = 32, 6
 

@@ -18,7 +18,7 @@ from engine.training.stages.survey import resolve_preset
 from engine.volumes.prepared.store import read_prepared
 from models.image_encoder import ImageTower, load_image_tower
 from models.presets import TowerSpec
-from models.weights import check_files, load_denoiser, load_tower, read_manifest
+from models.weights.folder import check_files, load_denoiser, load_tower, read_manifest
 
 Copy = Callable[[Path], Path]
 MakeConfig = Callable[..., TrainConfig]

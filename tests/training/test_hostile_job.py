@@ -21,7 +21,7 @@ from engine.training.loop.here import train_here
 from engine.training.stages.base import Survey
 from engine.volumes.prepared.store import read_prepared, write_prepared
 from engine.volumes.volume import PreparedCase
-from models.weights import CONFIG
+from models.weights.folder import CONFIG
 from tests.runs.fakes import make_data
 
 MakeConfig = Callable[..., TrainConfig]

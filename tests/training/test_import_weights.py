@@ -15,10 +15,16 @@ from engine.training.config import TrainConfig
 from engine.training.loop.training import run_stage
 from engine.training.stages import autoencoder as autoencoder_stage
 from engine.volumes.prepared.store import read_prepared
-from models.interop import load_diffusers_autoencoder
 from models.presets import PRESETS, AutoencoderSpec, Preset
-from models.public_weights import PUBLIC_LATENT_SCALE
-from models.weights import AUTOENCODER, DENOISER, check_files, load_autoencoder, read_manifest
+from models.weights.folder import (
+    AUTOENCODER,
+    DENOISER,
+    check_files,
+    load_autoencoder,
+    read_manifest,
+)
+from models.weights.interop import load_diffusers_autoencoder
+from models.weights.public import PUBLIC_LATENT_SCALE
 from tests.models.test_interop import GROUPS, LATENT, WIDTHS, Evil, ldm_state, theirs
 from tests.models.test_public_weights import PublicNetwork, first_stage, preset, stored
 

@@ -23,7 +23,7 @@ from engine.training.stages.survey import survey
 from engine.volumes.prepared.store import read_prepared, write_prepared
 from models.autoencoder import Autoencoder
 from models.presets import PRESETS
-from models.weights import AUTOENCODER, Manifest, save_weights, write_manifest
+from models.weights.folder import AUTOENCODER, Manifest, save_weights, write_manifest
 
 MakeConfig = Callable[..., TrainConfig]
 

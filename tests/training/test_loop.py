@@ -20,7 +20,7 @@ from engine.training.loop.checkpoint import newest_checkpoint
 from engine.training.loop.ray_train import train_stage
 from engine.training.loop.training import run_stage
 from engine.training.weights.export import losses_file
-from models.weights import read_manifest
+from models.weights.folder import read_manifest
 
 MakeConfig = Callable[..., TrainConfig]
 ROOT = Path(__file__).parents[2]

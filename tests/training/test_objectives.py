@@ -29,7 +29,7 @@ from engine.training.losses.timesteps import TimestepDraw, loss_weights
 from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.pace import Pace, learning_rate_factor
 from models.conditions import Conditions
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS
 
 DEMO = PRESETS["demo"]

@@ -34,7 +34,7 @@ from engine.training.losses.perceptual import load_feature_loss
 from engine.training.optimisation.batching import divide, find_micro_batch, resolve_batching
 from engine.training.optimisation.precision import LossScale
 from models.conditions import Conditions
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS
 
 MakeConfig = Callable[..., TrainConfig]

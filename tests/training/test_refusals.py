@@ -14,7 +14,7 @@ from engine.training.loop.training import run_stage
 from engine.volumes.phantoms.phantom import PhantomConfig, make_phantom
 from engine.volumes.prepared.prepare import ABDOMEN_CT, prepare_case
 from engine.volumes.prepared.store import read_prepared, write_prepared
-from models.weights import (
+from models.weights.folder import (
     DENOISER,
     read_manifest,
 )

@@ -22,8 +22,8 @@ from engine.training.optimisation.sharding import start_deepspeed
 from engine.training.stages.registry import build_stage
 from engine.training.stages.survey import survey
 from engine.training.weights.export import losses_file
-from models.denoiser import Denoiser
-from models.weights import (
+from models.denoiser.unet import Denoiser
+from models.weights.folder import (
     AUTOENCODER,
     DENOISER,
     POSITION,

@@ -12,7 +12,7 @@ from engine.runs.making.task import WorkerTask
 from engine.runs.record.identity import hash_weights
 from engine.sampling.config import SamplingConfig
 from engine.sampling.request import Outcome, SampledVolume, SampleRequest
-from models.manifest import CONFIG
+from models.weights.manifest import CONFIG
 
 
 @runtime_checkable

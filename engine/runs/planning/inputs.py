@@ -19,7 +19,7 @@ from engine.storage.places import Place
 from engine.volumes.layouts import Split, check_case_id
 from engine.volumes.prepared.manifest import MANIFEST_NAME, PreparedManifest
 from engine.weights import read_manifest, weights_errors
-from models.manifest import POSITION, refuse_damage
+from models.weights.manifest import POSITION, refuse_damage
 
 log = get_logger(__name__)
 
@@ -152,7 +152,7 @@ def check_tensors(weights: Path) -> None:
     Raises:
         WeightsError: they are not, or a file is missing or damaged.
     """
-    from models.weights import check_files
+    from models.weights.folder import check_files
 
     with weights_errors():
         check_files(weights, read_manifest(weights))

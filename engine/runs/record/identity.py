@@ -25,7 +25,7 @@ from engine.storage.digests import sha256_of as sha256_of
 from engine.storage.files import put
 from engine.storage.places import Place
 from engine.weights import weights_errors
-from models.manifest import digest_of, hash_files
+from models.weights.manifest import digest_of, hash_files
 
 RUN_FORMAT = 2
 """Of run folders that this version makes. 1: version 0.1.0, which wrote no number."""
@@ -39,7 +39,7 @@ class RunIdentity(FrozenConfig):
         format: of the run folder, see `RUN_FORMAT`.
         job: name of the job.
         settings: those that decide what the volumes contain, resolved.
-        weights_sha256: digest of the weights folder (`models.manifest.weights_sha256`).
+        weights_sha256: digest of the weights folder (`models.weights.manifest.weights_sha256`).
         weights: sha256 of each of its files, by name.
         data: sha256 of what describes the data set.
         machine: settings that do not change the volumes (workers, places); not compared.

@@ -31,13 +31,13 @@ from engine.sampling.request import SampleRequest
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions, guided
 from models.cuda_layout import best_forms, lay_out, lay_out_autoencoder
-from models.denoiser import Denoiser, to_channels_last
+from models.denoiser.layers import freeze_for_cpu, set_plain
+from models.denoiser.position import PositionModel
+from models.denoiser.unet import Denoiser, to_channels_last
 from models.errors import WeightsFileError
 from models.image_encoder import ImageTower
-from models.layers import freeze_for_cpu, set_plain
 from models.mask_encoding import class_appearance, encode_mask
-from models.position import PositionModel
-from models.weights import Manifest
+from models.weights.folder import Manifest
 
 BYTES = 4  # conditions and latents are float32
 LoadPosition = Callable[[], PositionModel]

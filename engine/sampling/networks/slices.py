@@ -20,8 +20,8 @@ from engine.sampling.diffusion.schedule import make_schedule, predicted_x_0
 from engine.sampling.make_solver import make_solver
 from engine.sampling.solvers.state import SolverState
 from models.autoencoder import Autoencoder
-from models.position import PositionModel
-from models.weights import Manifest
+from models.denoiser.position import PositionModel
+from models.weights.folder import Manifest
 
 SLICE_STEPS = 50  # of DDIM; one slice costs less than one step of one window
 

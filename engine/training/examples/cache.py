@@ -27,7 +27,7 @@ from engine.training.settings.parts import DataSettings
 from engine.volumes.prepared.store import PreparedHeader
 from models.autoencoder import Autoencoder
 from models.image_encoder import ImageTower, load_image_tower
-from models.weights import AUTOENCODER, Manifest, load_autoencoder
+from models.weights.folder import AUTOENCODER, Manifest, load_autoencoder
 
 log = get_logger(__name__)
 _FORMAT = "latents/3"

@@ -28,7 +28,7 @@ from engine.training.losses.objectives import (
     predict,
     weigh_errors,
 )
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 
 
 @dataclass(frozen=True)

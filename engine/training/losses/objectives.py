@@ -23,7 +23,7 @@ from engine.training.losses.timesteps import TimestepDraw, loss_weights
 from engine.training.settings.stages import DenoiserSettings
 from models.autoencoder import Autoencoder
 from models.conditions import Conditions
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import Preset
 
 JOIN_WEIGHT = 4.0

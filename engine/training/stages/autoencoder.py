@@ -30,7 +30,7 @@ from engine.training.stages.pictures import NUM_SHOWN, grid, row
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
 from models.presets import Preset
-from models.weights import AUTOENCODER, Manifest, load_autoencoder, read_manifest
+from models.weights.folder import AUTOENCODER, Manifest, load_autoencoder, read_manifest
 
 NUM_MEASURED = 256
 

@@ -27,9 +27,9 @@ from engine.training.settings.parts import FolderSettings
 from engine.training.settings.stages import StageFields
 from engine.volumes.prepared.store import PreparedHeader
 from engine.volumes.volume import PreparedCase
-from models.layers import PseudoAttention, ResBlock
+from models.denoiser.layers import PseudoAttention, ResBlock
 from models.presets import Preset
-from models.weights import AUTOENCODER, Manifest
+from models.weights.folder import AUTOENCODER, Manifest
 
 C = TypeVar("C", bound=StageFields)
 NUM_PROBES = 8

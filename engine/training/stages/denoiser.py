@@ -30,8 +30,8 @@ from engine.training.stages.latent_stage import Latents, LatentStage
 from engine.training.stages.pictures import NUM_SHOWN, grid, row, sample_window
 from engine.training.stages.vision_tower import keep_tower, training_tower
 from engine.volumes.volume import PreparedCase
-from models.denoiser import Denoiser, to_channels_last
-from models.weights import AUTOENCODER, DENOISER, Manifest, load_autoencoder, load_denoiser
+from models.denoiser.unet import Denoiser, to_channels_last
+from models.weights.folder import AUTOENCODER, DENOISER, Manifest, load_autoencoder, load_denoiser
 
 
 class DenoiserStage(LatentStage):

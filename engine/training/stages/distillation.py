@@ -23,8 +23,8 @@ from engine.training.settings.stages import DistillSettings
 from engine.training.stages.base import Survey, own_settings
 from engine.training.stages.denoiser import DenoiserStage
 from engine.training.stages.latent_stage import Latents
-from models.denoiser import Denoiser
-from models.weights import AUTOENCODER, DENOISER, Manifest, load_denoiser
+from models.denoiser.unet import Denoiser
+from models.weights.folder import AUTOENCODER, DENOISER, Manifest, load_denoiser
 
 
 class DistillStage(DenoiserStage):

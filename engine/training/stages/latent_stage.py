@@ -13,7 +13,7 @@ from engine.sampling.diffusion.schedule import Schedule, ScheduleConfig, make_sc
 from engine.training.examples.cache import open_latents
 from engine.training.examples.encoding import LatentCase
 from engine.training.stages.base import StageModel, Survey
-from models.weights import Manifest
+from models.weights.folder import Manifest
 
 log = get_logger(__name__)
 

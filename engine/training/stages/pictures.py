@@ -15,10 +15,10 @@ from engine.sampling.sampler import Sampler, SampleRequest
 from engine.training.examples.randomness import generator_for
 from engine.volumes.volume import PreparedCase
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.position import PositionModel
+from models.denoiser.unet import Denoiser
 from models.image_encoder import ImageTower
-from models.position import PositionModel
-from models.weights import Manifest
+from models.weights.folder import Manifest
 
 NUM_SHOWN = 4
 HEIGHTS = (0.2, 0.4, 0.6, 0.8)

@@ -28,9 +28,9 @@ from engine.training.stages.base import Survey, own_settings
 from engine.training.stages.latent_stage import Latents, LatentStage
 from engine.training.stages.pictures import HEIGHTS, grid, row, sample_heights
 from engine.volumes.volume import PreparedCase
-from models.position import PositionModel
+from models.denoiser.position import PositionModel
 from models.presets import Preset
-from models.weights import POSITION, Manifest, load_autoencoder
+from models.weights.folder import POSITION, Manifest, load_autoencoder
 
 
 @dataclass(frozen=True)

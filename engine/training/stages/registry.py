@@ -2,10 +2,10 @@
 
 A new stage touches, outside tests: a file of this room with its class; a line here; its name and
 settings in `engine/training/settings/stages.py`, and their base in `engine/training/config.py`
-where the settings are new; `models/weights.py` where it writes a weights file of its own.
+where the settings are new; `models/weights/folder.py` where it writes a weights file of its own.
 
-A new conditioning touches: `models/conditions.py` (a field), `models/packing.py` (its channels),
-`models/presets.py` (the switch), and where it comes from: `LatentCase` in
+A new conditioning touches: `models/conditions.py` (a field), `models/denoiser/packing.py` (its
+channels), `models/presets.py` (the switch), and where it comes from: `LatentCase` in
 `engine/training/examples/encoding.py`, `engine/sampling/networks/latent_model.py`.
 """
 

@@ -18,7 +18,7 @@ from engine.training.stages.vision_tower import check_tower
 from engine.volumes.prepared.store import PreparedHeader
 from engine.weights import weights_errors
 from models.presets import PRESETS, AutoencoderSpec, DenoiserSpec, Preset
-from models.weights import CONFIG, Manifest, read_manifest
+from models.weights.folder import CONFIG, Manifest, read_manifest
 
 
 def survey(config: TrainConfig) -> Survey:

@@ -15,7 +15,7 @@ from engine.training.settings.parts import ModelSettings
 from engine.weights import weights_errors
 from models.image_encoder import ImageTower, load_image_tower
 from models.presets import Preset
-from models.weights import IMAGE_ENCODER, Manifest, load_tower, save_weights
+from models.weights.folder import IMAGE_ENCODER, Manifest, load_tower, save_weights
 
 
 def training_tower(config: ModelSettings, preset: Preset) -> ImageTower | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.weights import Manifest, read_manifest
+from models.weights.folder import Manifest, read_manifest
 
 _USE = """\
 ## Use

@@ -16,7 +16,7 @@ from engine.training.optimisation.ema import Ema
 from engine.training.optimisation.pace import Pace
 from engine.training.stages.base import StageModel
 from engine.training.weights.card import write_card
-from models.weights import Manifest, read_manifest, save_weights, write_manifest
+from models.weights.folder import Manifest, read_manifest, save_weights, write_manifest
 
 
 def export_stage(

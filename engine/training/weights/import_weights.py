@@ -3,7 +3,7 @@
 What the files do not say (classes, spacing, modality) comes from the prepared data that the model
 is for. The scale of an autoencoder's latents is measured on that data, as stage `autoencoder` does;
 public GEM-3D weights keep the scale that they were trained with. Knows no layout of foreign files
-(models/interop.py, models/public_weights.py do).
+(models/weights/interop.py, models/weights/public.py do).
 """
 
 from __future__ import annotations
@@ -31,14 +31,21 @@ from engine.volumes.layouts import Split
 from engine.weights import weights_errors
 from models.autoencoder import Autoencoder
 from models.errors import WeightsFileError
-from models.interop import load_diffusers_autoencoder, load_ldm_autoencoder
 from models.presets import Preset
-from models.public_weights import (
+from models.weights.folder import (
+    AUTOENCODER,
+    CONFIG,
+    DENOISER,
+    Manifest,
+    save_weights,
+    write_manifest,
+)
+from models.weights.interop import load_diffusers_autoencoder, load_ldm_autoencoder
+from models.weights.public import (
     PUBLIC_LATENT_SCALE,
     PUBLIC_SCHEDULE,
     load_public_checkpoint,
 )
-from models.weights import AUTOENCODER, CONFIG, DENOISER, Manifest, save_weights, write_manifest
 
 _DEFAULT_PRESET = {"autoencoder": "gem3d_512", "gem3d": "gem3d_512_public"}
 

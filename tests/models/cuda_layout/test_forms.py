@@ -12,7 +12,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.cuda_layout import PLAIN_FORMS, FastForms, best_forms, lay_out, lay_out_autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.unet import Denoiser
 from models.presets import PRESETS, AutoencoderSpec
 from tests.models.test_conditionings import CLASSES, ENCODINGS, WAYS, inputs, small
 

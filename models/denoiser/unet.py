@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from models.conditions import Conditions
-from models.control import ControlBranch
-from models.global_conditions import appearance_encoder, style_encoder
-from models.image_attention import LatentTokens, build_crossing, check_tokens, token_width
-from models.layers import Downsample, PseudoConv, ResBlock, Upsample, group_norm, sinusoid
-from models.levels import Level, ascend, descend, descend_below, levels_of
-from models.packing import fade_noisy, pack_channels
+from models.denoiser.control import ControlBranch
+from models.denoiser.global_conditions import appearance_encoder, style_encoder
+from models.denoiser.image_attention import LatentTokens, build_crossing, check_tokens, token_width
+from models.denoiser.layers import Downsample, PseudoConv, ResBlock, Upsample, group_norm, sinusoid
+from models.denoiser.levels import Level, ascend, descend, descend_below, levels_of
+from models.denoiser.packing import fade_noisy, pack_channels
+from models.denoiser.slice_attention import build_attention
 from models.presets import Preset
-from models.slice_attention import build_attention
 
 VOLUMETRIC_MARK = ".slices."
 

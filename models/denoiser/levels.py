@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.image_attention import CrossAttention
+from models.denoiser.image_attention import CrossAttention
 
 
 class Level(nn.Module):

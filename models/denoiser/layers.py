@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import attend, attend_plainly
+from models.denoiser.attention import attend, attend_plainly
 
 
 def sinusoid(position: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:

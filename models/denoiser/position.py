@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.conditions import Conditions
-from models.denoiser import Denoiser
-from models.layers import PseudoAttention, PseudoConv, sinusoid
+from models.denoiser.layers import PseudoAttention, PseudoConv, sinusoid
+from models.denoiser.unet import Denoiser
 from models.presets import DenoiserSpec, PositionSpec, Preset
 
 _NUM_HEIGHTS = 1000.0  # p is embedded like a timestep: 0 to 1000

@@ -21,7 +21,7 @@ from torch import Tensor
 from models.autoencoder import Autoencoder
 from models.errors import WeightsFileError
 from models.presets import AutoencoderSpec
-from models.tensor_files import read_tensors, refuse_misfits
+from models.weights.tensor_files import read_tensors, refuse_misfits
 
 DIFFUSERS_CONFIG, DIFFUSERS_WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _FIRST_STAGE = "first_stage_model."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.xformers_fit import fits
+from models.denoiser.xformers_fit import fits
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.levels import Level, descend, descend_below, levels_of
+from models.denoiser.levels import Level, descend, descend_below, levels_of
 
 
 class ControlBranch(nn.Module):
@@ -20,7 +20,7 @@ class ControlBranch(nn.Module):
 
     Args:
         enter: convolution of the stack to the first level's channels.
-        down: levels of the way down (`models.levels.Level`).
+        down: levels of the way down (`models.denoiser.levels.Level`).
         middle: the level at the bottom.
         exits: channels of every skip, in order, then of the middle.
     """

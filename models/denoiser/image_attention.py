@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.attention import attend
-from models.layers import group_norm, sinusoid
+from models.denoiser.attention import attend
+from models.denoiser.layers import group_norm, sinusoid
 from models.presets import DenoiserSpec
 
 

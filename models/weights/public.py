@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
-from models.denoiser import VOLUMETRIC_MARK, Denoiser
+from models.denoiser.levels import Level, levels_of
+from models.denoiser.unet import VOLUMETRIC_MARK, Denoiser
 from models.errors import WeightsFileError
-from models.interop import ldm_autoencoder
-from models.levels import Level, levels_of
 from models.presets import PRESETS, Preset
-from models.tensor_files import read_tensors, refuse_misfits
+from models.weights.interop import ldm_autoencoder
+from models.weights.tensor_files import read_tensors, refuse_misfits
 
 # What the weights were trained with, in the words of engine.sampling.diffusion's ScheduleConfig.
 PUBLIC_SCHEDULE: dict[str, Any] = {

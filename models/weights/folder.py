@@ -20,10 +20,12 @@ from safetensors.torch import load, save_file
 from torch import nn
 
 from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
+from models.denoiser.position import PositionModel
+from models.denoiser.unet import Denoiser
 from models.errors import WeightsFileError
 from models.image_encoder import ImageTower
-from models.manifest import (
+from models.presets import TowerSpec
+from models.weights.manifest import (
     AUTOENCODER,
     CONFIG,
     DENOISER,
@@ -35,8 +37,6 @@ from models.manifest import (
     weights_sha256,
     write_manifest,
 )
-from models.position import PositionModel
-from models.presets import TowerSpec
 
 __all__ = [
     "AUTOENCODER",

@@ -1,4 +1,4 @@
-"""Which attention block a denoiser has, and its variants beside that of models/layers.py.
+"""Which attention block a denoiser has, and its variants beside that of models/denoiser/layers.py.
 
 Two switches of `DenoiserSpec`: `slice_position` and `layout`. Knows nothing of conditions.
 """
@@ -9,8 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.attention import attend
-from models.layers import Attention, PseudoAttention, group_norm
+from models.denoiser.attention import attend
+from models.denoiser.layers import Attention, PseudoAttention, group_norm
 from models.presets import DenoiserSpec
 
 

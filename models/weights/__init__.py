@@ -1,0 +1,1 @@
+"""Weights folders: files of tensors, their manifest, and weights that come from elsewhere."""
