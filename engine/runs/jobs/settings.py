@@ -27,6 +27,12 @@ _LATER: dict[str, Any] = {
     "splits": ["train"], "informed_splits": ["train"], "method": "model", "redrawn": None,
     "stored": "float32",
 }  # fmt: skip
+_LATER_INSIDE: dict[str, dict[str, Any]] = {
+    "quality": {"max_outline_gap": 0.03, "min_detail": 0.1, "min_roughness": 0.2},
+    "sampling": {"pin_informed": "no"},
+}
+"""Of the quality gate and of sampling, likewise."""
+_OTHER = object()
 _MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout", "private")
 
 
@@ -116,6 +122,8 @@ def run_identity(
     for key, usual in _LATER.items():
         if settings[key] == usual:
             del settings[key]
+    for part, later in _LATER_INSIDE.items():
+        settings[part] = {k: v for k, v in settings[part].items() if later.get(k, _OTHER) != v}
     places = {key: settings.pop(key) for key in (*_PLACES, *machine_settings) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
     machine["data"], machine["weights"] = str(data), str(weights)
