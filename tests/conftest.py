@@ -64,10 +64,10 @@ SLOW = {ROOT / name for name in (ROOT / "tests" / "slow_files.txt").read_text().
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray take minutes and mostly wait: each is followed by one that does not.
+    """Files that start Ray come last: it stays in the process, and others would find it there.
 
-    So they begin early, none is left for the end, and while one waits another computes. Needs
-    `--no-loadscope-reorder`, or pytest-xdist begins with the files of most tests.
+    They mostly wait, so that one beside the other costs little. Needs `--no-loadscope-reorder`, or
+    pytest-xdist begins with the files of most tests.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -77,10 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     starts_ray = {
         path for path, own in files.items() if any(i.get_closest_marker("ray") for i in own)
     }
-    waiting = [path for path in files if path in starts_ray]
-    working = [path for path in files if path not in starts_ray]
-    order = [path for pair in zip(waiting, working, strict=False) for path in pair]
-    order += waiting[len(working) :] + working[len(waiting) :]
+    order = sorted(files, key=lambda path: path in starts_ray)
     items[:] = [item for path in order for item in files[path]]
 
 

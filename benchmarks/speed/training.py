@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from engine.training.config import TrainConfig
+from engine.training.loop.here import group_of_one
 from engine.training.loop.training import Training
 from engine.training.stages.survey import survey
 from engine.volumes.prepared.store import write_prepared
@@ -65,30 +65,23 @@ def training_rows(
         device: "cpu" or "cuda".
         steps: measured, after `WARM_UP`.
     """
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": device}
-    torch.distributed.init_process_group(
-        "nccl" if device == "cuda" else "gloo",
-        init_method=f"file://{place / 'group'}",
-        rank=0,
-        world_size=1,
-    )
     case = stretched_phantom(PRESETS[preset].size_px, _NUM_SLICES)
     write_prepared(place / "prepared" / f"{case.case_id}.zarr", case)
     random_weights(place / "weights", PRESETS[preset])
     rows = []
-    for setting in settings:
-        try:
-            rows.append(_row(place, preset, setting, device, steps))
-        except Exception as error:
-            traceback.print_exc()
-            sys.stderr.flush()
-            told = f"{type(error).__name__}: {error}".replace("\n", " ")
-            rows.append({**vars(setting), "error": told[:300]})
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.empty_cache()
-        print(rows[-1], flush=True)
-    torch.distributed.destroy_process_group()
+    with group_of_one(device):
+        for setting in settings:
+            try:
+                rows.append(_row(place, preset, setting, device, steps))
+            except Exception as error:
+                traceback.print_exc()
+                sys.stderr.flush()
+                told = f"{type(error).__name__}: {error}".replace("\n", " ")
+                rows.append({**vars(setting), "error": told[:300]})
+            gc.collect()
+            if device == "cuda":
+                torch.cuda.empty_cache()
+            print(rows[-1], flush=True)
     return rows
 
 

@@ -11,14 +11,17 @@ import pytest
 from engine.runs.export.export import ExportJob, export_run
 from engine.runs.jobs.harmonize import HarmonizeConfig, harmonize
 from engine.runs.jobs.resample import ResampleConfig, resample
+from engine.runs.making.quality import QualityConfig
 from engine.runs.planning.rows import CaseFacts, build_plan
 from engine.runs.record.plan import InformedSource
 from engine.volumes.nifti import read_image
 from tests.golden.compare import check_golden, signature
 from tests.golden.layout import check_layout, layout_of, page_of
-from tests.runs.fakes import PREPARE, LoadFake, make_data, make_weights, work_here
+from tests.runs.fakes import PREPARE, FakeSampler, LoadFake, make_data, make_weights, work_here
 from tests.runs.test_harmonize import make_site
 
+SAMPLER = LoadFake(FakeSampler(outlined=False))  # that of the recorded files
+QUALITY = QualityConfig(max_outline_gap=1.0, min_detail=0.0, min_roughness=0.0)  # likewise
 LARGE = PREPARE.model_copy(update={"size_yx": (128, 128)})
 """Slices that have room for all scales of MS-SSIM."""
 SOURCES: tuple[InformedSource, ...] = ("own", "cross")
@@ -38,9 +41,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         work_here(patch)
         for source in SOURCES:
             config = ResampleConfig(
-                data=data, weights=weights, out=place / source, informed=(source,), num_pictured=0
+                data=data,
+                weights=weights,
+                out=place / source,
+                informed=(source,),
+                num_pictured=0,
+                quality=QUALITY,
             )
-            assert resample(config, LoadFake()).summary.committed == 2
+            assert resample(config, SAMPLER).summary.committed == 2
     return {source: place / source for source in SOURCES}
 
 
@@ -64,7 +72,7 @@ def test_harmonization(tmp_path: Path) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         work_here(patch)
-        harmonize(config, LoadFake())
+        harmonize(config, SAMPLER)
     check_layout("harmonization", read(tmp_path / "run" / "harmonization.json"))
 
 

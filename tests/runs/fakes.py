@@ -63,8 +63,12 @@ def on_disk(place: Place | None) -> Path:
 
 @dataclass(frozen=True)
 class FakeSampler:
-    """Mask, informed slice and seeded noise; can be slow, fail, or kill its process."""
+    """Mask, informed slice and seeded noise; can be slow, fail, or kill its process.
 
+    `outlined`: outside the mask is dark, as the quality gate wants it.
+    """
+
+    outlined: bool = True
     seconds_a_window: float = 0.0
     fail: frozenset[str] = frozenset()
     kill: frozenset[str] = frozenset()
@@ -89,7 +93,8 @@ class FakeSampler:
         noise = np.random.default_rng(list(key)).normal(size=request.mask.shape)
         assert request.informed is not None
         image = 0.6 * request.informed + 0.1 * request.mask + 0.05 * noise
-        image[request.mask == 0] = -1.0  # has its mask's outline
+        if self.outlined:
+            image[request.mask == 0] = -1.0
         if request.sample_id in self.nan:
             image[0, 0, 0] = np.nan
         return SampledVolume(

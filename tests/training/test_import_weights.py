@@ -101,7 +101,7 @@ def test_the_next_stage_and_the_sampler_accept_an_imported_autoencoder(
     run_stage(make_config(tmp_path, stage="slice", preset="small_kl", num_iterations=1))
     check_files(weights, read_manifest(weights))
     sampler = Sampler.load(weights, SamplingConfig(num_inference_steps=1))
-    request = replace(SampleRequest.own(case, seed=0), mask=case.mask[:4])
+    request = replace(SampleRequest.own(case, seed=0), mask=case.mask[:4], pinned=None)
     assert len(sampler.sample(request).image) == 4
 
 
@@ -130,7 +130,7 @@ def test_a_public_checkpoint_can_be_sampled(
     torch.testing.assert_close(scale, torch.full((4,), PUBLIC_LATENT_SCALE), atol=1e-3, rtol=1e-3)
     if inside:
         case = read_prepared(make_config(tmp_path).data / "phantom0000.zarr")
-        request = replace(SampleRequest.own(case, seed=0), mask=case.mask[:4])
+        request = replace(SampleRequest.own(case, seed=0), mask=case.mask[:4], pinned=None)
         config = SamplingConfig(num_inference_steps=1, precision="float32")
         assert len(Sampler.load(weights, config).sample(request).image) == 4
 

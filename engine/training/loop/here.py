@@ -50,14 +50,14 @@ def train_here(found: Survey) -> dict[str, Any]:
     """
     config = found.config
     keep_private(config)
-    with _group_of_one("cuda" if config.use_gpu else "cpu"):
+    with group_of_one("cuda" if config.use_gpu else "cpu"):
         run_stage(found)
     discard_checkpoints(config)
     return read_stage_entry(config)
 
 
 @contextmanager
-def _group_of_one(device: str) -> Iterator[None]:
+def group_of_one(device: str) -> Iterator[None]:
     """What DeepSpeed asks for where there is one worker; a group that is there already serves."""
     if torch.distributed.is_initialized():
         yield
