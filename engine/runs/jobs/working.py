@@ -27,7 +27,7 @@ from engine.sampling.config import SamplingConfig
 from engine.storage.backends.find import storage_at
 from engine.storage.checked_files import read_model
 from engine.storage.files import put
-from engine.storage.locks.lock_at import Lock
+from engine.storage.locks.lock import Lock
 from engine.volumes.layouts import Split
 
 log = get_logger(__name__)

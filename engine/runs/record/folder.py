@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from engine.errors import RunError, os_refusal
 from engine.log import get_logger
 from engine.storage.backends.find import storage_at
-from engine.storage.locks.lock_at import Lock, binds_other_machines, last_number, lock_at
+from engine.storage.locks.lock import Lock
+from engine.storage.locks.lock_at import binds_other_machines, last_number, lock_at
 from engine.storage.places import Place
 
 log = get_logger(__name__)

@@ -15,12 +15,12 @@ import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 from engine.errors import RunError, StoreError
 from engine.log import get_logger
 from engine.storage.locks.folder_lock import HELD
 from engine.storage.locks.holder import own_start, this_machine
+from engine.storage.locks.lock import Lock
 from engine.storage.locks.mounts import is_shared
 from engine.storage.locks.object_lock import ObjectLock
 
@@ -30,7 +30,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _MOST_BYTES = 4096
 
 
-class FileLock:
+class FileLock(Lock):
     """Holds a folder of a disk for this process.
 
     Args:
@@ -41,19 +41,6 @@ class FileLock:
         self._path = path
         self._descriptors: list[int] = []
         self._numbered: ObjectLock | None = None
-        self._number = 0
-
-    @property
-    def number(self) -> int:
-        """Of this holding; higher than of every one before."""
-        return self._number
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.release()
 
     def acquire(self) -> None:
         """Take the lock.

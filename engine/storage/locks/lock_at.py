@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
-
 from engine.storage.backends.find import storage_at
 from engine.storage.locks.file_lock import FileLock, is_held_across_hosts, recorded_number
+from engine.storage.locks.lock import Lock
 from engine.storage.locks.object_lock import ObjectLock, numbers_at
 from engine.storage.places import Place
-
-
-class Lock(Protocol):
-    """Holds a place for this process, for as long as it is entered.
-
-    Raises (on entering):
-        RunError: another job holds it, or it cannot be written to.
-    """
-
-    @property
-    def number(self) -> int:
-        """Of this holding; higher than of every one before."""
-
-    def check(self) -> None:
-        """Make sure that the lock is still ours.
-
-        Raises:
-            RunError: another job took it over, because we had been silent too long.
-        """
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_error: object) -> None: ...
 
 
 def lock_at(place: Place) -> Lock:

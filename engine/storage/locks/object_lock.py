@@ -16,13 +16,13 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Self
 
 from engine.errors import EngineError, RunError, StoreError
 from engine.log import get_logger
 from engine.storage.backends.find import storage_at
 from engine.storage.conditional import probe
 from engine.storage.locks.holder import Machine, is_alive, own_start, this_machine
+from engine.storage.locks.lock import Lock
 from engine.storage.places import Place
 
 log = get_logger(__name__)
@@ -87,7 +87,7 @@ class _Silence:
     clocks: str = ""
 
 
-class ObjectLock:
+class ObjectLock(Lock):
     """Holds a place for this process.
 
     Args:
@@ -96,25 +96,12 @@ class ObjectLock:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._number = 0
         self._own: _Holder | None = None
         self._lost = False
         self._renewed_s = 0.0
         self._trouble = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-
-    @property
-    def number(self) -> int:
-        """Of this holding; higher than of every one before."""
-        return self._number
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.release()
 
     def acquire(self) -> None:
         """Take the lock.
