@@ -9,7 +9,7 @@ import io
 import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,3 +158,26 @@ def _explain(error: ValidationError, where: str) -> str:
         key = ".".join(str(part) for part in item["loc"]) or "(top level)"
         lines.append(f"{where}: `{key}`: {item['msg']}")
     return "; ".join(lines) + " (see --help for the known keys)"
+
+
+def leave_out_later(settings: dict[str, Any], later: Mapping[str, Any]) -> None:
+    """Take out, in place, what older files do not name, where it is as it was then.
+
+    So a record that an earlier version made compares equal to one that asks for nothing new.
+
+    Args:
+        settings: JSON values; nested.
+        later: key, its parts joined by dots -> the value that stood for it before it had a name.
+
+    >>> settings = {"seed": 0, "sampling": {"steps": 2, "pin": "no"}}
+    >>> leave_out_later(settings, {"sampling.pin": "no"})
+    >>> settings
+    {'seed': 0, 'sampling': {'steps': 2}}
+    """
+    for key, usual in later.items():
+        *parts, name = key.split(".")
+        holder = settings
+        for part in parts:
+            holder = holder[part]
+        if holder[name] == usual:
+            del holder[name]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from engine.config import FrozenConfig
+from engine.config import FrozenConfig, leave_out_later
 from engine.paths import READ, WRITTEN
 from engine.runs.making.quality import QualityConfig
 from engine.runs.making.voxels.stored import Stored
@@ -25,14 +25,9 @@ _PLACES = ("data", "weights", "out", "redrawn")
 # absent at their default: older runs have none
 _LATER: dict[str, Any] = {
     "splits": ["train"], "informed_splits": ["train"], "method": "model", "redrawn": None,
-    "stored": "float32",
+    "stored": "float32", "sampling.pin_informed": "no", "quality.max_outline_gap": 0.03,
+    "quality.min_detail": 0.1, "quality.min_roughness": 0.2,
 }  # fmt: skip
-_LATER_INSIDE: dict[str, dict[str, Any]] = {
-    "quality": {"max_outline_gap": 0.03, "min_detail": 0.1, "min_roughness": 0.2},
-    "sampling": {"pin_informed": "no"},
-}
-"""Of the quality gate and of sampling, likewise."""
-_OTHER = object()
 _MACHINE = ("num_workers", "rows_at_once", "num_pictured", "stall_timeout", "private")
 
 
@@ -119,11 +114,7 @@ def run_identity(
     digest, files = hash_weights(weights) if is_model else (rival_digest(config.method), {})
     settings = config.model_dump(mode="json")
     settings["sampling"] = sampling.model_dump(mode="json")
-    for key, usual in _LATER.items():
-        if settings[key] == usual:
-            del settings[key]
-    for part, later in _LATER_INSIDE.items():
-        settings[part] = {k: v for k, v in settings[part].items() if later.get(k, _OTHER) != v}
+    leave_out_later(settings, _LATER)
     places = {key: settings.pop(key) for key in (*_PLACES, *machine_settings) if key in settings}
     machine = {**places, **{key: settings.pop(key) for key in _MACHINE}}
     machine["data"], machine["weights"] = str(data), str(weights)

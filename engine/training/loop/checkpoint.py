@@ -21,6 +21,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engine.config import leave_out_later
 from engine.errors import TrainingError
 from engine.log import get_logger
 from engine.paths import resolve_paths
@@ -178,9 +179,7 @@ def checkpoint_root(config: TrainConfig) -> Path:
 def stage_identity(config: TrainConfig, preset: Preset) -> dict[str, Any]:
     """What decides what is learnt: settings, and the architecture under its name."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
-    for name, usual in _LATER.items():
-        if settings[name] == usual:
-            del settings[name]
+    leave_out_later(settings, _LATER)
     architecture = hashlib.sha256(preset.model_dump_json().encode()).hexdigest()[:16]
     return {**settings, "architecture": architecture}
 
