@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.evaluation.continuity import roughness, seam_ratio
 from engine.evaluation.fidelity.errors import class_absolute_errors, mean_absolute_error
 from engine.evaluation.fidelity.means import mean_errors
@@ -48,6 +51,15 @@ def _view(made: Scan, real: Scan, plane: Plane, *, in_body: bool = False) -> Val
 
 def _ratio(made: float | None, real: float | None) -> float | None:
     return None if made is None or not real else made / real
+
+
+def _relative(
+    measure: Callable[[NDArray[np.float32], NDArray[np.bool_]], float | None],
+) -> Callable[[Subject], Value]:
+    """A measure of the generated volume over that of the real one, in the real one's body."""
+    return _compared(
+        lambda made, real: _ratio(measure(made.image, real.body), measure(real.image, real.body))
+    )
 
 
 def _detail_ratios(made: Scan, real: Scan) -> Value:
@@ -151,33 +163,20 @@ COMPARISONS: tuple[Measure, ...] = (
     Measure(
         "roughness_relative", "", 4, "roughness along z",
         "through-plane over in-plane gradient, over the real volume's own",
-        compute=_compared(
-            lambda made, real: _ratio(
-                roughness(made.image, real.body), roughness(real.image, real.body)
-            )
-        ),
-        group="texture", best=1.0, absent="an image is constant in-plane, or has one slice",
+        compute=_relative(roughness), group="texture", best=1.0,
+        absent="an image is constant in-plane, or has one slice",
     ),
     Measure(
         "flicker_relative", "", 4, "flicker",
         "what neighbouring slices take back of each other's changes, over the real volume's own",
-        compute=_compared(
-            lambda made, real: _ratio(
-                flicker(made.image, real.body), flicker(real.image, real.body)
-            )
-        ),
-        group="texture", best=1.0, absent="fewer than three slices with body",
+        compute=_relative(flicker), group="texture", best=1.0,
+        absent="fewer than three slices with body",
     ),
     Measure(
         "brightness_flicker_relative", "", 4, "flicker of brightness",
         "the same of the slices' mean brightness",
-        compute=_compared(
-            lambda made, real: _ratio(
-                brightness_flicker(made.image, real.body),
-                brightness_flicker(real.image, real.body),
-            )
-        ),
-        group="texture", best=1.0, absent="fewer than three slices with body",
+        compute=_relative(brightness_flicker), group="texture", best=1.0,
+        absent="fewer than three slices with body",
     ),
 )  # fmt: skip
 """All comparisons, in the order of tables."""

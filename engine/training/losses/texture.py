@@ -6,7 +6,6 @@ makes tissue smooth. How strong the noise is around a pixel can be known: this l
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,13 +28,3 @@ def fine_strength(images: Tensor) -> Tensor:
     x = images.float()
     fine = x[..., 1:-1, 1:-1] - F.avg_pool2d(x, 3, stride=1)
     return (F.avg_pool2d(fine.square(), _KERNEL_PX, stride=1) + _EPSILON).sqrt()
-
-
-def texture_ratio(images: Tensor, reference: Tensor, inside: Tensor) -> Tensor:
-    """Strength of fine detail over the real one's, of the voxels `inside` (`b y x` bool)."""
-    strengths = []
-    for values in (images, reference):
-        x = values.float()
-        fine = x[..., 1:-1, 1:-1] - F.avg_pool2d(x, 3, stride=1)
-        strengths.append(fine[inside[:, None, 1:-1, 1:-1].expand_as(fine)].std())
-    return torch.as_tensor(strengths[0] / strengths[1])

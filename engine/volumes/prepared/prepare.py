@@ -162,11 +162,7 @@ def image_to_prepared(case: PreparedCase, image: Array) -> NDArray[np.float32]:
     Raises:
         VolumeError: the image is not on the case's native grid.
     """
-    if image.shape != case.native.size_zyx:
-        raise VolumeError(
-            f"{case.case_id}: image of {image.shape} is not on the case's grid "
-            f"{case.native.size_zyx}; use the case that it was made for"
-        )
+    _refuse_other_grid(case, image, "image", "use the case that it was made for")
     orientation, axes = _way_back(case, case.mask)
     weights = [axis.to_prepared() for axis in axes]
     return case.intensity.to_model(regrid(orientation.to_canonical(image), weights, -np.inf))
@@ -193,13 +189,17 @@ def mask_to_prepared(case: PreparedCase, classes: NDArray[np.uint8]) -> NDArray[
     Raises:
         VolumeError: the mask is not on the case's native grid.
     """
-    if classes.shape != case.native.size_zyx:
-        raise VolumeError(
-            f"{case.case_id}: mask of {classes.shape} is not on the case's grid "
-            f"{case.native.size_zyx}; draw it on the case's own image"
-        )
+    _refuse_other_grid(case, classes, "mask", "draw it on the case's own image")
     orientation, axes = _way_back(case, case.mask)
     return regrid_classes(orientation.to_canonical(classes), [axis.to_prepared() for axis in axes])
+
+
+def _refuse_other_grid(case: PreparedCase, array: Array, what: str, remedy: str) -> None:
+    if array.shape != case.native.size_zyx:
+        raise VolumeError(
+            f"{case.case_id}: {what} of {array.shape} is not on the case's grid "
+            f"{case.native.size_zyx}; {remedy}"
+        )
 
 
 def _mirror_notes(image: Volume, labels: Volume) -> tuple[str, ...]:
